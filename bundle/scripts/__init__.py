@@ -1,0 +1,1 @@
+"""MTCM-KD: multi-teacher cross-modal knowledge distillation as a MONAI bundle."""

@@ -1,0 +1,44 @@
+"""Datasets that keep the result of deterministic transforms, so that NIfTI is decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose
+
+from scripts.errors import UserError
+
+__all__ = ["cached_dataset"]
+
+
+def cached_dataset(
+    data: Sequence[dict],
+    preprocessing: Compose,
+    augmentation: Compose | None = None,
+    cache: str = "memory",
+    cache_dir: str = "cache",
+    num_workers: int = 1,
+) -> Dataset:
+    """A MONAI dataset whose transforms up to the first random one are cached.
+
+    Args:
+        data: entries with paths.
+        preprocessing: the first transforms.
+        augmentation: what follows, beginning with deterministic ones; None for validation.
+        cache: "memory", "disk", or "none".
+        cache_dir: folder of the disk cache; a change of the entries or the transforms makes new files.
+        num_workers: threads that fill the memory cache.
+
+    Raises:
+        UserError: if cache is none of these.
+    """
+    transform = Compose([*preprocessing.transforms, *(augmentation.transforms if augmentation else ())])
+    if cache == "memory":
+        return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
+    if cache == "disk":
+        return PersistentDataset(data, transform, cache_dir=cache_dir, hash_transform=pickle_hashing)
+    if cache == "none":
+        return Dataset(data, transform)
+    raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')

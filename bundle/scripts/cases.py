@@ -1,0 +1,156 @@
+"""Find patients and their files in a folder: BraTS of every edition, MSD Task01, or plain NIfTI files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.errors import UserError
+from scripts.labels import ENDINGS, ENDINGS_2023, SEQUENCES
+
+__all__ = ["Case", "find_cases", "find_images", "case_of"]
+
+SUFFIXES = (".nii.gz", ".nii")
+MSD_MODALITIES = {"FLAIR": "flair", "T1w": "t1", "t1gd": "t1ce", "T2w": "t2"}
+
+
+@dataclass
+class Case:
+    """One patient: paths by role (the sequences and ``label``), and the channel of each sequence in a 4-D file."""
+
+    name: str
+    files: dict[str, Path] = field(default_factory=dict)
+    channels: dict[str, int] = field(default_factory=dict)
+    group: str = ""  # the folder that holds the case: a group without any label is a test set
+    edition: str = "2018"  # decides the value of ET where no case shows it
+
+    @property
+    def patient(self) -> str:
+        """The name without the number of the examination: BraTS 2017-2019 end in ``_1``, 2023 and later in ``-000``."""
+        match = re.fullmatch(r"(Brats1\d_.+)_\d|(BraTS-.+)-\d{3}", self.name)
+        return (match[1] or match[2]) if match else self.name
+
+    @property
+    def source(self) -> str:
+        """Edition and institution, read off the name: its first two parts that contain a letter, and the group."""
+        parts = [part for part in re.split(r"[_-]", self.name) if re.search("[A-Za-z]", part)]
+        return "/".join([self.group, *parts[:2]])
+
+
+def find_cases(dataset_dir: str | Path) -> list[Case]:
+    """Every patient under a dataset folder, sorted by name.
+
+    Raises:
+        UserError: if the folder does not exist, holds no case, or two cases share a name.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise UserError(f"dataset_dir {root} is not a folder: give the folder that holds the patients.")
+    cases = find_msd(root) if (root / "imagesTr").is_dir() else find_brats(root)
+    if not cases:
+        raise UserError(
+            f"dataset_dir {root} holds no case: expected folders with files such as NAME_t1ce.nii.gz (BraTS 2018-2021), "
+            "NAME-t1c.nii.gz (BraTS 2023 and later), or imagesTr and labelsTr (MSD Task01)."
+        )
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.name in seen:
+            raise UserError(f"case {case.name} is in {root} twice, in {seen[case.name].group} and {case.group}: keep one.")
+        seen[case.name] = case
+    return sorted(cases, key=lambda case: case.name)
+
+
+def find_brats(root: Path) -> list[Case]:
+    """BraTS folders: files are grouped by folder and by their name without the ending that tells the role."""
+    folders: dict[Path, dict[str, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
+    modern: set[Path] = set()
+    for path in sorted(root.rglob("*.nii*")):
+        stem, ending = split_name(path)
+        if path.is_file() and ending in ENDINGS:
+            folders[path.parent][stem][ENDINGS[ending]] = path
+            if ending in ENDINGS_2023:
+                modern.add(path.parent)
+    cases = []
+    for folder, groups in folders.items():
+        merge_misnamed_label(groups)
+        for stem, files in groups.items():
+            alone = len(groups) == 1 and folder != root
+            name, parent = (folder.name, folder.parent) if alone else (stem, folder)
+            group = parent.relative_to(root).as_posix() if parent != root else ""
+            cases.append(Case(name, files, group=group, edition="2023" if folder in modern else "2018"))
+    return cases
+
+
+def merge_misnamed_label(groups: dict[str, dict[str, Path]]) -> None:
+    """Case 355 of BraTS 2020 has its label as W39_1998.09.19_Segm.nii: in a folder of one patient it is the label."""
+    strays = [stem for stem, files in groups.items() if set(files) == {"label"}]
+    if len(strays) == 1 and len(groups) == 2:
+        label = groups.pop(strays[0])
+        next(iter(groups.values())).setdefault("label", label["label"])
+
+
+def find_msd(root: Path) -> list[Case]:
+    """MSD Task01: 4-D volumes in imagesTr and imagesTs, channel order from dataset.json where there is one."""
+    modalities = {str(index): name for index, name in enumerate(MSD_MODALITIES)}
+    if (root / "dataset.json").is_file():
+        modalities = json.loads((root / "dataset.json").read_text()).get("modality", modalities)
+    channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
+    if set(channels) != set(SEQUENCES):
+        raise UserError(f"{root / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}.")
+    cases = []
+    for folder in ("imagesTr", "imagesTs"):
+        for path in sorted((root / folder).glob("[!.]*.nii*")):
+            case = Case(strip_suffix(path), dict.fromkeys(SEQUENCES, path), dict(channels), folder, "msd")
+            label = root / "labelsTr" / path.name
+            if label.is_file():
+                case.files["label"] = label
+            cases.append(case)
+    return cases
+
+
+def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
+    """Images to predict: one file, a folder of NIfTI files, or BraTS folders, as ``{"image": path, "case": name}``.
+
+    Where any file is named as the wanted sequence, only such files are taken; else every file whose name does not
+    tell another sequence or a label.
+
+    Raises:
+        UserError: if there is no such file or folder, nothing in it fits, or two cases share a name.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise UserError(f"dataset_dir {root} does not exist: give a NIfTI file or a folder of them.")
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*.nii*") if file.is_file())
+    files = [file for file in files if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
+    chosen = [file for file in files if roles[file] == sequence]
+    if not chosen:
+        chosen = files if root.is_file() else [file for file in files if roles[file] is None]
+    if not chosen:
+        raise UserError(f"dataset_dir {root} holds no {sequence} image: expected .nii or .nii.gz files.")
+    images: dict[str, dict] = {}
+    for file in chosen:
+        name = case_of(file)
+        if name in images:
+            raise UserError(f"{images[name]['image']} and {file} are both named {name}: rename one, or predict them apart.")
+        images[name] = {"image": str(file), "case": name}
+    return list(images.values())
+
+
+def case_of(path: str | Path) -> str:
+    """The case that an image belongs to: its file name without suffix and, where there is one, sequence."""
+    stem, ending = split_name(Path(path))
+    return stem if ending in ENDINGS else strip_suffix(Path(path))
+
+
+def strip_suffix(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """(stem, lower-case ending): NAME_t1ce.nii.gz -> (NAME, t1ce); the ending is "" where there is none."""
+    match = re.fullmatch(r"(.+)[_-]([A-Za-z0-9]+)", strip_suffix(path))
+    return (match[1], match[2].lower()) if match else (strip_suffix(path), "")

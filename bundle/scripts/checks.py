@@ -1,0 +1,167 @@
+"""Checks of every file of every patient before work starts; all faults are reported together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import ignite.distributed as idist
+import nibabel as nib
+import numpy as np
+
+from scripts.errors import UserError
+
+__all__ = ["Fault", "CaseReport", "check_cases", "check_case", "duplicates", "settle"]
+
+logger = logging.getLogger(__name__)
+
+
+class Fault(NamedTuple):
+    """One thing wrong with one file of one case, and what to do about it."""
+
+    case: str
+    file: str
+    fault: str
+    remedy: str
+
+
+@dataclass
+class CaseReport:
+    """What reading a case showed: its faults, the label values, the tumour's volume (ml), the images' checksum."""
+
+    faults: list[Fault] = field(default_factory=list)
+    label_values: set[int] = field(default_factory=set)
+    tumour_ml: float = 0.0
+    checksum: int = 0
+
+
+def check_cases(check: Callable[[int], CaseReport], count: int) -> list[CaseReport]:
+    """``check(index)`` for all cases, shared among threads and ranks; every rank gets all reports, in order."""
+    rank, world = idist.get_rank(), idist.get_world_size()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        mine = list(pool.map(check, range(rank, count, world)))
+    if world == 1:
+        return mine
+    shards = idist.all_gather(mine)
+    return [shards[index % world][index // world] for index in range(count)]
+
+
+def check_case(
+    name: str, files: Mapping[str, Path], roles: Sequence[str], labels: set[int], channels: int = 1
+) -> CaseReport:
+    """Read the files of one case and compare them.
+
+    Args:
+        name: the case.
+        files: path by role (a sequence or ``label``).
+        roles: those that must be there, the first a sequence, whose voxels give the checksum.
+        labels: values that a label may hold.
+        channels: sequences in each image file (4 in MSD Task01, whose images are 4-D).
+    """
+    report = CaseReport()
+    grid: tuple[str, tuple, np.ndarray] | None = None
+    read: set[Path] = set()
+    for role in roles:
+        if role not in files:
+            kind = "label" if role == "label" else f"{role} sequence"
+            report.faults.append(Fault(name, "-", f"missing {kind}", f"add the file, named NAME_{role}.nii.gz"))
+            continue
+        path = files[role]
+        if not path.is_file():
+            report.faults.append(Fault(name, str(path), f"missing {role}", "restore the file, or make the datalist anew"))
+            continue
+        if path in read:
+            continue
+        read.add(path)
+        try:
+            image = nib.load(path)
+            voxels = np.asanyarray(image.dataobj)
+            affine, zooms = image.affine, image.header.get_zooms()[:3]
+        except Exception as error:  # nibabel, gzip and zlib fail in many ways
+            fault = f"unreadable or truncated ({type(error).__name__})"
+            report.faults.append(Fault(name, str(path), fault, "copy or download the file again"))
+            continue
+        expected = 1 if role == "label" else channels
+        if voxels.shape[3:] != ((expected,) if expected > 1 else ()):
+            fault = f"shape {voxels.shape}, expected {'a 3-D volume' if expected == 1 else f'4-D with {expected} channels'}"
+            report.faults.append(Fault(name, str(path), fault, "store one sequence a file"))
+            continue
+        report.faults += [Fault(name, str(path), *fault) for fault in check_voxels(role, voxels, labels)]
+        if grid is None:
+            grid = (path.name, voxels.shape[:3], affine)
+        else:
+            report.faults += [Fault(name, str(path), *fault) for fault in check_grid(voxels.shape[:3], affine, grid)]
+        if role == "label":
+            report.label_values = {int(value) for value in np.unique(voxels) if np.isfinite(value)}
+            report.tumour_ml = float((voxels > 0).sum() * np.prod(zooms) / 1000)
+        elif role == roles[0]:
+            report.checksum = zlib.crc32(np.ascontiguousarray(voxels).tobytes())
+    return report
+
+
+def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[str, str]]:
+    """(fault, remedy) of one volume's values."""
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave the case out with --strict False")]
+    if role == "label":
+        unknown = sorted(set(np.unique(voxels).tolist()) - labels)
+        if unknown:
+            return [(f"unknown label values {unknown}", f"expected {sorted(labels)}: relabel the file")]
+    elif not voxels.any():
+        return [("empty image (all voxels 0)", "replace the file, or leave the case out with --strict False")]
+    return []
+
+
+def check_grid(shape: tuple, affine: np.ndarray, grid: tuple[str, tuple, np.ndarray]) -> list[tuple[str, str]]:
+    """(fault, remedy) of one volume's grid against the first of the case."""
+    first, first_shape, first_affine = grid
+    if shape != first_shape:
+        return [(f"shape {shape} differs from {first_shape} of {first}", "resample it to that file's grid")]
+    if not np.allclose(affine, first_affine, atol=1e-3):
+        return [(f"affine differs from that of {first}", "register and resample it to that file's grid")]
+    return []
+
+
+def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
+    """Patients in more than one fold, from (case, patient, fold, checksum); a checksum tells copies under other names."""
+    faults = []
+    first: dict[object, tuple[str, object]] = {}
+    for case, patient, fold, checksum in cases:
+        for key in {patient, checksum} - {0}:
+            other, other_fold = first.setdefault(key, (case, fold))
+            if other_fold != fold:
+                fault = f"duplicate patient: fold {fold} here, fold {other_fold} as {other}"
+                faults.append(Fault(case, "-", fault, "keep all examinations of a patient in one fold"))
+                break
+    return faults
+
+
+def settle(faults: Sequence[Fault], strict: bool) -> set[str]:
+    """Report all faults at once; the names of the cases to leave out.
+
+    Raises:
+        UserError: if there is any fault and ``strict`` is set; the message is the table.
+    """
+    if not faults:
+        return set()
+    names = {fault.case for fault in faults}
+    table = fault_table(faults)
+    if strict:
+        raise UserError(
+            f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): mend them, or leave these cases out with --strict False."
+        )
+    logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
+    return names
+
+
+def fault_table(faults: Sequence[Fault]) -> str:
+    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,98 @@
+"""How much the student listens to each teacher: weights in proportion to the teachers' whole-tumour Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+__all__ = ["TeacherConfidence", "whole_tumour_dice"]
+
+
+def whole_tumour_dice(logits: torch.Tensor, label: torch.Tensor, score: str = "volume") -> torch.Tensor:
+    """Whole-tumour Dice of each volume: any class but background, predicted against true.
+
+    ``score="slice_mean"`` is the MTCM-KD authors' definition: Dice of each slice along the first axis, averaged, a
+    slice empty in both counting 1. It makes teachers look alike, so volumetric Dice is the default.
+
+    Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) -> (B,), NaN where volumetric Dice is undefined (no tumour
+    in either).
+    """
+    predicted = logits.argmax(dim=1) > 0  # (B, H, W, D)
+    truth = label[:, 0] > 0
+    axes = (1, 2, 3) if score == "volume" else (2, 3)
+    intersection = (predicted & truth).sum(axes)
+    total = predicted.sum(axes) + truth.sum(axes)
+    dice = 2 * intersection / total  # NaN where both are empty
+    return dice if score == "volume" else dice.nan_to_num(nan=1.0).mean(dim=1)
+
+
+class TeacherConfidence(nn.Module):
+    """Performance-aware teacher weights: w_i = total · dice_i / Σ_j dice_j, renewed after every epoch (MTCM-KD).
+
+    dice_i is the mean over the epoch's training volumes, left out where there is no tumour in label and
+    prediction. The state (weights and running sums) is in buffers, so that it travels with checkpoints.
+
+    Args:
+        teachers: names, in the order of the weights.
+        total: sum of the weights after the first update.
+        initial: every teacher's weight before it.
+        score: "volume", or "slice_mean" as the authors do.
+        dynamic: False keeps the initial weights (the ablation "fixed weights").
+
+    Shapes: ``weights``, ``dice`` (M,).
+
+    Raises:
+        ValueError: if there is no teacher, or score is unknown.
+    """
+
+    weights: torch.Tensor
+    dice: torch.Tensor
+    dice_sum: torch.Tensor
+    volumes: torch.Tensor
+
+    def __init__(
+        self,
+        teachers: Sequence[str],
+        total: float = 0.15,
+        initial: float = 0.1,
+        score: str = "volume",
+        dynamic: bool = True,
+    ) -> None:
+        super().__init__()
+        if not teachers:
+            raise ValueError("teachers must name at least one teacher, got none.")
+        if score not in ("volume", "slice_mean"):
+            raise ValueError(f'score must be "volume" or "slice_mean", got {score!r}.')
+        self.teachers = list(teachers)
+        self.total = total
+        self.score = score
+        self.dynamic = dynamic
+        self.register_buffer("weights", torch.full((len(self.teachers),), float(initial)))
+        self.register_buffer("dice", torch.zeros(len(self.teachers)))
+        self.register_buffer("dice_sum", torch.zeros(len(self.teachers), dtype=torch.float64))
+        self.register_buffer("volumes", torch.zeros(len(self.teachers), dtype=torch.float64))
+
+    def as_dict(self) -> dict[str, torch.Tensor]:
+        """Weight of each teacher, scalars."""
+        return dict(zip(self.teachers, self.weights))
+
+    @torch.no_grad()
+    def accumulate(self, logits: Mapping[str, torch.Tensor], label: torch.Tensor) -> None:
+        """Add one batch. Shapes: {teacher: (B, C, H, W, D)}, label (B, 1, H, W, D)."""
+        dice = torch.stack([whole_tumour_dice(logits[name], label, self.score) for name in self.teachers])  # (M, B)
+        self.dice_sum += dice.nansum(dim=1)
+        self.volumes += (~dice.isnan()).sum(dim=1)
+
+    @torch.no_grad()
+    def update(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> None:
+        """Renew the weights from the epoch's sums and clear these. ``reduce`` adds the sums of all ranks, (2, M)."""
+        dice_sum, volumes = reduce(torch.stack([self.dice_sum, self.volumes]))
+        self.dice.copy_(dice_sum / volumes.clamp(min=1))
+        if self.dynamic:
+            known = self.dice.sum() > 0
+            share = self.dice / self.dice.sum() if known else torch.full_like(self.dice, 1 / len(self.teachers))
+            self.weights.copy_(self.total * share)
+        self.dice_sum.zero_()
+        self.volumes.zero_()

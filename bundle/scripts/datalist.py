@@ -1,0 +1,259 @@
+"""From a dataset folder to a datalist in the Decathlon form, and from a datalist to checked cases.
+
+    python -m scripts.datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import numpy as np
+
+from scripts.cases import Case, find_cases
+from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicates, settle
+from scripts.errors import UserError
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
+
+__all__ = ["make_datalist", "assign_folds", "load_cases", "label_values"]
+
+logger = logging.getLogger(__name__)
+
+
+def make_datalist(
+    dataset_dir: str, output: str, split: str | None = None, folds: int = 5, seed: int = 0, strict: bool = True
+) -> None:
+    """Write a datalist: labelled cases in folds under ``training``, folders without any label under ``testing``.
+
+    Args:
+        dataset_dir: BraTS 2018 and later, or MSD Task01.
+        output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
+        split: a JSON file with lists ``training`` and ``validation`` of case names; the validation list becomes
+            fold 0, the training list fold 1, and cases in neither are named and left out.
+        folds: number of folds, disjoint by patient, stratified by tumour size and source.
+        seed: of the fold assignment.
+        strict: stop at faulty files; False leaves their cases out and names them.
+
+    Raises:
+        UserError: for faulty data, or a split that does not fit it.
+    """
+    cases = find_cases(dataset_dir)
+    labelled = {case.group for case in cases if "label" in case.files}
+    training = [case for case in cases if case.group in labelled]
+    testing = [case for case in cases if case.group not in labelled]
+    split_folds = read_split(split, training) if split else None
+    if split_folds is not None:
+        training = [case for case in training if case.name in split_folds]
+
+    cases = training + testing
+
+    def check(index: int) -> CaseReport:
+        case = cases[index]
+        roles = [*SEQUENCES, "label"] if index < len(training) else SEQUENCES
+        return check_case(case.name, case.files, roles, allowed(case), channels=len(case.channels) or 1)
+
+    reports = dict(zip((case.name for case in cases), check_cases(check, len(cases))))
+    faults = [fault for report in reports.values() for fault in report.faults]
+    values, mixed = detect_label_values(training, reports)
+    sizes = {name: report.tumour_ml for name, report in reports.items()}
+    fold_of = split_folds or assign_folds(training, sizes, folds, seed)
+    rows = [(case.name, case.patient, fold_of[case.name], reports[case.name].checksum) for case in training]
+    left_out = settle([*faults, *mixed, *duplicates(rows)], strict)
+    kept = [case for case in cases if case.name not in left_out]
+    write_datalist(output, Path(dataset_dir), kept, fold_of, values)
+
+
+def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
+    """Fold of each case in an explicit split: validation 0, training 1."""
+    split = read_json(path, "split")
+    if not {"training", "validation"} <= set(split):
+        raise UserError(f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names.")
+    folds = dict.fromkeys(split["validation"], 0) | dict.fromkeys(split["training"], 1)
+    if both := sorted(set(split["validation"]) & set(split["training"])):
+        raise UserError(f"split {path} has {', '.join(both)} in training and validation: keep each case in one list.")
+    names = {case.name for case in cases}
+    if unknown := sorted(set(folds) - names):
+        raise UserError(f"split {path} names cases that are not in the dataset, or have no label: {', '.join(unknown)}.")
+    if rest := sorted(names - set(folds)):
+        logger.warning(f"Left out {len(rest)} case(s) that the split does not name: {', '.join(rest)}.")
+    return folds
+
+
+def allowed(case: Case) -> set[int]:
+    """Values that may stand in the label of a case: BraTS before 2023 stores ET as 4, but relabelled copies as 3."""
+    return {0, 1, 2, 3} if case.edition in ("2023", "msd") else {0, 1, 2, 3, 4}
+
+
+def detect_label_values(
+    cases: Sequence[Case], reports: Mapping[str, CaseReport]
+) -> tuple[tuple[int, ...], list[Fault]]:
+    """Disk values of the network classes, and faults of the cases that use other ones than the most."""
+    by_value: dict[int, list[str]] = defaultdict(list)
+    for case in cases:
+        for value in reports[case.name].label_values & {3, 4}:
+            by_value[value].append(case.name)
+    editions = {case.edition for case in cases}
+    if editions == {"msd"}:
+        return MSD, []
+    default = 3 if editions == {"2023"} else 4
+    enhancing = max(by_value, key=lambda value: len(by_value[value]), default=default)
+    odd = by_value[7 - enhancing] if len(by_value) > 1 else []
+    fault = f"ET is {7 - enhancing} in this label, {enhancing} in most of the dataset"
+    remedy = "make a datalist for each edition, or relabel the file"
+    values = BRATS_2018 if enhancing == 4 else BRATS_2023
+    return values, [Fault(name, "-", fault, remedy) for name in odd]
+
+
+def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, seed: int) -> dict[str, int]:
+    """Fold of each case: patients in the order of source and tumour size, dealt out in shuffled rounds.
+
+    Raises:
+        UserError: if there are fewer patients than folds, or folds < 2.
+    """
+    patients: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        patients[case.patient].append(case)
+    if folds < 2 or len(patients) < folds:
+        raise UserError(f"folds is {folds}, expected 2 to {len(patients)} (the number of labelled patients).")
+    order = sorted(patients.values(), key=lambda group: (group[0].source, sizes[group[0].name], group[0].name))
+    random = np.random.default_rng(seed)
+    rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]
+    return {
+        case.name: int(rounds[index // folds][index % folds]) for index, group in enumerate(order) for case in group
+    }
+
+
+def write_datalist(
+    output: str, root: Path, cases: Sequence[Case], fold_of: Mapping[str, int], values: Sequence[int]
+) -> None:
+    parts: dict[str, list[dict]] = {"training": [], "testing": []}
+    for case in cases:
+        paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
+        entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
+        if case.channels:
+            entry["channels"] = case.channels
+        if case.name in fold_of:
+            entry |= {"fold": fold_of[case.name], "patient": case.patient}
+        parts["training" if case.name in fold_of else "testing"].append(entry)
+    labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
+    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels, **parts}
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, path)
+    sizes = [sum(entry["fold"] == fold for entry in parts["training"]) for fold in sorted(set(fold_of.values()))]
+    print(f"{output}: {len(parts['training'])} training cases in folds of {sizes}, {len(parts['testing'])} testing cases.")
+
+
+def read_json(path: str, key: str) -> dict:
+    """Raises UserError if the file is missing or not a JSON mapping."""
+    try:
+        document = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{key} {path} cannot be read ({error.strerror}): give the path of a JSON file.") from error
+    except ValueError as error:
+        raise UserError(f"{key} {path} is not JSON ({error}): make it anew.") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{key} {path} holds a {type(document).__name__}, expected a mapping.")
+    return document
+
+
+def label_values(datalist: str) -> list[int]:
+    """Disk value of each network class, by the datalist's ``labels``; BraTS up to 2021 where there is no datalist."""
+    if not datalist:
+        return list(BRATS_2018)
+    value_of = {name: int(value) for value, name in read_json(datalist, "datalist").get("labels", {}).items()}
+    if set(value_of) != set(CLASSES):
+        raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
+    return [value_of[name] for name in CLASSES]
+
+
+def load_cases(
+    datalist: str,
+    dataset_dir: str,
+    fold: int = 0,
+    student_sequence: str | Sequence[str] = "t1ce",
+    sequences: Sequence[str] = (),
+    strict: bool = True,
+    training: bool = True,
+) -> dict[str, list[dict]]:
+    """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
+
+    Args:
+        datalist: a file as written by this module.
+        dataset_dir: the folder that its paths are relative to.
+        fold: the validation fold; the others are for training.
+        student_sequence: what ``image`` holds; several names are stacked.
+        sequences: further keys of the training cases, for the teachers.
+        strict: stop at faulty files; False leaves their cases out and names them.
+        training: False reads the validation cases only.
+
+    Returns:
+        ``training`` (image, the sequences, label) and ``validation`` (image, label).
+
+    Raises:
+        UserError: for a missing file, an unknown fold or sequence, or faulty data.
+    """
+    if not datalist:
+        raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
+    entries = read_json(datalist, "datalist").get("training", [])
+    folds = sorted({entry["fold"] for entry in entries})
+    if fold not in folds or (training and len(folds) < 2):
+        raise UserError(f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), with another to train on.")
+    student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+    if unknown := sorted({*student, *sequences} - set(SEQUENCES)):
+        raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
+    chosen = [entry for entry in entries if training or entry["fold"] == fold]
+    needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
+    values = set(label_values(datalist))
+
+    def check(index: int) -> CaseReport:
+        case = chosen[index]["case"]
+        files = entry_files(chosen[index], dataset_dir)
+        roles = [*dict.fromkeys(needed[case]), "label"]
+        return check_case(case, files, roles, values, channels=len(chosen[index].get("channels", {})) or 1)
+
+    reports = check_cases(check, len(chosen))
+    rows = [
+        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
+        for entry, report in zip(chosen, reports)
+    ]
+    left_out = settle([fault for report in reports for fault in report.faults] + duplicates(rows), strict)
+    parts: dict[str, list[dict]] = {"training": [], "validation": []}
+    for entry in chosen:
+        if entry["case"] not in left_out:
+            part = "validation" if entry["fold"] == fold else "training"
+            parts[part].append(network_entry(entry, dataset_dir, student, [] if part == "validation" else sequences))
+    return parts
+
+
+def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
+    """Absolute path by sequence, and of the label; the datalist's ``image`` is T1ce."""
+    roles = {"image": "t1ce"}
+    return {
+        roles.get(key, key): Path(dataset_dir, entry[key]) for key in ("image", *SEQUENCES, "label") if key in entry
+    }
+
+
+def network_entry(
+    entry: Mapping[str, Any], dataset_dir: str, student: Sequence[str], sequences: Sequence[str]
+) -> dict[str, Any]:
+    files = entry_files(entry, dataset_dir)
+    images = [str(files[name]) for name in student]
+    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
+    data |= {name: str(files[name]) for name in sequences} | {"label": str(files["label"])}
+    if channels := entry.get("channels"):
+        data["channels"] = {"image": [channels[name] for name in student]} | {name: channels[name] for name in sequences}
+    return data
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    fire.Fire(make_datalist)

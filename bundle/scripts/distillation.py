@@ -1,0 +1,159 @@
+"""Student, teachers and fusion as one module, so that one trainer, one optimizer and one DDP wrapper serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "parameter_groups"]
+
+
+class DistillationOutput(NamedTuple):
+    """What one training forward yields; every tensor holds logits (B, C, h, w, d).
+
+    ``student`` starts at full resolution and goes down; ``fused`` holds one tensor per fusion level.
+    """
+
+    student: list[torch.Tensor]
+    teachers: dict[str, torch.Tensor]
+    fused: list[torch.Tensor]
+
+
+def logits_list(output: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Logits from full to low resolution, whatever the network returns: a tensor (B, C, H, W, D), a list of such
+    (MONAI's SegResNetDS), or deep supervision stacked as (B, K, C, H, W, D) (MONAI's DynUNet)."""
+    if isinstance(output, torch.Tensor):
+        return list(output.unbind(dim=1)) if output.ndim == 6 else [output]
+    return list(output)
+
+
+class Teacher(nn.Module):
+    """A network, the sequences that it sees, and the layers whose outputs it gives to the fusion.
+
+    Args:
+        network: any segmentation network; of several outputs the first is taken.
+        sequences: names of its input sequences, stacked on the channel axis in this order.
+        feature_layers: submodules of ``network`` whose outputs are fused, from 1/2 resolution down.
+        frozen: keep the weights as loaded: no gradient, always in eval mode.
+        checkpoint: a state dict of ``network``, loaded at construction.
+
+    Shapes: {sequence: (B, 1, H, W, D)} -> logits (B, C, H, W, D), [features (B, F, h, w, d), one per layer].
+
+    Raises:
+        ValueError: if the checkpoint is no readable state dict of the network, a feature layer is not in the
+            network, or the teacher is frozen without a checkpoint.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sequences: Sequence[str],
+        feature_layers: Sequence[str] = (),
+        frozen: bool = False,
+        checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        if frozen and not checkpoint:
+            raise ValueError(f"the teacher of {list(sequences)} is frozen but has no checkpoint: give one.")
+        self.network = network
+        self.sequences = list(sequences)
+        self.frozen = frozen
+        self._features: dict[str, torch.Tensor] = {}
+        layers = dict(network.named_modules())
+        for name in feature_layers:
+            if name not in layers:
+                raise ValueError(f"feature layer {name!r} is not in {type(network).__name__}; it has {sorted(layers)}.")
+            layers[name].register_forward_hook(lambda _, __, output, name=name: self._features.update({name: output}))
+        self.feature_layers = list(feature_layers)
+        if checkpoint:
+            load_weights(network, checkpoint)
+        if frozen:
+            network.requires_grad_(False)
+            self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        logits = logits_list(self.network(torch.cat([images[name] for name in self.sequences], dim=1)))[0]
+        features = [self._features.pop(name) for name in self.feature_layers]
+        return logits, features
+
+
+class DistillationNetwork(nn.Module):
+    """All networks of online distillation in one forward; at inference only ``student`` is used.
+
+    Args:
+        student: the network that is shipped.
+        teachers: name -> Teacher. Empty for a student trained alone.
+        fusion: CDSFL over the teachers' features, or None.
+        student_sequence: name of the student's sequence, or names where ``image`` stacks several. Teachers may
+            see these as well.
+
+    Shapes: image (B, S, H, W, D) and further sequences (B, 1, H, W, D) by name -> DistillationOutput.
+
+    Raises:
+        ValueError: if the fusion expects features that the teachers do not give; in forward, if a sequence that a
+            teacher sees is missing.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teachers: Mapping[str, Teacher],
+        fusion: nn.Module | None = None,
+        student_sequence: str | Sequence[str] = "t1ce",
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.teachers = nn.ModuleDict(teachers)
+        self.fusion = fusion
+        self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+        if fusion is not None:
+            levels = {name: len(teacher.feature_layers) for name, teacher in teachers.items()}
+            expected = {name: len(fusion.levels) for name in fusion.teachers}
+            if any(levels.get(name, 0) < count for name, count in expected.items()):
+                raise ValueError(
+                    f"the fusion expects feature levels {expected}, but the teachers' feature_layers give {levels}: "
+                    "name the layers, or take the teacher out of fusion.in_channels."
+                )
+
+    def forward(self, image: torch.Tensor, **sequences: torch.Tensor) -> DistillationOutput:
+        images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences
+        needed = {name for teacher in self.teachers.values() for name in teacher.sequences}
+        if missing := needed - set(images):
+            raise ValueError(f"the teachers expect sequences {sorted(needed)}, but {sorted(missing)} are not in the batch.")
+        outputs = {name: teacher(images) for name, teacher in self.teachers.items()}
+        features = {name: output[1] for name, output in outputs.items()}
+        return DistillationOutput(
+            student=logits_list(self.student(image)),
+            teachers={name: output[0] for name, output in outputs.items()},
+            fused=self.fusion(features) if self.fusion is not None else [],
+        )
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Load a bare state dict into a network, strictly.
+
+    Raises:
+        ValueError: if the file is missing, or is not a state dict of this network; names file and remedy.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"checkpoint {path} does not exist: train first, or give the path of a state dict.")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # unpickling fails in many ways; the user needs the file, not the way
+        raise ValueError(f"checkpoint {path} does not fit {type(network).__name__}: {error}") from error
+
+
+def parameter_groups(network: DistillationNetwork, student_lr: float, teacher_lr: float) -> list[dict]:
+    """Named parameter groups of one optimizer: student, and teachers with fusion, leaving out frozen weights."""
+    student = list(network.student.parameters())
+    own = {id(parameter) for parameter in student}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
+    groups = [{"name": "student", "params": student, "lr": student_lr}]
+    return groups + ([{"name": "teachers", "params": others, "lr": teacher_lr}] if others else [])

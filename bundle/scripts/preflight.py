@@ -1,0 +1,103 @@
+"""Checks of the settings, before anything is built: the first entry of every ``training`` and ``evaluating`` list."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+from monai.bundle import run as bundle_run
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+from scripts.errors import UserError
+
+__all__ = ["check_settings", "refuse_unknown_keys"]
+
+STRIDE = 8  # the bottleneck of ResUNet is at 1/8 resolution
+
+
+def check_settings(**settings: Any) -> None:
+    """Refuse misspelt overrides and values that would fail only later.
+
+    Args:
+        settings: values of top-level keys; those named in RULES are checked.
+
+    Raises:
+        UserError: names the key, the value and what was expected.
+    """
+    refuse_unknown_keys(sys.argv)
+    for key, value in settings.items():
+        rule, expected = RULES[key]
+        if not rule(value):
+            raise UserError(f"{key} is {value!r}, expected {expected}.")
+
+
+def whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def three(value: Any, multiple: int) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(whole(v, 1) and v % multiple == 0 for v in value)
+
+
+def spacing(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and v > 0 for v in value)
+    return value is None or (numbers and len(value) == 3)
+
+
+RULES = {
+    "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
+    "fold": (lambda v: whole(v, 0), "a whole number of at least 0"),
+    "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
+    "roi_size": (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
+    "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or None for the native spacing'),
+    "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
+    "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
+    "ckpt_path": (lambda v: Path(str(v)).is_file(), "a file that exists: train first, or pass --ckpt_path FILE"),
+    "resume": (lambda v: isinstance(v, bool), "True or False"),
+    "strict": (lambda v: isinstance(v, bool), "True or False"),
+}
+
+
+def refuse_unknown_keys(argv: Sequence[str]) -> None:
+    """Refuse a misspelt top-level override of ``python -m monai.bundle run``, which MONAI accepts silently.
+
+    A config expression cannot see the whole config, nor what was overridden, so the command line is read again.
+    Without one (a program calls MONAI) nothing is checked.
+
+    Raises:
+        UserError: names the key and the nearest known one.
+    """
+    if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", argv[0]):
+        return
+    options = command_line_options(argv[1:])
+    known = set(inspect.signature(bundle_run).parameters) | {"workflow_type", "properties_path"}
+    if "args_file" in options:
+        options = dict(ConfigParser.load_config_file(options["args_file"])) | options
+    if "config_file" not in options:
+        return
+    files = yaml.safe_load(str(options["config_file"]))
+    known |= {re.split("#|::", key)[0].lstrip("+") for key in ConfigParser.load_config_files(files)}
+    if "tracking" in options:
+        known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
+    for key in options:
+        name = re.split("#|::", key)[0].lstrip("+")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+            raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest}?")
+
+
+def command_line_options(arguments: Sequence[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` as fire reads them."""
+    options = {}
+    for index, argument in enumerate(arguments):
+        if match := re.fullmatch(r"--([^=]+)(?:=(.*))?", argument, re.DOTALL):
+            following = arguments[index + 1] if index + 1 < len(arguments) else ""
+            options[match[1].replace("-", "_")] = match[2] if match[2] is not None else following
+    return options

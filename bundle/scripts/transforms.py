@@ -1,0 +1,110 @@
+"""Transforms that MONAI lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
+
+from scripts.cases import case_of
+
+__all__ = ["SelectChannelsd", "Resampled", "PerSequenced", "case_name"]
+
+
+class SelectChannelsd(MapTransform):
+    """Take a sequence out of a volume that holds several (MSD Task01), by the entry's own ``channels``.
+
+    Entries without ``channels`` pass unchanged. Where a key was loaded from several files, each file's volume
+    gives one channel.
+
+    Shapes: (K · V, H, W, D), K files of V sequences -> (K, H, W, D).
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = True) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        channels = result.pop("channels", None)
+        if channels is None:
+            return result
+        for key in self.key_iterator(result):
+            wanted = np.atleast_1d(channels[key])
+            volumes = result[key].shape[0] // len(wanted)
+            result[key] = result[key][[file * volumes + int(channel) for file, channel in enumerate(wanted)]]
+        return result
+
+
+class Resampled(Spacingd):
+    """MONAI's Spacingd with a spacing that may be absent: linear for images, nearest neighbour for the label.
+
+    Args:
+        keys: images and the label, each (C, H, W, D).
+        spacing: voxel size in mm after resampling, or None to keep each volume's own.
+        label_key: the key that holds classes.
+        allow_missing_keys: skip keys that are absent.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spacing: Sequence[float] | None = None,
+        label_key: str = "label",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        names = (keys,) if isinstance(keys, str) else tuple(keys)
+        modes = ["nearest" if name == label_key else "bilinear" for name in names]
+        super().__init__(keys, pixdim=spacing or (1.0, 1.0, 1.0), mode=modes, allow_missing_keys=allow_missing_keys)
+        self.active = spacing is not None
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        return super().__call__(data, lazy) if self.active else dict(data)
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return super().inverse(data) if self.active else dict(data)
+
+
+class PerSequenced(Randomizable, MapTransform):
+    """Random intensity transforms drawn anew for every sequence, so that no network can lean on another's contrast.
+
+    MONAI's dictionary transforms draw once for all keys. Background (exactly 0) stays 0.
+
+    Args:
+        keys: images, each (C, H, W, D); every channel is one sequence.
+        transforms: MONAI array transforms, applied in this order.
+        allow_missing_keys: skip keys that are absent.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, transforms: Sequence[Callable], allow_missing_keys: bool = False
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.transforms = Compose(transforms)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PerSequenced:
+        super().set_random_state(seed, state)
+        self.transforms.set_random_state(seed, state)
+        return self
+
+    def randomize(self, data: Any = None) -> None:
+        """Each transform draws for itself when it is called."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+            channels = [torch.where(c != 0, torch.as_tensor(self.transforms(c)), c) for c in plain.split(1)]
+            changed = torch.cat(channels).to(plain.dtype)
+            result[key] = MetaTensor(changed, meta=image.meta) if isinstance(image, MetaTensor) else changed
+        return result
+
+
+def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+    """Names a saved label map after its case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
+    return {"subject": case_of(meta["filename_or_obj"]), "idx": None}
