@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-__all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "parameter_groups"]
+from scripts.errors import UserError
+
+__all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups"]
 
 
 class DistillationOutput(NamedTuple):
@@ -44,8 +46,8 @@ class Teacher(nn.Module):
     Shapes: {sequence: (B, 1, H, W, D)} -> logits (B, C, H, W, D), [features (B, F, h, w, d), one per layer].
 
     Raises:
-        ValueError: if the checkpoint is no readable state dict of the network, a feature layer is not in the
-            network, or the teacher is frozen without a checkpoint.
+        ValueError: if a feature layer is not in the network, or the teacher is frozen without a checkpoint.
+        UserError: if the checkpoint is missing or not a state dict of the network.
     """
 
     def __init__(
@@ -140,20 +142,32 @@ def load_weights(network: nn.Module, path: str) -> None:
     """Load a bare state dict into a network, strictly.
 
     Raises:
-        ValueError: if the file is missing, or is not a state dict of this network; names file and remedy.
+        UserError: if the file is missing, or is not a state dict of this network; names file and remedy.
     """
     if not Path(path).is_file():
-        raise ValueError(f"checkpoint {path} does not exist: train first, or give the path of a state dict.")
+        raise UserError(f"checkpoint {path} does not exist: train first, or give the path of a state dict.")
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # unpickling fails in many ways; the user needs the file, not the way
-        raise ValueError(f"checkpoint {path} does not fit {type(network).__name__}: {error}") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, or the "
+            "options that it was trained with (such as --student_widths)."
+        ) from error
 
 
-def parameter_groups(network: DistillationNetwork, student_lr: float, teacher_lr: float) -> list[dict]:
-    """Named parameter groups of one optimizer: student, and teachers with fusion, leaving out frozen weights."""
-    student = list(network.student.parameters())
-    own = {id(parameter) for parameter in student}
-    others = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
-    groups = [{"name": "student", "params": student, "lr": student_lr}]
-    return groups + ([{"name": "teachers", "params": others, "lr": teacher_lr}] if others else [])
+def parameter_groups(
+    network: DistillationNetwork, student: Mapping[str, Any], teachers: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Named parameter groups of one optimizer: the student, and the teachers with the fusion, less frozen weights.
+
+    Args:
+        network: all networks.
+        student: optimizer options of the student's group, such as ``{"lr": 1e-4}``.
+        teachers: those of the other group, which is absent where nothing else learns.
+    """
+    own = list(network.student.parameters())
+    known = {id(parameter) for parameter in own}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    groups = [{"name": "student", "params": own, **student}]
+    return groups + ([{"name": "teachers", "params": others, **teachers}] if others else [])

@@ -23,7 +23,7 @@ from scripts.errors import UserError
 from scripts.labels import REGION_NAMES
 from scripts.losses import DistillationLoss
 
-__all__ = ["ConfidenceUpdate", "EpochSeed", "History", "LossTerms", "ProgressBar", "RegionDice", "RunCheckpoint", "WarmUp"]
+__all__ = ["ConfidenceUpdate", "EpochSeed", "History", "LossTerms", "ProgressBar", "RegionDice", "RunCheckpoint", "WarmUp", "key_metric"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,27 +113,71 @@ class LossTerms:
 
 
 class ProgressBar(IgniteProgressBar):
-    """Ignite's tqdm bar with the loss of the last step, the speed and the time left."""
+    """Ignite's tqdm bar with the loss of the last step (of a trainer), the speed and the time left."""
 
     def __init__(self) -> None:
         super().__init__(bar_format="{desc}{n_fmt}/{total_fmt} |{bar}|{postfix} [{rate_fmt}, {remaining} left]")
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        super().attach(engine, output_transform=lambda output: {"loss": output["loss"]})
+        def loss(output: Any) -> dict[str, torch.Tensor]:
+            return {"loss": output["loss"]} if isinstance(output, dict) else {}
+
+        super().attach(engine, output_transform=loss)
 
 
 class RegionDice:
-    """Names the regions of the key metric: dice/TC, dice/WT, dice/ET in ``engine.state.metrics``, NaN left out."""
+    """Names the regions of the key metric: dice/TC, dice/WT, dice/ET in ``engine.state.metrics``.
 
-    def __init__(self, key_metric: str) -> None:
+    Args:
+        key_metric: name of a metric with details of shape (patients, regions).
+        output_dir: where to write ``metrics.csv``, one row per case and region; None for no file.
+    """
+
+    def __init__(self, key_metric: str, output_dir: str | None = None) -> None:
         self.key_metric = key_metric
+        self.output_dir = output_dir
+        self.cases: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.output_dir:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.note_cases)
+
+    def note_cases(self, engine: Engine) -> None:
+        self.cases += [item["case"] for item in engine.state.batch]
 
     def __call__(self, engine: Engine) -> None:
-        means = engine.state.metric_details[self.key_metric].nanmean(dim=0)
-        engine.state.metrics |= {f"dice/{name}": mean.item() for name, mean in zip(REGION_NAMES, means)}
+        dice = engine.state.metric_details[self.key_metric]  # (patients of all ranks, regions)
+        engine.state.metrics |= {f"dice/{name}": mean.item() for name, mean in zip(REGION_NAMES, dice.nanmean(dim=0))}
+        if self.output_dir:
+            cases = [case for part in idist.all_gather([self.cases]) for case in part] if several_ranks() else self.cases
+            rows = [
+                {"case": case, "region": region, "dice": f"{value:.6f}"}
+                for case, values in sorted(zip(cases, dice.tolist()))
+                for region, value in zip(REGION_NAMES, values)
+            ]
+            if idist.get_rank() == 0:
+                write_table(Path(self.output_dir, "metrics.csv"), rows)
+
+
+def key_metric(engine: Engine) -> float:
+    """The engine's key metric, for a scheduler that steps by it."""
+    return engine.state.metrics[engine.state.key_metric_name]
+
+
+def several_ranks() -> bool:
+    return idist.get_world_size() > 1
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, to a temporary file that is renamed; columns in the order in which they first appear."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
 
 
 class History:
@@ -163,14 +207,7 @@ class History:
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
         self.rows.append(row)
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".part")
-        with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, self.path)
+        write_table(self.path, self.rows)
 
 
 class RunCheckpoint:

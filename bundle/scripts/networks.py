@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["ResUNet", "ChannelGate", "SpatialGate", "CBAM"]
 
 SLOPE = 0.01  # of every LeakyReLU
-REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate
+REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate, at least 1
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -31,17 +31,13 @@ class ChannelGate(nn.Module):
     Woo et al. 2018 (CBAM, eq. 2), https://arxiv.org/abs/1807.06521, with LeakyReLU as in MTCM-KD.
 
     Shapes: (B, C, H, W, D) -> (B, C, H, W, D).
-
-    Raises:
-        ValueError: if channels < 16, which leaves the MLP no hidden unit.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        if channels < REDUCTION:
-            raise ValueError(f"channels must be at least {REDUCTION}, got {channels}: use wider networks.")
-        self.fc1 = nn.Linear(channels, channels // REDUCTION)
-        self.fc2 = nn.Linear(channels // REDUCTION, channels)
+        hidden = max(channels // REDUCTION, 1)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
         self.act = nn.LeakyReLU(SLOPE)
 
     def mlp(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -129,9 +125,10 @@ class ResUNet(nn.Module):
     Args:
         in_channels: sequences stacked on the channel axis.
         out_channels: classes, background included.
-        widths: channels at full, 1/2, 1/4 and 1/8 resolution, multiples of 4 or 6, the last two adding up to ≥ 16.
+        widths: channels at full, 1/2, 1/4 and 1/8 resolution, multiples of 4 or 6.
         attention: "channel" (the paper's) or "cbam" (its ablation).
         deep_supervision: number of lower-resolution heads, 0 to 2.
+        xavier: initialise convolutions and linear layers by Glorot's rule, as the authors do for their student.
 
     Raises:
         ValueError: if widths, attention or deep_supervision are not as above.
@@ -144,6 +141,7 @@ class ResUNet(nn.Module):
         widths: Sequence[int] = (32, 64, 128, 256),
         attention: str = "channel",
         deep_supervision: int = 0,
+        xavier: bool = False,
     ) -> None:
         super().__init__()
         if len(widths) != 4:
@@ -170,6 +168,10 @@ class ResUNet(nn.Module):
         self.head = nn.Conv3d(w0, out_channels, 1)
         self.head_half = nn.Conv3d(w1, out_channels, 1) if deep_supervision >= 1 else None
         self.head_quarter = nn.Conv3d(w2, out_channels, 1) if deep_supervision >= 2 else None
+        if xavier:
+            for module in self.modules():
+                if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d, nn.Linear)):
+                    nn.init.xavier_uniform_(module.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         full = self.stem(x)  # (B, w0, H, W, D)

@@ -60,6 +60,7 @@ RULES = {
     "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
     "ckpt_path": (lambda v: Path(str(v)).is_file(), "a file that exists: train first, or pass --ckpt_path FILE"),
+    "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "resume": (lambda v: isinstance(v, bool), "True or False"),
     "strict": (lambda v: isinstance(v, bool), "True or False"),
 }
