@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ class LossTerms:
 
 
 class ProgressBar(IgniteProgressBar):
-    """Ignite's tqdm bar with the loss of the last step (of a trainer), the speed and the time left."""
+    """Ignite's tqdm bar with the loss of the last step (of a trainer), the speed and the time left.
+
+    Where standard error is no terminal, such as a log file, it is drawn only four times an epoch.
+    """
 
     def __init__(self) -> None:
         super().__init__(bar_format="{desc}{n_fmt}/{total_fmt} |{bar}|{postfix} [{rate_fmt}, {remaining} left]")
@@ -122,7 +126,8 @@ class ProgressBar(IgniteProgressBar):
         def loss(output: Any) -> dict[str, torch.Tensor]:
             return {"loss": output["loss"]} if isinstance(output, dict) else {}
 
-        super().attach(engine, output_transform=loss)
+        every = 1 if sys.stderr.isatty() else max(engine.state.epoch_length // 4, 1)
+        super().attach(engine, output_transform=loss, event_name=Events.ITERATION_COMPLETED(every=every))
 
 
 class RegionDice:

@@ -1,0 +1,94 @@
+"""Evaluated runs side by side: a table of their Dice, and a picture of one case.
+
+    python -m scripts.overview --dataset_dir DIR --runs "{distilled: OUT_A, alone: OUT_B}" --picture FILE [--case NAME]
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import fire
+import matplotlib
+import nibabel as nib
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from scripts.cases import Case, find_cases
+from scripts.errors import UserError
+from scripts.labels import CLASSES
+
+__all__ = ["overview"]
+
+REGION_ORDER = ("WT", "TC", "ET")
+COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # NCR, ED, ET; apart for colour-blind readers (Okabe and Ito)
+
+
+def overview(dataset_dir: str, runs: Mapping[str, str], picture: str, case: str | None = None) -> None:
+    """Print mean volumetric Dice of each run, and draw T1ce, truth and each run's label map.
+
+    Args:
+        dataset_dir: the patients.
+        runs: name -> output folder of an evaluation (metrics.csv and NAME_seg.nii.gz).
+        picture: the PNG to write.
+        case: the case to draw; by default that with the median whole-tumour Dice of the first run.
+
+    Raises:
+        UserError: if a run has no metrics.csv, the runs have no case in common, or the case is not in them.
+    """
+    scores = {name: read_scores(Path(folder, "metrics.csv")) for name, folder in runs.items()}
+    common = sorted(set.intersection(*({scored for scored, _ in table} for table in scores.values())))
+    if not common:
+        raise UserError(f"the runs {list(runs)} have no case in common: evaluate them on the same fold.")
+    first = next(iter(scores.values()))
+    chosen = case or sorted(common, key=lambda name: first[name, "WT"])[len(common) // 2]
+    if chosen not in common:
+        raise UserError(f"case is {chosen!r}, expected one of {common}.")
+    print(f"Volumetric Dice, mean of {len(common)} cases (a region empty in truth and prediction counts 1):\n")
+    print(f"{'student':<24}" + "".join(f"{region:>8}" for region in REGION_ORDER) + f"{'mean':>8}")
+    for name, table in scores.items():
+        means = [np.mean([table[scored, region] for scored in common]) for region in REGION_ORDER]
+        print(f"{name:<24}" + "".join(f"{value:8.3f}" for value in [*means, np.mean(means)]))
+    found = {item.name: item for item in find_cases(dataset_dir)}
+    titles = {name: f"{name}: WT Dice {table[chosen, 'WT']:.2f}" for name, table in scores.items()}
+    draw(found[chosen], {titles[name]: Path(folder, f"{chosen}_seg.nii.gz") for name, folder in runs.items()}, picture)
+    print(f"\n{chosen} is drawn in {picture}.")
+
+
+def read_scores(path: Path) -> dict[tuple[str, str], float]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: evaluate the run first (configs/evaluate.yaml).")
+    with open(path, newline="") as file:
+        return {(row["case"], row["region"]): float(row["dice"]) for row in csv.DictReader(file)}
+
+
+def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
+    """The axial slice with most tumour: T1ce, truth and predictions on it, side by side."""
+    image, truth = read(case.files["t1ce"]), read(case.files["label"])
+    index = int((truth > 0).sum(axis=(0, 1)).argmax())
+    panels = {"T1ce": None, "ground truth": truth} | {title: read(path) for title, path in predictions.items()}
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.7), layout="constrained")
+    for axis, (title, label) in zip(axes, panels.items()):
+        axis.imshow(np.rot90(image[:, :, index]), cmap="gray", vmax=np.percentile(image[image > 0], 99.5))
+        if label is not None:
+            classes = np.rot90(np.where(label == 4, 3, label)[:, :, index])
+            axis.imshow(np.ma.masked_equal(classes, 0), cmap=ListedColormap(COLOURS), vmin=1, vmax=3, alpha=0.6)
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASSES[1:])]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
+    Path(picture).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+
+
+if __name__ == "__main__":
+    fire.Fire(overview)

@@ -1,0 +1,71 @@
+"""Shared fixtures: a tiny phantom cohort and its datalist, and ways to run the bundle's commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scripts.datalist import make_datalist
+from scripts.phantom import make_phantoms
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+SHARED = ROOT.parent / "shared"
+
+# Small enough for a run of seconds; every other setting is train.yaml's.
+TINY = [
+    "--roi_size", "[16,16,16]", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
+    "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def cohort_source(tmp_path_factory) -> Path:
+    """Six phantom patients of 32³ and their datalist with three folds; not to be written to."""
+    folder = tmp_path_factory.mktemp("cohort")
+    make_phantoms(str(folder / "data"), cases=6, size=32, seed=3)
+    make_datalist(str(folder / "data"), str(folder / "datalist.json"), folds=3)
+    return folder
+
+
+@pytest.fixture
+def cohort(cohort_source: Path, tmp_path: Path) -> Path:
+    """A copy of the cohort that a test may spoil."""
+    shutil.copytree(cohort_source, tmp_path / "cohort")
+    return tmp_path / "cohort"
+
+
+@pytest.fixture
+def data_options(cohort_source: Path) -> list[str]:
+    return ["--dataset_dir", str(cohort_source / "data"), "--datalist", str(cohort_source / "datalist.json")]
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess]:
+    """Run ``python -m MODULE ...`` from the bundle's folder, as a user does."""
+
+    def run(*arguments: str, cwd: Path = BUNDLE, **options) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        line = [sys.executable, "-m", *map(str, arguments)]
+        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+    return run
+
+
+def real_data(name: str) -> Path:
+    """A folder of real patients, or a skip."""
+    folder = SHARED / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"real patients are not at hand ({name})")
+    return folder

@@ -1,0 +1,119 @@
+"""Patients and files are found in every edition's layout."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.cases import Case, case_of, find_cases, find_images
+from scripts.errors import UserError
+
+OLD = ("flair", "t1", "t1ce", "t2", "seg")
+
+
+def touch(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), folder / name)
+
+
+def roles(case):
+    return set(case.files)
+
+
+ALL = {"flair", "t1", "t1ce", "t2", "label"}
+
+
+def test_brats_2018_in_hgg_and_lgg_folders(tmp_path):
+    for group, name in (("HGG", "Brats18_CBICA_AAB_1"), ("LGG", "Brats18_TCIA09_141_1")):
+        touch(tmp_path / group / name, *(f"{name}_{role}.nii.gz" for role in OLD))
+    first, second = find_cases(tmp_path)
+    assert (first.name, first.patient, first.source) == ("Brats18_CBICA_AAB_1", "Brats18_CBICA_AAB", "HGG/Brats18/CBICA")
+    assert second.source == "LGG/Brats18/TCIA09"
+    assert roles(first) == roles(second) == ALL
+
+
+def test_brats_2020_uncompressed_with_its_misnamed_segmentation(tmp_path):
+    name = "BraTS20_Training_355"
+    touch(tmp_path / name, *(f"{name}_{role}.nii" for role in OLD[:-1]), "W39_1998.09.19_Segm.nii")
+    (case,) = find_cases(tmp_path)
+    assert case.name == case.patient == name
+    assert case.files["label"].name == "W39_1998.09.19_Segm.nii"
+    assert roles(case) == ALL
+
+
+def test_brats_2023_names_and_examinations_of_one_patient(tmp_path):
+    for name in ("BraTS-GLI-00005-000", "BraTS-GLI-00005-001"):
+        touch(tmp_path / name, *(f"{name}-{role}.nii.gz" for role in ("t1c", "t1n", "t2f", "t2w", "seg")))
+    cases = find_cases(tmp_path)
+    assert [case.patient for case in cases] == ["BraTS-GLI-00005"] * 2
+    assert {case.edition for case in cases} == {"2023"}
+    assert roles(cases[0]) == ALL
+    assert cases[0].files["flair"].name.endswith("t2f.nii.gz")
+    assert cases[0].files["t1ce"].name.endswith("t1c.nii.gz")
+
+
+def test_patients_side_by_side_in_one_folder(tmp_path):
+    touch(tmp_path, *(f"case_{i}_{role}.nii.gz" for i in (1, 2) for role in OLD))
+    cases = find_cases(tmp_path)
+    assert [(case.name, case.patient) for case in cases] == [("case_1", "case_1"), ("case_2", "case_2")]
+
+
+def test_msd_takes_the_channel_order_of_its_own_file(tmp_path):
+    touch(tmp_path / "imagesTr", "BRATS_001.nii.gz", "._BRATS_001.nii.gz")
+    touch(tmp_path / "labelsTr", "BRATS_001.nii.gz")
+    touch(tmp_path / "imagesTs", "BRATS_485.nii.gz")
+    train, test = find_cases(tmp_path)
+    assert train.channels == {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
+    assert "label" in train.files
+    assert "label" not in test.files
+    modality = {"0": "T1w", "1": "t1gd", "2": "T2w", "3": "FLAIR"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": modality}))
+    assert find_cases(tmp_path)[0].channels == {"t1": 0, "t1ce": 1, "t2": 2, "flair": 3}
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        find_cases(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no case"):
+        find_cases(tmp_path)
+    for group in ("a", "b"):
+        touch(tmp_path / group / "x1", "x1_t1.nii.gz", "x1_t2.nii.gz")
+    with pytest.raises(UserError, match="x1 is in .* twice, in a and b"):
+        find_cases(tmp_path)
+
+
+def test_images_of_a_brats_folder_are_those_of_the_sequence(tmp_path):
+    touch(tmp_path / "p1", *(f"p1_{role}.nii.gz" for role in OLD))
+    touch(tmp_path / "p2", *(f"p2-{role}.nii.gz" for role in ("t1c", "t1n", "t2f", "t2w")))
+    found = find_images(tmp_path)
+    assert [(item["case"], item["image"].split("/")[-1]) for item in found] == [
+        ("p1", "p1_t1ce.nii.gz"),
+        ("p2", "p2-t1c.nii.gz"),
+    ]
+    assert [item["image"].split("/")[-1] for item in find_images(tmp_path, "t1")] == ["p1_t1.nii.gz", "p2-t1n.nii.gz"]
+
+
+def test_images_of_a_plain_folder_and_one_file(tmp_path):
+    touch(tmp_path, "anna.nii.gz", "bert_scan.nii", "bert_seg.nii")
+    (tmp_path / "notes.txt").write_text("")
+    assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
+    assert find_images(tmp_path / "bert_seg.nii") == [{"image": str(tmp_path / "bert_seg.nii"), "case": "bert"}]
+
+
+def test_images_that_would_be_written_to_one_file_are_refused(tmp_path):
+    touch(tmp_path / "a", "x_t1ce.nii.gz")
+    touch(tmp_path / "b", "x_t1ce.nii.gz")
+    with pytest.raises(UserError, match="both named x"):
+        find_images(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        find_images(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no t1ce image"):
+        find_images(tmp_path / "empty")
+
+
+def test_case_of_a_path():
+    assert case_of("some/where/BraTS2021_00005_t1ce.nii.gz") == "BraTS2021_00005"
+    assert case_of("head.nii") == "head"
+    assert Case("phantom_0001").patient == "phantom_0001"

@@ -1,0 +1,61 @@
+"""Phantoms look like glioma to each sequence, and are the same for the same seed."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scripts.errors import UserError
+from scripts.phantom import draw_patient, make_phantoms
+
+
+@pytest.fixture(scope="module")
+def patients():
+    return [draw_patient(np.random.default_rng([0, index]), 40) for index in range(6)]
+
+
+def contrast(image, label, class_, others):
+    """Difference of means over the pooled standard deviation."""
+    a, b = image[label == class_], image[others]
+    return (a.mean() - b.mean()) / np.sqrt((a.var() + b.var()) / 2)
+
+
+def test_contrasts_are_those_of_glioma(patients):
+    oedema = {name: [] for name in ("flair", "t1", "t1ce", "t2")}
+    enhancing = {name: [] for name in oedema}
+    for images, label in patients:
+        for name, image in images.items():
+            healthy = (image > 0) & (label == 0)
+            oedema[name].append(contrast(image, label, 2, healthy))
+            enhancing[name].append(contrast(image, label, 3, healthy))
+    oedema, enhancing = ({k: np.median(v) for k, v in table.items()} for table in (oedema, enhancing))
+    assert oedema["flair"] > 1.5
+    assert oedema["t2"] > 0.8
+    assert abs(oedema["t1ce"]) < 0.6  # all but invisible
+    assert enhancing["t1ce"] > 2
+    assert enhancing["t1"] < 0
+
+
+def test_the_tumour_is_nested_and_in_the_brain(patients):
+    for images, label in patients:
+        assert all((image[label > 0] > 0).all() for image in images.values())
+        assert all((label == class_).sum() > 10 for class_ in (2, 3))
+        radius = [np.argwhere(label >= 1).std(0).mean() if c == 2 else np.argwhere(label == c).std(0).mean() for c in (2, 3)]
+        assert radius[0] > radius[1]
+    assert sum((label == 1).any() for _, label in patients) >= 5
+
+
+def test_folders_are_brats_and_seeded(tmp_path):
+    make_phantoms(str(tmp_path / "a"), cases=2, size=32, seed=5)
+    make_phantoms(str(tmp_path / "b"), cases=1, size=32, seed=5)
+    make_phantoms(str(tmp_path / "c"), cases=1, size=32, seed=6)
+    name = "phantom_0000/phantom_0000_t1ce.nii.gz"
+    a, b, c = (nib.load(tmp_path / run / name) for run in "abc")
+    assert np.array_equal(a.dataobj, b.dataobj)
+    assert not np.array_equal(a.dataobj, c.dataobj)
+    assert a.header.get_zooms() == (5.0, 5.0, 5.0)
+    seg = nib.load(tmp_path / "a" / "phantom_0001" / "phantom_0001_seg.nii.gz")
+    assert set(np.unique(seg.dataobj)) <= {0, 1, 2, 4}
+
+
+def test_sizes_that_cannot_hold_a_brain_are_refused(tmp_path):
+    with pytest.raises(UserError, match="size 16"):
+        make_phantoms(str(tmp_path), cases=1, size=16)

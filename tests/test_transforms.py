@@ -1,0 +1,73 @@
+"""Preprocessing, augmentation and caching, on arrays with known answers."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset, MetaTensor, PersistentDataset
+from monai.transforms import Compose, LoadImaged, RandGaussianNoise, RandScaleIntensity
+from scripts.caching import cached_dataset
+from scripts.errors import UserError
+from scripts.transforms import PerSequenced, Resampled, SelectChannelsd, case_name
+
+
+def test_channels_are_selected_by_the_entrys_own_order():
+    volume = torch.arange(4.0)[:, None, None, None].expand(4, 2, 2, 2)
+    select = SelectChannelsd(["image", "flair", "t1"])
+    data = select({"image": torch.cat([volume, volume + 10]), "flair": volume, "channels": {"image": [2, 3], "flair": 1}})
+    assert data["image"].amax((1, 2, 3)).tolist() == [2, 13]  # sequence 2 of the first file, 3 of the second
+    assert data["flair"].amax((1, 2, 3)).tolist() == [1]
+    assert "channels" not in data
+    assert select({"image": volume})["image"].shape == (4, 2, 2, 2)
+
+
+def test_every_sequence_gets_its_own_intensities_and_background_stays():
+    image = torch.ones(2, 4, 4, 4)
+    image[:, :2] = 0
+    augment = PerSequenced(["image", "flair"], [RandScaleIntensity(prob=1.0, factors=0.5), RandGaussianNoise(prob=1.0)])
+    augment.set_random_state(seed=0)
+    result = augment({"image": image, "flair": image.clone()})
+    channels = [*result["image"], *result["flair"]]
+    assert all((channel[:2] == 0).all() and (channel[2:] != 0).any() for channel in channels)
+    assert len({round(channel[2:].mean().item(), 4) for channel in channels}) == 4
+    assert image.sum() == 64  # the input is left as it was
+    augment.set_random_state(seed=0)
+    assert torch.equal(augment({"image": image, "flair": image})["image"], result["image"])
+
+
+def test_resampling_is_linear_for_images_and_nearest_for_labels_and_off_without_spacing():
+    affine = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0]))
+    ramp = torch.arange(8.0)[None, :, None, None].expand(1, 8, 8, 8).clone()
+    data = {key: MetaTensor(ramp.clone(), affine=affine) for key in ("image", "label")}
+    halved = Resampled(["image", "label"], spacing=[0.5, 1, 1])(dict(data))
+    assert halved["image"].shape == (1, 15, 8, 8)
+    torch.testing.assert_close(halved["image"].as_tensor()[0, :, 0, 0], torch.arange(15) / 2)
+    assert set(halved["label"].unique().tolist()) <= set(range(8))
+    native = Resampled(["image", "label"], spacing=None)
+    assert native(data)["image"] is data["image"]
+    assert native.inverse(data)["image"] is data["image"]
+    back = Resampled(["image"], spacing=[2, 2, 2])
+    assert back.inverse(back({"image": data["image"]}))["image"].shape == (1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("cache, kind", [("memory", CacheDataset), ("disk", PersistentDataset)])
+def test_files_are_read_once_and_random_transforms_run_each_time(tmp_path, cache, kind):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    preprocessing = Compose([LoadImaged("image", ensure_channel_first=True)])
+    augmentation = Compose([PerSequenced("image", [RandGaussianNoise(prob=1.0)])])
+    entries = [{"image": str(tmp_path / "a.nii.gz")}]
+    data = cached_dataset(entries, preprocessing, augmentation, cache, str(tmp_path / "cache"))
+    assert isinstance(data, kind)
+    first = data[0]["image"]
+    (tmp_path / "a.nii.gz").unlink()
+    again = data[0]["image"]
+    assert not torch.equal(first, again)
+
+
+def test_an_unknown_cache_is_named():
+    with pytest.raises(UserError, match="cache is 'ram'"):
+        cached_dataset([], Compose([]), cache="ram")
+
+
+def test_label_maps_are_named_after_their_case():
+    assert case_name({"filename_or_obj": "a/BraTS2021_00005_t1ce.nii.gz"}, None) == {"subject": "BraTS2021_00005", "idx": None}
