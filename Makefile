@@ -1,5 +1,5 @@
 # make demo: the main job on phantom patients, from nothing to a table and a picture, under 10 minutes on two cores
-# make test: the default tests;  make test-all: the slow ones too;  make lint: ruff and mypy
+# make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ RUN := cd bundle && $(BIN)/python -m
 FILES := configs/train.yaml','configs/demo.yaml
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-slow lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,8 +33,8 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/ready
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

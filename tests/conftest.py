@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from scripts.datalist import make_datalist
 from scripts.phantom import make_phantoms
 

@@ -5,6 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+
 from scripts.cases import Case, case_of, find_cases, find_images
 from scripts.errors import UserError
 
@@ -28,7 +29,11 @@ def test_brats_2018_in_hgg_and_lgg_folders(tmp_path):
     for group, name in (("HGG", "Brats18_CBICA_AAB_1"), ("LGG", "Brats18_TCIA09_141_1")):
         touch(tmp_path / group / name, *(f"{name}_{role}.nii.gz" for role in OLD))
     first, second = find_cases(tmp_path)
-    assert (first.name, first.patient, first.source) == ("Brats18_CBICA_AAB_1", "Brats18_CBICA_AAB", "HGG/Brats18/CBICA")
+    assert (first.name, first.patient, first.source) == (
+        "Brats18_CBICA_AAB_1",
+        "Brats18_CBICA_AAB",
+        "HGG/Brats18/CBICA",
+    )
     assert second.source == "LGG/Brats18/TCIA09"
     assert roles(first) == roles(second) == ALL
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.metrics import DiceMetric
+
 from scripts.confidence import TeacherConfidence, whole_tumour_dice
 
 

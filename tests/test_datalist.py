@@ -6,11 +6,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import real_data
 from monai.data import load_decathlon_datalist
+
+from conftest import real_data
 from scripts.cases import Case
-from scripts.datalist import assign_folds, label_values, load_cases, make_datalist
+from scripts.datalist import assign_folds, make_datalist
 from scripts.errors import UserError
+from scripts.loading import label_values, load_cases
 
 
 def patients(*names):
@@ -126,9 +128,12 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
 
 # every kind of fault, told by what was done to case 2
 FAULTS = {
-    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2 sequence"),
+    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2"),
     "no label": (lambda c: scan(c, 2, "seg").unlink(), "missing label"),
-    "truncated": (lambda c: scan(c, 2, "t1").write_bytes(scan(c, 2, "t1").read_bytes()[:5000]), "unreadable or truncated"),
+    "truncated": (
+        lambda c: scan(c, 2, "t1").write_bytes(scan(c, 2, "t1").read_bytes()[:5000]),
+        "unreadable or truncated",
+    ),
     "text": (lambda c: scan(c, 2, "t1ce").write_text("no image"), "unreadable or truncated"),
     "shape": (lambda c: rewrite(scan(c, 2, "flair"), lambda v: v[:-1]), "shape"),
     "4-D": (lambda c: rewrite(scan(c, 2, "t2"), lambda v: np.stack([v, v], -1)), "expected a 3-D volume"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from monai.networks.nets import DynUNet, SegResNetDS
+
 from scripts.confidence import TeacherConfidence
 from scripts.distillation import DistillationNetwork, Teacher, load_weights, parameter_groups
 from scripts.errors import UserError

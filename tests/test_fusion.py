@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scripts.fusion import CooperativeFusion
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from conftest import SHARED
 from scripts.confidence import TeacherConfidence
 from scripts.distillation import DistillationNetwork, Teacher
@@ -32,12 +33,17 @@ def golden():
 
 def state(golden, network):
     prefix = f"weights/{network}/"
-    return {key[len(prefix) :]: torch.from_numpy(v.astype("float32")) for key, v in golden.items() if key.startswith(prefix)}
+    return {
+        key[len(prefix) :]: torch.from_numpy(v.astype("float32")) for key, v in golden.items() if key.startswith(prefix)
+    }
 
 
 def unet(golden, name):
     weights = state(golden, name)
-    widths = [weights[f"{part}.weight"].shape[0] for part in ("stem.conv1", "encoder1.conv1", "encoder2.conv1", "bridge.conv1")]
+    widths = [
+        weights[f"{part}.weight"].shape[0]
+        for part in ("stem.conv1", "encoder1.conv1", "encoder2.conv1", "bridge.conv1")
+    ]
     in_channels, classes = weights["stem.conv1.weight"].shape[1], weights["head.weight"].shape[0]
     network = ResUNet(in_channels, classes, widths, deep_supervision=2)
     network.load_state_dict(weights)
@@ -91,7 +97,10 @@ def test_segmentation_losses(golden, output, batch, reduction, key):
 
 @pytest.mark.parametrize(
     "options, key",
-    [({"temperature": 4.0}, "kd_T4_mean"), ({"temperature": 20.0, "reduction": "sum", "scale": "linear"}, "kd_T20_sum")],
+    [
+        ({"temperature": 4.0}, "kd_T4_mean"),
+        ({"temperature": 20.0, "reduction": "sum", "scale": "linear"}, "kd_T20_sum"),
+    ],
 )
 def test_soft_target_losses(golden, output, options, key):
     loss = SoftTargetLoss(**options)
@@ -117,7 +126,9 @@ def test_totals_and_gradients_of_the_authors_definitions(golden, model, batch):
     weights = [float(golden[f"confidence/teacher_{name}_weight_from_per_slice"]) for name in TEACHERS]
     confidence.weights.copy_(torch.tensor(weights))
     soft_target = SoftTargetLoss(20.0, reduction="sum", scale="linear")
-    loss = DistillationLoss(SegmentationLoss("slice"), soft_target, confidence, deep_weights=[0.10, 0.0], distilling=True)
+    loss = DistillationLoss(
+        SegmentationLoss("slice"), soft_target, confidence, deep_weights=[0.10, 0.0], distilling=True
+    )
     model.zero_grad()
     output = model(**images)
     total = loss(output, label)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
+
 from scripts.confidence import TeacherConfidence
 from scripts.distillation import DistillationOutput
 from scripts.losses import DistillationLoss, SegmentationLoss, SoftTargetLoss, resize_label

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scripts.networks import CBAM, ChannelGate, ResUNet, group_norm
 
 

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+
 from scripts.errors import UserError
 from scripts.phantom import draw_patient, make_phantoms
 
@@ -38,7 +39,9 @@ def test_the_tumour_is_nested_and_in_the_brain(patients):
     for images, label in patients:
         assert all((image[label > 0] > 0).all() for image in images.values())
         assert all((label == class_).sum() > 10 for class_ in (2, 3))
-        radius = [np.argwhere(label >= 1).std(0).mean() if c == 2 else np.argwhere(label == c).std(0).mean() for c in (2, 3)]
+        radius = [
+            np.argwhere(label >= 1).std(0).mean() if c == 2 else np.argwhere(label == c).std(0).mean() for c in (2, 3)
+        ]
         assert radius[0] > radius[1]
     assert sum((label == 1).any() for _, label in patients) >= 5
 

@@ -1,6 +1,7 @@
 """Settings are checked before anything is built, and misspelt options refused."""
 
 import pytest
+
 from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.preflight import check_settings, command_line_options, refuse_unknown_keys

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose, LoadImaged, RandGaussianNoise, RandScaleIntensity
+
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
 from scripts.transforms import PerSequenced, Resampled, SelectChannelsd, case_name
@@ -14,7 +15,9 @@ from scripts.transforms import PerSequenced, Resampled, SelectChannelsd, case_na
 def test_channels_are_selected_by_the_entrys_own_order():
     volume = torch.arange(4.0)[:, None, None, None].expand(4, 2, 2, 2)
     select = SelectChannelsd(["image", "flair", "t1"])
-    data = select({"image": torch.cat([volume, volume + 10]), "flair": volume, "channels": {"image": [2, 3], "flair": 1}})
+    data = select(
+        {"image": torch.cat([volume, volume + 10]), "flair": volume, "channels": {"image": [2, 3], "flair": 1}}
+    )
     assert data["image"].amax((1, 2, 3)).tolist() == [2, 13]  # sequence 2 of the first file, 3 of the second
     assert data["flair"].amax((1, 2, 3)).tolist() == [1]
     assert "channels" not in data
@@ -70,4 +73,7 @@ def test_an_unknown_cache_is_named():
 
 
 def test_label_maps_are_named_after_their_case():
-    assert case_name({"filename_or_obj": "a/BraTS2021_00005_t1ce.nii.gz"}, None) == {"subject": "BraTS2021_00005", "idx": None}
+    assert case_name({"filename_or_obj": "a/BraTS2021_00005_t1ce.nii.gz"}, None) == {
+        "subject": "BraTS2021_00005",
+        "idx": None,
+    }

@@ -52,13 +52,15 @@ def find_cases(dataset_dir: str | Path) -> list[Case]:
     cases = find_msd(root) if (root / "imagesTr").is_dir() else find_brats(root)
     if not cases:
         raise UserError(
-            f"dataset_dir {root} holds no case: expected folders with files such as NAME_t1ce.nii.gz (BraTS 2018-2021), "
-            "NAME-t1c.nii.gz (BraTS 2023 and later), or imagesTr and labelsTr (MSD Task01)."
+            f"dataset_dir {root} holds no case: expected files such as NAME_t1ce.nii.gz (BraTS 2018-2021), "
+            "NAME-t1c.nii.gz (2023 and later), or imagesTr and labelsTr (MSD Task01)."
         )
     seen: dict[str, Case] = {}
     for case in cases:
         if case.name in seen:
-            raise UserError(f"case {case.name} is in {root} twice, in {seen[case.name].group} and {case.group}: keep one.")
+            raise UserError(
+                f"case {case.name} is in {root} twice, in {seen[case.name].group} and {case.group}: keep one."
+            )
         seen[case.name] = case
     return sorted(cases, key=lambda case: case.name)
 
@@ -99,7 +101,9 @@ def find_msd(root: Path) -> list[Case]:
         modalities = json.loads((root / "dataset.json").read_text()).get("modality", modalities)
     channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
     if set(channels) != set(SEQUENCES):
-        raise UserError(f"{root / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}.")
+        raise UserError(
+            f"{root / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}."
+        )
     cases = []
     for folder in ("imagesTr", "imagesTs"):
         for path in sorted((root / folder).glob("[!.]*.nii*")):
@@ -135,7 +139,9 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     for file in chosen:
         name = case_of(file)
         if name in images:
-            raise UserError(f"{images[name]['image']} and {file} are both named {name}: rename one, or predict them apart.")
+            raise UserError(
+                f"{images[name]['image']} and {file} are both named {name}: rename one, or predict them apart."
+            )
         images[name] = {"image": str(file), "case": name}
     return list(images.values())
 

@@ -66,43 +66,59 @@ def check_case(
     """
     report = CaseReport()
     grid: tuple[str, tuple, np.ndarray] | None = None
-    read: set[Path] = set()
-    for role in roles:
-        if role not in files:
-            kind = "label" if role == "label" else f"{role} sequence"
-            report.faults.append(Fault(name, "-", f"missing {kind}", f"add the file, named NAME_{role}.nii.gz"))
-            continue
-        path = files[role]
-        if not path.is_file():
-            report.faults.append(Fault(name, str(path), f"missing {role}", "restore the file, or make the datalist anew"))
-            continue
-        if path in read:
-            continue
-        read.add(path)
+    for role in unique_roles(files, roles):
         try:
-            image = nib.load(path)
-            voxels = np.asanyarray(image.dataobj)
-            affine, zooms = image.affine, image.header.get_zooms()[:3]
-        except Exception as error:  # nibabel, gzip and zlib fail in many ways
-            fault = f"unreadable or truncated ({type(error).__name__})"
-            report.faults.append(Fault(name, str(path), fault, "copy or download the file again"))
+            image = read_volume(role, files, 1 if role == "label" else channels)
+        except FileNotFoundError as error:
+            report.faults.append(Fault(name, str(error), f"missing {role}", f"add the file, named NAME_{role}.nii.gz"))
             continue
-        expected = 1 if role == "label" else channels
-        if voxels.shape[3:] != ((expected,) if expected > 1 else ()):
-            fault = f"shape {voxels.shape}, expected {'a 3-D volume' if expected == 1 else f'4-D with {expected} channels'}"
-            report.faults.append(Fault(name, str(path), fault, "store one sequence a file"))
+        except ValueError as error:
+            report.faults.append(Fault(name, str(files[role]), str(error), "copy or export the file again"))
             continue
-        report.faults += [Fault(name, str(path), *fault) for fault in check_voxels(role, voxels, labels)]
-        if grid is None:
-            grid = (path.name, voxels.shape[:3], affine)
-        else:
-            report.faults += [Fault(name, str(path), *fault) for fault in check_grid(voxels.shape[:3], affine, grid)]
+        voxels, path = image.voxels, files[role]
+        faults = check_voxels(role, voxels, labels)
+        faults += check_grid(voxels.shape[:3], image.affine, grid) if grid else []
+        grid = grid or (path.name, voxels.shape[:3], image.affine)
+        report.faults += [Fault(name, str(path), *fault) for fault in faults]
         if role == "label":
             report.label_values = {int(value) for value in np.unique(voxels) if np.isfinite(value)}
-            report.tumour_ml = float((voxels > 0).sum() * np.prod(zooms) / 1000)
+            report.tumour_ml = float((voxels > 0).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
         elif role == roles[0]:
             report.checksum = zlib.crc32(np.ascontiguousarray(voxels).tobytes())
     return report
+
+
+class Volume(NamedTuple):
+    """Voxels (H, W, D), or (H, W, D, V) for V sequences, and the 4 x 4 affine in mm."""
+
+    voxels: np.ndarray
+    affine: np.ndarray
+
+
+def unique_roles(files: Mapping[str, Path], roles: Sequence[str]) -> list[str]:
+    """The roles less those whose file has been named before (MSD Task01 keeps all sequences in one)."""
+    first = {str(files.get(role, role)): role for role in reversed(roles)}
+    return [role for role in roles if role in first.values()]
+
+
+def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
+    """Read one file whole.
+
+    Raises:
+        FileNotFoundError: if there is none; its text is the path, or "-".
+        ValueError: if it cannot be read, or has another number of channels.
+    """
+    if role not in files or not files[role].is_file():
+        raise FileNotFoundError(str(files.get(role, "-")))
+    try:
+        image = nib.load(files[role])
+        volume = Volume(np.asanyarray(image.dataobj), image.affine)
+    except Exception as error:  # nibabel, gzip and zlib fail in many ways
+        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+    if volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
+        expected = "a 3-D volume" if channels == 1 else f"4-D with {channels} channels"
+        raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
+    return volume
 
 
 def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[str, str]]:
@@ -129,7 +145,7 @@ def check_grid(shape: tuple, affine: np.ndarray, grid: tuple[str, tuple, np.ndar
 
 
 def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
-    """Patients in more than one fold, from (case, patient, fold, checksum); a checksum tells copies under other names."""
+    """Patients in several folds, from (case, patient, fold, checksum), which tells copies under other names."""
     faults = []
     first: dict[object, tuple[str, object]] = {}
     for case, patient, fold, checksum in cases:
@@ -154,7 +170,8 @@ def settle(faults: Sequence[Fault], strict: bool) -> set[str]:
     table = fault_table(faults)
     if strict:
         raise UserError(
-            f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): mend them, or leave these cases out with --strict False."
+            f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): "
+            "mend them, or leave these cases out with --strict False."
         )
     logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
     return names

@@ -81,7 +81,10 @@ class TeacherConfidence(nn.Module):
     @torch.no_grad()
     def accumulate(self, logits: Mapping[str, torch.Tensor], label: torch.Tensor) -> None:
         """Add one batch. Shapes: {teacher: (B, C, H, W, D)}, label (B, 1, H, W, D)."""
-        dice = torch.stack([whole_tumour_dice(logits[name], label, self.score) for name in self.teachers])  # (M, B)
+        label = label.as_subclass(torch.Tensor)  # MONAI's MetaTensor would turn the buffers into its kind
+        dice = torch.stack(
+            [whole_tumour_dice(logits[n].as_subclass(torch.Tensor), label, self.score) for n in self.teachers]
+        )
         self.dice_sum += dice.nansum(dim=1)
         self.volumes += (~dice.isnan()).sum(dim=1)
 

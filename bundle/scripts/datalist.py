@@ -1,6 +1,6 @@
-"""From a dataset folder to a datalist in the Decathlon form, and from a datalist to checked cases.
+"""From a dataset folder to a datalist in the Decathlon form, with folds.
 
-    python -m scripts.datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
+python -m scripts.datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from scripts.cases import Case, find_cases
 from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicates, settle
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
+from scripts.loading import read_json
 
-__all__ = ["make_datalist", "assign_folds", "load_cases", "label_values"]
+__all__ = ["make_datalist", "assign_folds"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,17 @@ def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
     """Fold of each case in an explicit split: validation 0, training 1."""
     split = read_json(path, "split")
     if not {"training", "validation"} <= set(split):
-        raise UserError(f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names.")
+        raise UserError(
+            f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."
+        )
     folds = dict.fromkeys(split["validation"], 0) | dict.fromkeys(split["training"], 1)
     if both := sorted(set(split["validation"]) & set(split["training"])):
         raise UserError(f"split {path} has {', '.join(both)} in training and validation: keep each case in one list.")
     names = {case.name for case in cases}
     if unknown := sorted(set(folds) - names):
-        raise UserError(f"split {path} names cases that are not in the dataset, or have no label: {', '.join(unknown)}.")
+        raise UserError(
+            f"split {path} names cases that are not in the dataset, or have no label: {', '.join(unknown)}."
+        )
     if rest := sorted(names - set(folds)):
         logger.warning(f"Left out {len(rest)} case(s) that the split does not name: {', '.join(rest)}.")
     return folds
@@ -149,109 +154,9 @@ def write_datalist(
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, path)
     sizes = [sum(entry["fold"] == fold for entry in parts["training"]) for fold in sorted(set(fold_of.values()))]
-    print(f"{output}: {len(parts['training'])} training cases in folds of {sizes}, {len(parts['testing'])} testing cases.")
-
-
-def read_json(path: str, key: str) -> dict:
-    """Raises UserError if the file is missing or not a JSON mapping."""
-    try:
-        document = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{key} {path} cannot be read ({error.strerror}): give the path of a JSON file.") from error
-    except ValueError as error:
-        raise UserError(f"{key} {path} is not JSON ({error}): make it anew.") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{key} {path} holds a {type(document).__name__}, expected a mapping.")
-    return document
-
-
-def label_values(datalist: str) -> list[int]:
-    """Disk value of each network class, by the datalist's ``labels``; BraTS up to 2021 where there is no datalist."""
-    if not datalist:
-        return list(BRATS_2018)
-    value_of = {name: int(value) for value, name in read_json(datalist, "datalist").get("labels", {}).items()}
-    if set(value_of) != set(CLASSES):
-        raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
-    return [value_of[name] for name in CLASSES]
-
-
-def load_cases(
-    datalist: str,
-    dataset_dir: str,
-    fold: int = 0,
-    student_sequence: str | Sequence[str] = "t1ce",
-    sequences: Sequence[str] = (),
-    strict: bool = True,
-    training: bool = True,
-) -> dict[str, list[dict]]:
-    """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
-
-    Args:
-        datalist: a file as written by this module.
-        dataset_dir: the folder that its paths are relative to.
-        fold: the validation fold; the others are for training.
-        student_sequence: what ``image`` holds; several names are stacked.
-        sequences: further keys of the training cases, for the teachers.
-        strict: stop at faulty files; False leaves their cases out and names them.
-        training: False reads the validation cases only.
-
-    Returns:
-        ``training`` (image, the sequences, label) and ``validation`` (image, label).
-
-    Raises:
-        UserError: for a missing file, an unknown fold or sequence, or faulty data.
-    """
-    if not datalist:
-        raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
-    entries = read_json(datalist, "datalist").get("training", [])
-    folds = sorted({entry["fold"] for entry in entries})
-    if fold not in folds or (training and len(folds) < 2):
-        raise UserError(f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), with another to train on.")
-    student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
-    if unknown := sorted({*student, *sequences} - set(SEQUENCES)):
-        raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
-    chosen = [entry for entry in entries if training or entry["fold"] == fold]
-    needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
-    values = set(label_values(datalist))
-
-    def check(index: int) -> CaseReport:
-        case = chosen[index]["case"]
-        files = entry_files(chosen[index], dataset_dir)
-        roles = [*dict.fromkeys(needed[case]), "label"]
-        return check_case(case, files, roles, values, channels=len(chosen[index].get("channels", {})) or 1)
-
-    reports = check_cases(check, len(chosen))
-    rows = [
-        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
-        for entry, report in zip(chosen, reports)
-    ]
-    left_out = settle([fault for report in reports for fault in report.faults] + duplicates(rows), strict)
-    parts: dict[str, list[dict]] = {"training": [], "validation": []}
-    for entry in chosen:
-        if entry["case"] not in left_out:
-            part = "validation" if entry["fold"] == fold else "training"
-            parts[part].append(network_entry(entry, dataset_dir, student, [] if part == "validation" else sequences))
-    return parts
-
-
-def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
-    """Absolute path by sequence, and of the label; the datalist's ``image`` is T1ce."""
-    roles = {"image": "t1ce"}
-    return {
-        roles.get(key, key): Path(dataset_dir, entry[key]) for key in ("image", *SEQUENCES, "label") if key in entry
-    }
-
-
-def network_entry(
-    entry: Mapping[str, Any], dataset_dir: str, student: Sequence[str], sequences: Sequence[str]
-) -> dict[str, Any]:
-    files = entry_files(entry, dataset_dir)
-    images = [str(files[name]) for name in student]
-    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
-    data |= {name: str(files[name]) for name in sequences} | {"label": str(files["label"])}
-    if channels := entry.get("channels"):
-        data["channels"] = {"image": [channels[name] for name in student]} | {name: channels[name] for name in sequences}
-    return data
+    print(
+        f"{output}: {len(parts['training'])} training cases in folds of {sizes}, {len(parts['testing'])} testing cases."
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from scripts.errors import UserError
+from scripts.fusion import CooperativeFusion
 
 __all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups"]
 
@@ -107,7 +108,7 @@ class DistillationNetwork(nn.Module):
         self,
         student: nn.Module,
         teachers: Mapping[str, Teacher],
-        fusion: nn.Module | None = None,
+        fusion: CooperativeFusion | None = None,
         student_sequence: str | Sequence[str] = "t1ce",
     ) -> None:
         super().__init__()
@@ -115,6 +116,7 @@ class DistillationNetwork(nn.Module):
         self.teachers = nn.ModuleDict(teachers)
         self.fusion = fusion
         self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+        self.expected = {name for teacher in teachers.values() for name in teacher.sequences}
         if fusion is not None:
             levels = {name: len(teacher.feature_layers) for name, teacher in teachers.items()}
             expected = {name: len(fusion.levels) for name in fusion.teachers}
@@ -126,9 +128,8 @@ class DistillationNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor, **sequences: torch.Tensor) -> DistillationOutput:
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences
-        needed = {name for teacher in self.teachers.values() for name in teacher.sequences}
-        if missing := needed - set(images):
-            raise ValueError(f"the teachers expect sequences {sorted(needed)}, but {sorted(missing)} are not in the batch.")
+        if missing := sorted(self.expected - set(images)):
+            raise ValueError(f"the teachers expect {sorted(self.expected)}, but {missing} are not in the batch.")
         outputs = {name: teacher(images) for name, teacher in self.teachers.items()}
         features = {name: output[1] for name, output in outputs.items()}
         return DistillationOutput(
@@ -151,8 +152,8 @@ def load_weights(network: nn.Module, path: str) -> None:
     except Exception as error:  # unpickling fails in many ways; the user needs the file, not the way
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, or the "
-            "options that it was trained with (such as --student_widths)."
+            f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, "
+            "or the options that it was trained with (such as --student_widths)."
         ) from error
 
 

@@ -49,7 +49,9 @@ class CooperativeFusion(nn.Module):
         super().__init__()
         counts = {name: len(channels) for name, channels in in_channels.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise ValueError(f"every teacher in the fusion needs the same number of feature levels (≥ 1), got {counts}.")
+            raise ValueError(
+                f"every teacher in the fusion needs the same number of feature levels (≥ 1), got {counts}."
+            )
         self.teachers = list(in_channels)
         levels = [dict(zip(in_channels, channels)) for channels in zip(*in_channels.values())]
         self.levels = nn.ModuleList(FusionLevel(channels, num_classes) for channels in levels)

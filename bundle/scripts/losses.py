@@ -176,7 +176,9 @@ class DistillationLoss(nn.Module):
     @staticmethod
     def check_levels(levels: int, weights: Sequence[float], key: str) -> None:
         if levels > len(weights):
-            raise ValueError(f"the networks give {levels} lower-resolution outputs, but {key} has {len(weights)} weights.")
+            raise ValueError(
+                f"the networks give {levels} lower-resolution outputs, but {key} has {len(weights)} weights."
+            )
 
 
 def resize_label(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

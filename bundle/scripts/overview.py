@@ -1,6 +1,6 @@
 """Evaluated runs side by side: a table of their Dice, and a picture of one case.
 
-    python -m scripts.overview --dataset_dir DIR --runs "{distilled: OUT_A, alone: OUT_B}" --picture FILE [--case NAME]
+python -m scripts.overview --dataset_dir DIR --runs "{distilled: OUT_A, alone: OUT_B}" --picture FILE [--case NAME]
 """
 
 from __future__ import annotations

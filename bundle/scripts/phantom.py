@@ -1,6 +1,6 @@
 """BraTS-like phantom patients for machines without data: not a substitute for real ones, and no basis for claims.
 
-    python -m scripts.phantom --output_dir DIR --cases 16 [--size 64] [--seed 0]
+python -m scripts.phantom --output_dir DIR --cases 16 [--size 64] [--seed 0]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TISSUES = ("CSF", "grey matter", "white matter", "NCR", "ED", "ET")
 SIGNAL = {
     "flair": (0.20, 0.62, 0.55, 0.50, 1.00, 0.75),
     "t1": (0.30, 0.65, 0.90, 0.45, 0.72, 0.65),
-    "t1ce": (0.30, 0.65, 0.90, 0.45, 0.85, 1.50),
+    "t1ce": (0.30, 0.65, 0.90, 0.45, 0.86, 1.50),
     "t2": (1.10, 0.65, 0.50, 0.90, 0.95, 0.75),
 }
 TUMOUR_CLASS = {"NCR": 1, "ED": 2, "ET": 3}  # network classes

@@ -80,9 +80,7 @@ class PerSequenced(Randomizable, MapTransform):
         allow_missing_keys: skip keys that are absent.
     """
 
-    def __init__(
-        self, keys: KeysCollection, transforms: Sequence[Callable], allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, transforms: Sequence[Callable], allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.transforms = Compose(transforms)
 

@@ -1,0 +1,100 @@
+"""The ignite handler that keeps the best student and the whole run on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver
+
+from scripts.errors import UserError
+
+__all__ = ["RunCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+
+class RunCheckpoint:
+    """Keeps the best student and the whole run, and restores the latter.
+
+    After every epoch ``checkpoint.pt`` is replaced (state of ``objects``, trainer, best metric, seed); ``model.pt``
+    is the student's bare state dict, replaced when the validation metric rises. Ignite's DiskSaver writes to a
+    temporary file and renames it, on rank 0 only. MONAI's CheckpointSaver cannot keep one file under one name, nor
+    does it remember the best metric over a restart. Attach it last, after validation and confidence.
+
+    Args:
+        ckpt_dir: folder of both files.
+        student: the network that is shipped.
+        objects: name -> object with state_dict and load_state_dict (networks, optimizer, scheduler, confidence).
+        evaluator: the validation engine with its best metric.
+        seed: the seed of EpochSeed; a resumed run must have the same.
+        resume: continue from ``checkpoint.pt``.
+
+    Raises:
+        UserError: if there is nothing to resume from, or the checkpoint is of another configuration.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str,
+        student: torch.nn.Module,
+        objects: Mapping[str, Any],
+        evaluator: Engine,
+        seed: int,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(ckpt_dir, "checkpoint.pt")
+        self.student = student
+        self.objects = {name: item for name, item in objects.items() if item is not None}
+        self.evaluator = evaluator
+        self.seed = seed
+        self.resume = resume
+        if resume and not self.path.is_file():
+            raise UserError(
+                f"resume is set, but {self.path} does not exist: train first, or give its folder as ckpt_dir."
+            )
+        self.save = DiskSaver(ckpt_dir, require_empty=False)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+
+    def __call__(self, engine: Engine) -> None:
+        best = self.evaluator.state
+        if best.best_metric_epoch == engine.state.epoch:
+            self.save(self.student.state_dict(), "model.pt")
+        states = {name: item.state_dict() for name, item in self.objects.items()}
+        run = {
+            "trainer": dict(engine.state_dict()),
+            "best_metric": best.best_metric,
+            "best_metric_epoch": best.best_metric_epoch,
+            "seed": self.seed,
+        }
+        if engine.scaler is not None:
+            run["scaler"] = engine.scaler.state_dict()
+        self.save(states | run, self.path.name)
+
+    def load(self, engine: Engine) -> None:
+        checkpoint = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        if checkpoint["seed"] != self.seed:
+            raise UserError(
+                f"seed is {self.seed}, but {self.path} was begun with --seed {checkpoint['seed']}: use that one."
+            )
+        try:
+            for name, item in self.objects.items():
+                item.load_state_dict(checkpoint[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{self.path} is of another configuration: {error}. Resume with the same config."
+            ) from error
+        if engine.scaler is not None and "scaler" in checkpoint:
+            engine.scaler.load_state_dict(checkpoint["scaler"])
+        engine.load_state_dict(checkpoint["trainer"] | {"max_epochs": engine.state.max_epochs})
+        self.evaluator.state.best_metric = checkpoint["best_metric"]
+        self.evaluator.state.best_metric_epoch = checkpoint["best_metric_epoch"]
+        logger.info(f"Resumed {self.path} after epoch {engine.state.epoch}.")

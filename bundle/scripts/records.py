@@ -1,0 +1,98 @@
+"""Ignite handlers that write a run's figures to tables."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+
+from scripts.labels import REGION_NAMES
+
+__all__ = ["History", "RegionDice", "write_table"]
+
+
+class RegionDice:
+    """Names the regions of the key metric: dice/TC, dice/WT, dice/ET in ``engine.state.metrics``.
+
+    Args:
+        key_metric: name of a metric with details of shape (patients, regions).
+        output_dir: where to write ``metrics.csv``, one row per case and region; None for no file.
+    """
+
+    def __init__(self, key_metric: str, output_dir: str | None = None) -> None:
+        self.key_metric = key_metric
+        self.output_dir = output_dir
+        self.cases: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        if self.output_dir:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.note_cases)
+
+    def note_cases(self, engine: Engine) -> None:
+        self.cases += [item["case"] for item in engine.state.batch]
+
+    def __call__(self, engine: Engine) -> None:
+        dice = engine.state.metric_details[self.key_metric]  # (patients of all ranks, regions)
+        engine.state.metrics |= {f"dice/{name}": mean.item() for name, mean in zip(REGION_NAMES, dice.nanmean(dim=0))}
+        if self.output_dir:
+            cases = gather(self.cases)
+            rows = [
+                {"case": case, "region": region, "dice": f"{value:.6f}"}
+                for case, values in sorted(zip(cases, dice.tolist()))
+                for region, value in zip(REGION_NAMES, values)
+            ]
+            if idist.get_rank() == 0:
+                write_table(Path(self.output_dir, "metrics.csv"), rows)
+
+
+class History:
+    """One row an epoch in ``history.csv``: learning rates, loss terms, teachers' weights and Dice, validation Dice.
+
+    The file is replaced after every epoch; a resumed run keeps the rows of the epochs before it.
+    """
+
+    def __init__(self, output_dir: str, evaluator: Engine) -> None:
+        self.path = Path(output_dir, "history.csv")
+        self.evaluator = evaluator
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def load(self, engine: Engine) -> None:
+        if self.path.is_file():
+            with open(self.path, newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+
+    def __call__(self, engine: Engine) -> None:
+        row = {"epoch": engine.state.epoch}
+        row |= {f"lr/{group['name']}": group["lr"] for group in engine.optimizer.param_groups}
+        row |= engine.state.metrics
+        if self.evaluator.state.epoch == engine.state.epoch:
+            row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
+        self.rows.append(row)
+        write_table(self.path, self.rows)
+
+
+def gather(items: list[str]) -> list[str]:
+    """The lists of all ranks, one after the other."""
+    if idist.get_world_size() == 1:
+        return items
+    return [item for part in idist.all_gather(items) for item in part]
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, to a temporary file that is renamed; columns in the order in which they first appear."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)

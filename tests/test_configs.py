@@ -1,0 +1,137 @@
+"""Every documented list of config files resolves, and what must agree does."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from monai.bundle.properties import InferProperties, TrainProperties
+
+from conftest import BUNDLE, TINY
+from scripts.preflight import command_line_options
+
+CONFIGS = BUNDLE / "configs"
+LISTS = {
+    "train": ["train"],
+    "alone": ["train", "no_distillation"],
+    "paper": ["train", "paper"],
+    "demo": ["train", "demo"],
+    "demo alone": ["train", "demo", "no_distillation"],
+    "evaluate": ["train", "evaluate"],
+    "evaluate paper": ["train", "paper", "evaluate"],
+    "multi": ["train", "multi_gpu_train"],
+}
+
+
+def load(name):
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+def parser_of(names, options, **overrides):
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in names])
+    settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
+    parser.update({**settings, "bundle_root": str(BUNDLE), **overrides})
+    return parser
+
+
+@pytest.mark.parametrize("names", LISTS.values(), ids=LISTS)
+def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path):
+    parser = parser_of(names, [*TINY, *data_options], output_dir=str(tmp_path), ckpt_dir=str(tmp_path))
+    if names[-1] == "evaluate":
+        assert parser.get_parsed_content("validate::evaluator").state.epoch_length == 2
+    else:
+        trainer = parser.get_parsed_content("train::trainer")
+        assert trainer.state.epoch_length == (4 if "paper" in names else 2)
+        assert set(trainer.network.teachers) == (set() if "no_distillation" in names else {"flair", "t2", "t1"})
+
+
+def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_options):
+    text = (CONFIGS / "inference.yaml").read_text()
+    code = "\n".join(line.split("#")[0] for line in text.splitlines())
+    assert not re.search("teacher|fusion|loss|flair|t2|confidence|'label'|: label\\b", code)
+    evaluator = parser_of(["inference"], [*data_options[:2]]).get_parsed_content("evaluator")
+    assert evaluator.state.epoch_length == 6
+
+
+@pytest.mark.parametrize(
+    "key", ["network_def", "preprocessing", "postprocessing", "student_widths", "roi_size", "overlap"]
+)
+def test_training_and_inference_say_the_same(key):
+    assert load("train")[key] == load("inference")[key]
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
+def test_every_key_is_read(name):
+    """A top-level key that nothing refers to, no tool knows, and no other file has, is a mistake."""
+    known = {"imports", "initialize", "finalize", "run", "training", "evaluating", "bundle_root"}
+    files = {path.stem: path.read_text() for path in CONFIGS.glob("*.yaml")}
+    for key in load(name):
+        root = key.split("::")[0]
+        if root in known:
+            continue
+        readers = [text for stem, text in files.items() if re.search(rf"@{root}\b", text)]
+        assert readers, f"{name}.yaml: nothing reads {key}"
+        if name not in ("train", "inference", "evaluate", "multi_gpu_train"):
+            assert root in load("train"), f"{name}.yaml: {key} is not in train.yaml"
+
+
+def test_expressions_are_short_and_hold_no_code():
+    for path in CONFIGS.glob("*.yaml"):
+        for line in path.read_text().splitlines():
+            for expression in re.findall(r"\$[^#]*", line.split("  #")[0]):
+                assert len(expression) <= 62 and not re.search(r"\blambda\b|\bif\b", expression), f"{path.name}: {line}"
+
+
+def test_the_student_of_the_default_config_is_the_papers_network():
+    network = parser_of(["inference"], []).get_parsed_content("network_def")
+    assert sum(p.numel() for p in network.parameters()) == 9_458_702 + 260  # the published one less a quarter head
+    shape = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"][
+        "spatial_shape"
+    ]
+    assert shape == ["8*n"] * 3
+    assert network.eval()(torch.zeros(1, 1, 8, 8, 16)).shape == (1, 4, 8, 8, 16)
+
+
+def test_one_override_makes_a_student_of_another_sequence(data_options, tmp_path):
+    options = [*TINY, *data_options, "--student_sequence", "t1"]
+    parser = parser_of(["train"], options, output_dir=str(tmp_path))
+    assert parser.get_parsed_content("train::dataset").data[0]["image"].endswith("_t1.nii.gz")
+
+
+def test_teachers_are_swapped_in_the_config_alone(data_options, tmp_path):
+    """A teacher that sees all four sequences, one that is MONAI's SegResNetDS, and no T1 teacher."""
+    overrides = {
+        "teachers": {
+            "all": {
+                "_target_": "scripts.distillation.Teacher",
+                "sequences": ["flair", "t1", "t1ce", "t2"],
+                "network": {"_target_": "scripts.networks.ResUNet", "in_channels": 4, "widths": "@teacher_widths"},
+                "feature_layers": ["decoder2"],
+            },
+            "flair": {
+                "_target_": "scripts.distillation.Teacher",
+                "sequences": ["flair"],
+                "network": {
+                    "_target_": "SegResNetDS", "in_channels": 1, "out_channels": 4, "init_filters": 8,
+                    "blocks_down": [1, 1], "dsdepth": 1,
+                },
+            },
+        },
+        "fusion::in_channels": {"all": ["$@teacher_widths[1]"]},
+    }  # fmt: skip
+    parser = parser_of(["train"], [*TINY, *data_options], output_dir=str(tmp_path), ckpt_dir=str(tmp_path), **overrides)
+    trainer = parser.get_parsed_content("train::trainer")
+    parser.get_parsed_content("loss").distilling = True
+    batch = next(iter(trainer.data_loader))
+    output = trainer._iteration(trainer, batch)
+    assert set(output["pred"].teachers) == {"all", "flair"}
+    assert torch.isfinite(output["loss"])
+
+
+@pytest.mark.parametrize("name, properties", [("train", TrainProperties), ("inference", InferProperties)])
+def test_the_workflows_have_monais_required_properties(name, properties):
+    parser = parser_of([name], [])
+    assert [item["id"] for item in properties.values() if item["required"] and item["id"] not in parser] == []

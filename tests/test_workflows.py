@@ -1,0 +1,227 @@
+"""The commands of the README, run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import run as bundle_run
+from monai.metrics import DiceMetric
+
+from conftest import BUNDLE, TINY, real_data
+from scripts.errors import UserError
+from scripts.labels import REGIONS
+from scripts.preflight import command_line_options
+
+TRAIN = ["monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+STUDENT = ["--student_widths", "[4,4,8,8]", "--roi_size", "[16,16,16]"]
+
+
+def outputs(folder):
+    return ["--output_dir", str(folder), "--ckpt_dir", str(folder / "models")]
+
+
+def student_of(folder):
+    weights = torch.load(folder / "models" / "checkpoint.pt", weights_only=True)["distillation"]
+    return {name[8:]: value for name, value in weights.items() if name.startswith("student.")}
+
+
+@pytest.fixture(scope="module")
+def options(cohort_source):
+    data = ["--dataset_dir", str(cohort_source / "data"), "--datalist", str(cohort_source / "datalist.json")]
+    return [*TINY, *data, "--epochs", "3", "--val_interval", "1"]
+
+
+@pytest.fixture(scope="module")
+def trained(options, tmp_path_factory):
+    """An uninterrupted run of three epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", *TRAIN, *options, *outputs(folder)]
+    result = subprocess.run(line, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (folder / "log").write_text(result.stdout + result.stderr)
+    return folder
+
+
+def test_training_keeps_the_best_student_and_logs_every_term_by_name(trained):
+    assert sorted(path.name for path in (trained / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
+    with open(trained / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    terms = [name for name in rows[0] if name.startswith("loss/") and name != "loss/total"]
+    assert {"loss/student", "loss/teacher_flair", "loss/distil_t1", "loss/fusion_1", "loss/distil_fusion_1"} <= set(
+        terms
+    )
+    for row in rows:
+        assert sum(float(row[name]) for name in terms) == pytest.approx(float(row["loss/total"]), rel=1e-5)
+        assert sum(float(row[f"weight/{name}"]) for name in ("flair", "t2", "t1")) == pytest.approx(0.15)
+        assert 0 <= float(row["validation/val_mean_dice"]) <= 1
+    assert float(rows[0]["loss/distil_flair"]) == 0 < float(rows[1]["loss/distil_flair"])
+    assert float(rows[2]["loss/total"]) < float(rows[0]["loss/total"])
+    log = (trained / "log").read_text()
+    assert "loss=" in log and "it/s" in log
+
+
+def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, tmp_path, command):
+    line = [sys.executable, "-m", *TRAIN, *options, *outputs(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "models" / "checkpoint.pt"
+    deadline = time.time() + 120
+    while not checkpoint.is_file() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert torch.load(checkpoint, weights_only=True)["trainer"]["iteration"] < 6  # killed before its end
+    result = command(*TRAIN, *options, *outputs(tmp_path), "--resume", "True")
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = student_of(trained)
+    assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())
+    best = [torch.load(run / "models" / "model.pt", weights_only=True) for run in (trained, tmp_path)]
+    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, command, cohort_source):
+    files = "['configs/train.yaml','configs/evaluate.yaml']"
+    result = command(
+        "monai.bundle", "run", "evaluating", "--config_file", files, *options,
+        "--output_dir", tmp_path, "--ckpt_dir", trained / "models",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = {(row["case"], row["region"]): float(row["dice"]) for row in csv.DictReader(file)}
+    cases = sorted({case for case, _ in rows})
+    assert len(cases) == 2
+    metric = DiceMetric(ignore_empty=False)
+    for case in cases:
+        truth = nib.load(cohort_source / "data" / case / f"{case}_seg.nii.gz")
+        predicted = nib.load(tmp_path / f"{case}_seg.nii.gz")
+        assert predicted.shape == truth.shape
+        assert np.array_equal(predicted.affine, truth.affine)
+        for region, classes in REGIONS:
+            masks = [
+                np.isin(np.asarray(image.dataobj), [4 if c == 3 else c for c in classes])
+                for image in (predicted, truth)
+            ]
+            expected = metric(*(torch.from_numpy(mask)[None, None].float() for mask in masks)).item()
+            assert rows[case, region] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def oblique(tmp_path, cohort_source):
+    """A T1ce volume in another orientation, with oblique axes and anisotropic voxels, under a plain name."""
+    source = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
+    voxels = np.asarray(source.dataobj)[:, :, :27].transpose(2, 0, 1)[::-1]
+    cos, sin = np.cos(0.3), np.sin(0.3)
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.array([[0, 3.1, 0], [0, 0, -2.9], [4.7, 0, 0]])
+    affine[:3, 3] = [-71.3, 55.123, 8.7]
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine), tmp_path / "in" / "patient seven.nii.gz")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("extra, et", [([], 4), (["--et_label", "3", "--spacing", "[6,6,6]"], 3)])
+def test_inference_writes_label_maps_on_the_inputs_exact_grid(trained, tmp_path, command, oblique, extra, et):
+    result = command(
+        "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", oblique,
+        "--output_dir", tmp_path / "out", "--ckpt_path", trained / "models" / "model.pt", *STUDENT, *extra,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    (written,) = (tmp_path / "out").iterdir()
+    assert written.name == "patient seven_seg.nii.gz"
+    image, label = nib.load(oblique / "patient seven.nii.gz"), nib.load(written)
+    assert label.shape == image.shape
+    np.testing.assert_allclose(label.affine, image.affine, atol=1e-5)
+    assert label.header.get_zooms() == pytest.approx(image.header.get_zooms(), abs=1e-5)
+    assert nib.aff2axcodes(label.affine) == nib.aff2axcodes(image.affine)
+    assert label.get_data_dtype() == np.uint8
+    assert set(np.unique(label.dataobj)) <= {0, 1, 2, et}
+
+
+def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, cohort_source):
+    result = command(
+        "monai.bundle", "run", "--config_file", BUNDLE / "configs" / "inference.yaml", "--bundle_root", BUNDLE,
+        "--dataset_dir", cohort_source / "data", "--output_dir", tmp_path / "out",
+        "--ckpt_path", trained / "models" / "model.pt", *STUDENT, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(list((tmp_path / "out").glob("phantom_000?_seg.nii.gz"))) == 6
+
+
+def test_two_processes_train_and_count_every_case_once(options, tmp_path, command):
+    files = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
+    result = command(
+        "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
+        "--config_file", files, *options, *outputs(tmp_path), "--epochs", "2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert sum(float(rows[1][f"weight/{name}"]) for name in ("flair", "t2", "t1")) == pytest.approx(0.15)
+
+
+MISTAKES = {
+    "no data": ({"dataset_dir": "nowhere"}, "dataset_dir is 'nowhere'"),
+    "no datalist": ({"datalist": "none.json"}, "datalist none.json cannot be read"),
+    "patch size": ({"roi_size": [60, 64, 64]}, "three multiples of 8"),
+    "fold": ({"fold": 9}, r"fold is 9, expected one of \[0, 1, 2\]"),
+    "resume": ({"resume": True}, r"checkpoint\.pt does not exist"),
+    "cache": ({"cache": "ram"}, "cache is 'ram'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_with_a_sentence_before_work_starts(mistake, options, tmp_path):
+    changed, message = MISTAKES[mistake]
+    settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
+    settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=message):
+        bundle_run("training", config_file=str(BUNDLE / "configs" / "train.yaml"), **{**settings, **changed})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_path, command):
+    result = command(*TRAIN, *options, *outputs(tmp_path / "out"), "--epocs", "9")
+    assert result.returncode == 1
+    assert "--epocs is not a key of" in result.stderr and "did you mean --epochs?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlay", ["no_distillation", "paper"])
+def test_overlays_train(overlay, options, tmp_path, command):
+    files = f"['configs/train.yaml','configs/{overlay}.yaml']"
+    arguments = ["--config_file", files, *options, *outputs(tmp_path), "--epochs", "2"]
+    result = command("monai.bundle", "run", *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "models" / "model.pt").is_file()
+
+
+@pytest.mark.slow
+def test_real_patients_get_label_maps_on_their_grid(trained, tmp_path, command):
+    folder = real_data("brats_1mm")
+    options = ["--student_widths", "[4,4,8,8]", "--roi_size", "[96,96,96]", "--overlap", "0.1"]
+    result = command(
+        "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
+        "--output_dir", tmp_path, "--ckpt_path", trained / "models" / "model.pt", *options,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    for case in sorted(folder.iterdir()):
+        image, label = nib.load(case / f"{case.name}_t1ce.nii.gz"), nib.load(tmp_path / f"{case.name}_seg.nii.gz")
+        assert label.shape == image.shape == (240, 240, 155)
+        assert np.array_equal(label.affine, image.affine)
