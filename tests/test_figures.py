@@ -1,0 +1,63 @@
+"""The table, the picture and the curves of evaluated runs."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from scripts.curves import draw_curves
+from scripts.errors import UserError
+from scripts.overview import overview
+
+
+def evaluated(folder, cohort, dice):
+    """An evaluation's output: copies of the truth, and given whole-tumour Dice."""
+    folder.mkdir()
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "region", "dice"])
+        for case, value in dice.items():
+            writer.writerows([(case, "TC", 0.5), (case, "WT", value), (case, "ET", 0.25)])
+            shutil.copy(cohort / "data" / case / f"{case}_seg.nii.gz", folder)
+    return str(folder)
+
+
+def test_the_table_has_the_means_and_the_picture_the_median_case(cohort_source, tmp_path, capsys):
+    dice = {"phantom_0000": 0.3, "phantom_0001": 0.9, "phantom_0002": 0.6}
+    runs = {name: evaluated(tmp_path / name, cohort_source, dice) for name in ("a", "b")}
+    overview(str(cohort_source / "data"), runs, str(tmp_path / "new" / "picture.png"))
+    printed = capsys.readouterr().out
+    assert "mean of 3 cases" in printed
+    rows = [line.split() for line in printed.splitlines() if line.startswith("a ")]
+    assert rows == [["a", "0.600", "0.500", "0.250", "0.450"]]
+        ["a", "0.600", "0.500", "0.250", "0.450"]
+    ]
+    assert "phantom_0002 is drawn" in printed
+    picture = plt.imread(tmp_path / "new" / "picture.png")
+    assert picture.shape[1] > 4 * 300
+    assert picture[..., :3].std() > 0.1
+
+
+def test_runs_that_were_not_evaluated_together_are_refused(cohort_source, tmp_path):
+    runs = {name: evaluated(tmp_path / name, cohort_source, {f"phantom_000{name}": 0.5}) for name in "12"}
+    with pytest.raises(UserError, match="no case in common"):
+        overview(str(cohort_source / "data"), runs, str(tmp_path / "p.png"))
+    with pytest.raises(UserError, match="case is 'x', expected one of"):
+        overview(str(cohort_source / "data"), {"1": runs["1"]}, str(tmp_path / "p.png"), case="x")
+    with pytest.raises(UserError, match="evaluate the run first"):
+        overview(str(cohort_source / "data"), {"none": str(tmp_path / "none")}, str(tmp_path / "p.png"))
+
+
+def test_curves_are_drawn_of_what_the_history_holds(tmp_path):
+    rows = ["epoch,weight/flair,dice/flair,validation/dice/WT", "1,0.1,0.2,", "2,0.05,0.4,0.3"]
+    (tmp_path / "history.csv").write_text("\n".join(rows))
+    draw_curves(str(tmp_path), str(tmp_path / "all.png"))
+    (tmp_path / "history.csv").write_text("epoch,validation/dice/WT\n1,0.5")
+    draw_curves(str(tmp_path), str(tmp_path / "one.png"))
+    widths = [plt.imread(tmp_path / name).shape[1] for name in ("all.png", "one.png")]
+    assert widths[0] == pytest.approx(3 * widths[1], rel=0.01)
+    assert np.ptp(plt.imread(tmp_path / "one.png")[..., :3]) > 0.5
+    with pytest.raises(UserError, match=r"history\.csv does not exist"):
+        draw_curves(str(tmp_path / "none"), str(tmp_path / "p.png"))
