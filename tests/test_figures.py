@@ -32,8 +32,6 @@ def test_the_table_has_the_means_and_the_picture_the_median_case(cohort_source, 
     assert "mean of 3 cases" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith("a ")]
     assert rows == [["a", "0.600", "0.500", "0.250", "0.450"]]
-        ["a", "0.600", "0.500", "0.250", "0.450"]
-    ]
     assert "phantom_0002 is drawn" in printed
     picture = plt.imread(tmp_path / "new" / "picture.png")
     assert picture.shape[1] > 4 * 300

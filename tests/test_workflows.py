@@ -87,6 +87,8 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, 
     assert result.returncode == 0, result.stderr[-3000:]
     expected = student_of(trained)
     assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())
+    with open(tmp_path / "history.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     best = [torch.load(run / "models" / "model.pt", weights_only=True) for run in (trained, tmp_path)]
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 

@@ -124,13 +124,13 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
 def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[str, str]]:
     """(fault, remedy) of one volume's values."""
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave the case out with --strict False")]
+        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
     if role == "label":
         unknown = sorted(set(np.unique(voxels).tolist()) - labels)
         if unknown:
             return [(f"unknown label values {unknown}", f"expected {sorted(labels)}: relabel the file")]
     elif not voxels.any():
-        return [("empty image (all voxels 0)", "replace the file, or leave the case out with --strict False")]
+        return [("empty image (all voxels 0)", "replace the file, or leave it out")]
     return []
 
 
@@ -171,7 +171,7 @@ def settle(faults: Sequence[Fault], strict: bool) -> set[str]:
     if strict:
         raise UserError(
             f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): "
-            "mend them, or leave these cases out with --strict False."
+            "mend them, or leave these cases out (--strict False where there is a datalist)."
         )
     logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
     return names

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.cases import find_images
 from scripts.checks import CaseReport, check_case, check_cases, duplicates, settle
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["label_values", "load_cases", "read_json"]
+__all__ = ["label_values", "load_cases", "load_images", "read_json"]
 
 
 def read_json(path: str, key: str) -> dict:
@@ -96,6 +97,21 @@ def load_cases(
             part = "validation" if entry["fold"] == fold else "training"
             parts[part].append(network_entry(entry, dataset_dir, student, [] if part == "validation" else sequences))
     return parts
+
+
+def load_images(path: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
+    """Checked images to predict, as ``{"image": path, "case": name}``: one file, or those of a folder.
+
+    Raises:
+        UserError: if there are none, or any is unreadable, not 3-D, empty or not finite; all faults together.
+    """
+    images = find_images(path, sequence)
+
+    def check(index: int) -> CaseReport:
+        return check_case(images[index]["case"], {sequence: Path(images[index]["image"])}, [sequence], set())
+
+    settle([fault for report in check_cases(check, len(images)) for fault in report.faults], strict=True)
+    return images
 
 
 def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:

@@ -59,18 +59,20 @@ class History:
     def __init__(self, output_dir: str, evaluator: Engine) -> None:
         self.path = Path(output_dir, "history.csv")
         self.evaluator = evaluator
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] | None = None
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def load(self, engine: Engine) -> None:
-        if self.path.is_file():
-            with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= engine.state.epoch]
+    def rows_before(self, epoch: int) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with open(self.path, newline="") as file:
+            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
 
     def __call__(self, engine: Engine) -> None:
+        if self.rows is None:
+            self.rows = self.rows_before(engine.state.epoch)
         row = {"epoch": engine.state.epoch}
         row |= {f"lr/{group['name']}": group["lr"] for group in engine.optimizer.param_groups}
         row |= engine.state.metrics
