@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
-from monai.transforms import Compose, LoadImaged, RandGaussianNoise, RandScaleIntensity
+from monai.transforms import Compose, CropForegroundd, LoadImaged, RandGaussianNoise, RandScaleIntensity
 
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
@@ -65,6 +65,16 @@ def test_files_are_read_once_and_random_transforms_run_each_time(tmp_path, cache
     (tmp_path / "a.nii.gz").unlink()
     again = data[0]["image"]
     assert not torch.equal(first, again)
+
+
+def test_a_cropped_case_is_stored_at_its_cropped_size(tmp_path):
+    voxels = np.zeros((64, 64, 64), np.float32)
+    voxels[20:30, 20:30, 20:30] = 1
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii.gz")
+    crop = Compose([LoadImaged("image", ensure_channel_first=True), CropForegroundd("image", source_key="image")])
+    cached_dataset([{"image": str(tmp_path / "a.nii.gz")}], crop, None, "disk", str(tmp_path / "cache"))[0]
+    (stored,) = (tmp_path / "cache").iterdir()
+    assert stored.stat().st_size < 4 * 10**3 + 20_000  # 10³ voxels, not 64³
 
 
 def test_an_unknown_cache_is_named():

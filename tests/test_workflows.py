@@ -205,10 +205,10 @@ def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay", ["no_distillation", "paper"])
-def test_overlays_train(overlay, options, tmp_path, command):
+@pytest.mark.parametrize("overlay, extra", [("no_distillation", ["--spacing", "[6,6,6]"]), ("paper", [])])
+def test_overlays_train(overlay, extra, options, tmp_path, command):
     files = f"['configs/train.yaml','configs/{overlay}.yaml']"
-    arguments = ["--config_file", files, *options, *outputs(tmp_path), "--epochs", "2"]
+    arguments = ["--config_file", files, *options, *outputs(tmp_path), "--epochs", "2", *extra]
     result = command("monai.bundle", "run", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "models" / "model.pt").is_file()

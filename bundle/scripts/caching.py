@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
+import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 
 from scripts.errors import UserError
 
 __all__ = ["cached_dataset"]
+
+
+class Compact(Transform):
+    """Copy tensors out of larger ones: a cropped tensor is a view, and would be cached with all that was cut off."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {
+            key: value.clone(memory_format=torch.contiguous_format) if isinstance(value, torch.Tensor) else value
+            for key, value in data.items()
+        }
 
 
 def cached_dataset(
@@ -34,7 +46,7 @@ def cached_dataset(
     Raises:
         UserError: if cache is none of these.
     """
-    transform = Compose([*preprocessing.transforms, *(augmentation.transforms if augmentation else ())])
+    transform = Compose([*preprocessing.transforms, Compact(), *(augmentation.transforms if augmentation else ())])
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
     if cache == "disk":

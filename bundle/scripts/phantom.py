@@ -20,13 +20,13 @@ __all__ = ["make_phantoms", "draw_patient"]
 EXTENT = 160.0  # mm, edge of the cubic volume
 
 # Mean signal of each tissue, relative to white matter on T1. As in glioma: oedema is bright on FLAIR and T2, a
-# little dark on T1 and all but invisible on T1ce, where enhancing tumour alone lights up.
-TISSUES = ("CSF", "grey matter", "white matter", "NCR", "ED", "ET")
+# little dark on T1 and all but invisible on T1ce, where enhancing tumour and vessels light up.
+TISSUES = ("CSF", "grey matter", "white matter", "vessel", "NCR", "ED", "ET")
 SIGNAL = {
-    "flair": (0.20, 0.62, 0.55, 0.50, 1.00, 0.75),
-    "t1": (0.30, 0.65, 0.90, 0.45, 0.72, 0.65),
-    "t1ce": (0.30, 0.65, 0.90, 0.45, 0.86, 1.50),
-    "t2": (1.10, 0.65, 0.50, 0.90, 0.95, 0.75),
+    "flair": (0.20, 0.62, 0.55, 0.40, 0.50, 1.10, 0.80),
+    "t1": (0.30, 0.65, 0.90, 0.60, 0.45, 0.70, 0.62),
+    "t1ce": (0.30, 0.65, 0.90, 1.30, 0.45, 0.86, 1.40),
+    "t2": (1.10, 0.65, 0.50, 0.40, 0.95, 1.00, 0.75),
 }
 TUMOUR_CLASS = {"NCR": 1, "ED": 2, "ET": 3}  # network classes
 
@@ -88,6 +88,8 @@ def draw_brain(random: np.random.Generator, grid: np.ndarray) -> np.ndarray:
     tissue[depth > 0] = TISSUES.index("grey matter") + 1
     tissue[depth > 0.13 + 0.07 * smooth_noise(random, size, 0.03)] = TISSUES.index("white matter") + 1
     tissue[(depth > 0) & (depth < 0.05 + 0.04 * smooth_noise(random, size, 0.03))] = TISSUES.index("CSF") + 1
+    vessels = np.abs(smooth_noise(random, size, 0.05)) + np.abs(smooth_noise(random, size, 0.05)) < 0.15
+    tissue[vessels & (depth > 0.02)] = TISSUES.index("vessel") + 1
     opening = random.uniform(0.8, 1.3)
     for side in (-1, 1):
         centre = np.array([side * 0.13, 0.05, 0.1]) + random.uniform(-0.03, 0.03, 3)
@@ -117,12 +119,16 @@ def draw_tumour(random: np.random.Generator, grid: np.ndarray, tissue: np.ndarra
 
 
 def draw_sequence(random: np.random.Generator, tissue: np.ndarray, signal: tuple[float, ...]) -> np.ndarray:
-    """One sequence: signal by tissue with texture and partial volume, bias field, Rician noise, arbitrary scale."""
+    """One sequence: signal by tissue with texture and partial volume, bias field, Rician noise, arbitrary scale.
+
+    Scanners differ: contrast, texture, bias and noise are drawn for each patient and sequence.
+    """
     size = tissue.shape[0]
-    clean = np.array([0.0, *signal])[tissue]
-    clean = gaussian_filter(clean, 0.5) * (1 + 0.06 * smooth_noise(random, size, 0.03))
-    clean *= np.exp(0.15 * smooth_noise(random, size, 0.25))  # bias field
-    noise = 0.06 * random.standard_normal((2, *tissue.shape))
+    levels = np.array([0.0, *signal]) * random.normal(1, 0.06, len(signal) + 1)
+    clean = levels[tissue]
+    clean = gaussian_filter(clean, 0.5) * (1 + random.uniform(0.04, 0.12) * smooth_noise(random, size, 0.03))
+    clean *= np.exp(random.uniform(0.05, 0.25) * smooth_noise(random, size, 0.25))  # bias field
+    noise = random.uniform(0.03, 0.09) * random.standard_normal((2, *tissue.shape))
     image = np.hypot(clean + noise[0], noise[1]) * random.uniform(300, 900)
     return np.where(tissue > 0, np.maximum(image, 1), 0).astype(np.float32)
 
