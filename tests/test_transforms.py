@@ -34,8 +34,10 @@ def test_every_sequence_gets_its_own_intensities_and_background_stays():
     assert all((channel[:2] == 0).all() and (channel[2:] != 0).any() for channel in channels)
     assert len({round(channel[2:].mean().item(), 4) for channel in channels}) == 4
     assert image.sum() == 64  # the input is left as it was
-    augment.set_random_state(seed=0)
-    assert torch.equal(augment({"image": image, "flair": image})["image"], result["image"])
+    alone = PerSequenced("image", [RandScaleIntensity(prob=1.0, factors=0.5), RandGaussianNoise(prob=1.0)])
+    for other in (augment, alone):  # the same stream, with or without other keys
+        other.set_random_state(seed=0)
+        assert torch.equal(other({"image": image, "flair": image})["image"], result["image"])
 
 
 def test_resampling_is_linear_for_images_and_nearest_for_labels_and_off_without_spacing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
+from monai.utils import MAX_SEED
 
 from scripts.cases import case_of
 
@@ -72,7 +74,8 @@ class Resampled(Spacingd):
 class PerSequenced(Randomizable, MapTransform):
     """Random intensity transforms drawn anew for every sequence, so that no network can lean on another's contrast.
 
-    MONAI's dictionary transforms draw once for all keys. Background (exactly 0) stays 0.
+    MONAI's dictionary transforms draw once for all keys. Each key has its own random stream, so that leaving the
+    others out does not change it. Background (exactly 0) stays 0.
 
     Args:
         keys: images, each (C, H, W, D); every channel is one sequence.
@@ -82,11 +85,13 @@ class PerSequenced(Randomizable, MapTransform):
 
     def __init__(self, keys: KeysCollection, transforms: Sequence[Callable], allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.transforms = Compose(transforms)
+        self.pipelines = {key: Compose([deepcopy(transform) for transform in transforms]) for key in self.keys}
+        self.set_random_state()
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PerSequenced:
         super().set_random_state(seed, state)
-        self.transforms.set_random_state(seed, state)
+        for pipeline in self.pipelines.values():
+            pipeline.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
         return self
 
     def randomize(self, data: Any = None) -> None:
@@ -97,7 +102,7 @@ class PerSequenced(Randomizable, MapTransform):
         for key in self.key_iterator(result):
             image = result[key]
             plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-            channels = [torch.where(c != 0, torch.as_tensor(self.transforms(c)), c) for c in plain.split(1)]
+            channels = [torch.where(c != 0, torch.as_tensor(self.pipelines[key](c)), c) for c in plain.split(1)]
             changed = torch.cat(channels).to(plain.dtype)
             result[key] = MetaTensor(changed, meta=image.meta) if isinstance(image, MetaTensor) else changed
         return result
