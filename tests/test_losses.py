@@ -60,6 +60,18 @@ def test_soft_target_loss_is_zero_for_equals_and_does_not_grow_with_the_patch(ba
     torch.testing.assert_close(SoftTargetLoss()(*twice), SoftTargetLoss()(student, teacher))
 
 
+def test_tumour_focus_counts_voxels_as_far_as_the_teacher_sees_tumour(batch):
+    student, _ = batch
+    teacher = torch.randn(student.shape, generator=torch.Generator().manual_seed(1))
+    p, q = (teacher / 2).softmax(1), (student / 2).softmax(1)
+    divergence = (p * (p.log() - q.log())).sum(1)
+    for focus in (0.5, 1.0):
+        weights = (1 - focus) + focus * teacher.softmax(1)[:, 1:].sum(1)
+        expected = 4 * (weights * divergence).sum() / weights.sum()
+        torch.testing.assert_close(SoftTargetLoss(2, tumour_focus=focus)(student, teacher), expected)
+    torch.testing.assert_close(SoftTargetLoss(2, tumour_focus=1e-9)(student, teacher), SoftTargetLoss(2)(student, teacher))
+
+
 def test_soft_targets_do_not_train_the_teacher(batch):
     student, _ = batch
     student, teacher = student.requires_grad_(), student.detach().roll(1, 0).requires_grad_()
@@ -156,6 +168,7 @@ def test_labels_are_halved_at_index_2k():
         (lambda: SoftTargetLoss(0), "positive, got 0"),
         (lambda: SoftTargetLoss(reduction="voxel"), "got 'voxel'"),
         (lambda: SoftTargetLoss(scale="cubic"), "got 'cubic'"),
+        (lambda: SoftTargetLoss(tumour_focus=2), "got 2"),
         (lambda: SegmentationLoss()(torch.zeros(1, 4, 2, 2, 2), torch.zeros(1, 2, 2, 2)), "expected a label of shape"),
         (lambda: SoftTargetLoss()(torch.zeros(1, 4, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2)), "differ"),
     ],

@@ -57,13 +57,20 @@ class SoftTargetLoss(nn.Module):
     Hinton et al. 2015, https://arxiv.org/abs/1503.02531. The MTCM-KD authors sum over voxels and scale by T;
     ``reduction="sum"`` with ``scale="linear"`` gives theirs, whose size grows with the patch.
 
+    Most voxels are background, and a student that cannot see oedema settles for background there. ``tumour_focus`` f
+    (not in the paper) takes the mean with weights (1 - f) + f · p, p the teacher's probability of any tumour class:
+    0 is the plain mean, 1 counts voxels only as far as the teacher sees tumour.
+
     Shapes: student_logits, teacher_logits (B, C, H, W, D) -> scalar. The teacher is detached.
 
     Raises:
-        ValueError: if temperature <= 0, reduction or scale is unknown, or the shapes differ.
+        ValueError: if temperature <= 0, reduction or scale is unknown, tumour_focus is not in 0..1 or is given for a
+            sum, or the shapes differ.
     """
 
-    def __init__(self, temperature: float = 4.0, reduction: str = "mean", scale: str = "squared") -> None:
+    def __init__(
+        self, temperature: float = 4.0, reduction: str = "mean", scale: str = "squared", tumour_focus: float = 0.0
+    ) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}.")
@@ -71,6 +78,9 @@ class SoftTargetLoss(nn.Module):
             raise ValueError(f'reduction must be "mean" or "sum" (over voxels), got {reduction!r}.')
         if scale not in ("squared", "linear"):
             raise ValueError(f'scale must be "squared" (T²) or "linear" (T), got {scale!r}.')
+        if not 0 <= tumour_focus <= 1 or (tumour_focus and reduction == "sum"):
+            raise ValueError(f'tumour_focus must be in 0..1, and 0 for reduction="sum", got {tumour_focus}.')
+        self.tumour_focus = tumour_focus
         self.temperature = temperature
         self.reduction = reduction
         self.factor = temperature**2 if scale == "squared" else temperature
@@ -78,8 +88,14 @@ class SoftTargetLoss(nn.Module):
     def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
-        soft_targets = F.log_softmax(teacher_logits.detach().float() / self.temperature, dim=1)
+        teacher_logits = teacher_logits.detach().float()  # soft targets: the student must not train a teacher
+        soft_targets = F.log_softmax(teacher_logits / self.temperature, dim=1)
         student = F.log_softmax(student_logits.float() / self.temperature, dim=1)
+        if self.tumour_focus:
+            tumour = 1 - F.softmax(teacher_logits, dim=1)[:, 0]  # (B, H, W, D)
+            weights = (1 - self.tumour_focus) + self.tumour_focus * tumour
+            divergence = F.kl_div(student, soft_targets, reduction="none", log_target=True).sum(dim=1)
+            return self.factor * (weights * divergence).sum() / (weights.sum() + EPSILON)
         divergence = F.kl_div(student, soft_targets, reduction="sum", log_target=True)
         if self.reduction == "sum":
             return self.factor * divergence / student.shape[0]

@@ -24,8 +24,8 @@ EXTENT = 160.0  # mm, edge of the cubic volume
 TISSUES = ("CSF", "grey matter", "white matter", "vessel", "NCR", "ED", "ET")
 SIGNAL = {
     "flair": (0.20, 0.62, 0.55, 0.40, 0.50, 1.10, 0.80),
-    "t1": (0.30, 0.65, 0.90, 0.60, 0.45, 0.70, 0.62),
-    "t1ce": (0.30, 0.65, 0.90, 1.30, 0.45, 0.86, 1.40),
+    "t1": (0.25, 0.70, 0.95, 0.60, 0.40, 0.50, 0.65),
+    "t1ce": (0.30, 0.65, 0.90, 1.30, 0.45, 0.80, 1.40),
     "t2": (1.10, 0.65, 0.50, 0.40, 0.95, 1.00, 0.75),
 }
 TUMOUR_CLASS = {"NCR": 1, "ED": 2, "ET": 3}  # network classes
@@ -124,7 +124,7 @@ def draw_sequence(random: np.random.Generator, tissue: np.ndarray, signal: tuple
     Scanners differ: contrast, texture, bias and noise are drawn for each patient and sequence.
     """
     size = tissue.shape[0]
-    levels = np.array([0.0, *signal]) * random.normal(1, 0.06, len(signal) + 1)
+    levels = np.array([0.0, *signal]) * random.normal(1, 0.03, len(signal) + 1)
     clean = levels[tissue]
     clean = gaussian_filter(clean, 0.5) * (1 + random.uniform(0.04, 0.12) * smooth_noise(random, size, 0.03))
     clean *= np.exp(random.uniform(0.05, 0.25) * smooth_noise(random, size, 0.25))  # bias field
