@@ -69,7 +69,9 @@ def test_tumour_focus_counts_voxels_as_far_as_the_teacher_sees_tumour(batch):
         weights = (1 - focus) + focus * teacher.softmax(1)[:, 1:].sum(1)
         expected = 4 * (weights * divergence).sum() / weights.sum()
         torch.testing.assert_close(SoftTargetLoss(2, tumour_focus=focus)(student, teacher), expected)
-    torch.testing.assert_close(SoftTargetLoss(2, tumour_focus=1e-9)(student, teacher), SoftTargetLoss(2)(student, teacher))
+    torch.testing.assert_close(
+        SoftTargetLoss(2, tumour_focus=1e-9)(student, teacher), SoftTargetLoss(2)(student, teacher)
+    )
 
 
 def test_soft_targets_do_not_train_the_teacher(batch):
