@@ -28,7 +28,7 @@ demo: $(VENV)/ready
 	  ($(RUN) monai.bundle run evaluating --config_file "['$(FILES)','configs/evaluate.yaml']" $(DATA) \
 	    --output_dir $(DEMO)/$$run --ckpt_dir $(DEMO)/$$run/models) || exit 1; done
 	$(RUN) scripts.overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
-	  --runs "{distilled: $(DEMO)/distilled, alone: $(DEMO)/alone}"
+	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"

@@ -24,28 +24,34 @@ def evaluated(folder, cohort, dice):
     return str(folder)
 
 
-def test_the_table_has_the_means_and_the_picture_the_median_case(cohort_source, tmp_path, capsys):
+def test_the_table_has_the_means_and_the_picture_the_median_case(cohort_source, tmp_path, command):
     dice = {"phantom_0000": 0.3, "phantom_0001": 0.9, "phantom_0002": 0.6}
-    runs = {name: evaluated(tmp_path / name, cohort_source, dice) for name in ("a", "b")}
-    overview(str(cohort_source / "data"), runs, str(tmp_path / "new" / "picture.png"))
-    printed = capsys.readouterr().out
+    runs = ",".join(f"{name}={evaluated(tmp_path / name, cohort_source, dice)}" for name in ("a", "b"))
+    picture = tmp_path / "new" / "picture.png"
+    result = command(
+        "scripts.overview", "--dataset_dir", cohort_source / "data", "--runs", runs, "--picture", picture
+    )  # fmt: skip
+    printed = result.stdout
     assert "mean of 3 cases" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith("a ")]
     assert rows == [["a", "0.600", "0.500", "0.250", "0.450"]]
     assert "phantom_0002 is drawn" in printed
-    picture = plt.imread(tmp_path / "new" / "picture.png")
-    assert picture.shape[1] > 4 * 300
-    assert picture[..., :3].std() > 0.1
+    pixels = plt.imread(picture)
+    assert pixels.shape[1] > 4 * 300
+    assert pixels[..., :3].std() > 0.1
 
 
 def test_runs_that_were_not_evaluated_together_are_refused(cohort_source, tmp_path):
-    runs = {name: evaluated(tmp_path / name, cohort_source, {f"phantom_000{name}": 0.5}) for name in "12"}
+    runs = [f"{name}={evaluated(tmp_path / name, cohort_source, {f'phantom_000{name}': 0.5})}" for name in "12"]
+    data, picture = str(cohort_source / "data"), str(tmp_path / "p.png")
     with pytest.raises(UserError, match="no case in common"):
-        overview(str(cohort_source / "data"), runs, str(tmp_path / "p.png"))
+        overview(data, ",".join(runs), picture)
     with pytest.raises(UserError, match="case is 'x', expected one of"):
-        overview(str(cohort_source / "data"), {"1": runs["1"]}, str(tmp_path / "p.png"), case="x")
+        overview(data, runs[0], picture, case="x")
     with pytest.raises(UserError, match="evaluate the run first"):
-        overview(str(cohort_source / "data"), {"none": str(tmp_path / "none")}, str(tmp_path / "p.png"))
+        overview(data, f"none={tmp_path / 'none'}", picture)
+    with pytest.raises(UserError, match="expected NAME=DIR"):
+        overview(data, str(tmp_path), picture)
 
 
 def test_curves_are_drawn_of_what_the_history_holds(tmp_path):

@@ -1,6 +1,6 @@
 """Evaluated runs side by side: a table of their Dice, and a picture of one case.
 
-python -m scripts.overview --dataset_dir DIR --runs "{distilled: OUT_A, alone: OUT_B}" --picture FILE [--case NAME]
+python -m scripts.overview --dataset_dir DIR --runs distilled=OUT_A,alone=OUT_B --picture FILE [--case NAME]
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ REGION_ORDER = ("WT", "TC", "ET")
 COLOURS = ("#0072B2", "#E69F00", "#CC79A7")  # NCR, ED, ET; apart for colour-blind readers (Okabe and Ito)
 
 
-def overview(dataset_dir: str, runs: Mapping[str, str], picture: str, case: str | None = None) -> None:
+def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None) -> None:
     """Print mean volumetric Dice of each run, and draw T1ce, truth and each run's label map.
 
     Args:
         dataset_dir: the patients.
-        runs: name -> output folder of an evaluation (metrics.csv and NAME_seg.nii.gz).
+        runs: NAME=DIR,NAME=DIR: the output folders of evaluations (metrics.csv and NAME_seg.nii.gz).
         picture: the PNG to write.
         case: the case to draw; by default that with the median whole-tumour Dice of the first run.
 
     Raises:
-        UserError: if a run has no metrics.csv, the runs have no case in common, or the case is not in them.
+        UserError: if runs is not as above, a run has no metrics.csv, the runs have no case in common, or the case is
+            not in them.
     """
-    scores = {name: read_scores(Path(folder, "metrics.csv")) for name, folder in runs.items()}
+    pairs = [item.partition("=") for item in str(runs).split(",")]
+    if not all(name and folder for name, _, folder in pairs):
+        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
+    folders = {name: Path(folder) for name, _, folder in pairs}
+    scores = {name: read_scores(folder / "metrics.csv") for name, folder in folders.items()}
     common = sorted(set.intersection(*({scored for scored, _ in table} for table in scores.values())))
     if not common:
-        raise UserError(f"the runs {list(runs)} have no case in common: evaluate them on the same fold.")
+        raise UserError(f"the runs {list(folders)} have no case in common: evaluate them on the same fold.")
     first = next(iter(scores.values()))
     chosen = case or sorted(common, key=lambda name: first[name, "WT"])[len(common) // 2]
     if chosen not in common:
@@ -54,7 +59,7 @@ def overview(dataset_dir: str, runs: Mapping[str, str], picture: str, case: str 
         print(f"{name:<24}" + "".join(f"{value:8.3f}" for value in [*means, np.mean(means)]))
     found = {item.name: item for item in find_cases(dataset_dir)}
     titles = {name: f"{name}: WT Dice {table[chosen, 'WT']:.2f}" for name, table in scores.items()}
-    draw(found[chosen], {titles[name]: Path(folder, f"{chosen}_seg.nii.gz") for name, folder in runs.items()}, picture)
+    draw(found[chosen], {titles[name]: folder / f"{chosen}_seg.nii.gz" for name, folder in folders.items()}, picture)
     print(f"\n{chosen} is drawn in {picture}.")
 
 
