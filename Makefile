@@ -18,8 +18,8 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready
-	$(RUN) scripts.phantom --output_dir $(DEMO)/data --cases 16 --size 32
-	$(RUN) scripts.datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 2
+	$(RUN) scripts.phantom --output_dir $(DEMO)/data --cases 24 --size 48
+	$(RUN) scripts.datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
 	$(RUN) monai.bundle run training --config_file "['$(FILES)']" $(DATA) \
 	  --output_dir $(DEMO)/distilled --ckpt_dir $(DEMO)/distilled/models
 	$(RUN) monai.bundle run training --config_file "['$(FILES)','configs/no_distillation.yaml']" $(DATA) \
