@@ -144,6 +144,13 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
 
 
+def test_a_run_that_replaces_an_earlier_one_says_so(tmp_path, caplog):
+    checkpointed(tmp_path, [0.3])
+    assert "will be replaced" not in caplog.text
+    checkpointed(tmp_path, [0.3])
+    assert "checkpoint.pt is of an earlier run and will be replaced" in caplog.text
+
+
 def test_resuming_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"checkpoint\.pt does not exist"):
         checkpointed(tmp_path / "none", [0.1], resume=True)

@@ -57,6 +57,8 @@ class RunCheckpoint:
             raise UserError(
                 f"resume is set, but {self.path} does not exist: train first, or give its folder as ckpt_dir."
             )
+        if not resume and self.path.is_file():
+            logger.warning(f"{self.path} is of an earlier run and will be replaced: --resume True would continue it.")
         self.save = DiskSaver(ckpt_dir, require_empty=False)
 
     def attach(self, engine: Engine) -> None:

@@ -70,7 +70,7 @@ def check_case(
         try:
             image = read_volume(role, files, 1 if role == "label" else channels)
         except FileNotFoundError as error:
-            report.faults.append(Fault(name, str(error), f"missing {role}", f"add the file, named NAME_{role}.nii.gz"))
+            report.faults.append(Fault(name, str(error), f"missing {role}", "add the file, named like the others"))
             continue
         except ValueError as error:
             report.faults.append(Fault(name, str(files[role]), str(error), "copy or export the file again"))
