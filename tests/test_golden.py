@@ -74,16 +74,16 @@ def output(model, batch):
         return model(**batch[0])
 
 
-def check(value, expected):
+def assert_golden(value, expected):
     np.testing.assert_allclose(np.asarray(value.detach()), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_logits(golden, output):
     for name, logits in zip(("student", "student_half", "student_quarter"), output.student):
-        check(logits, golden[f"output/{name}_logits"])
+        assert_golden(logits, golden[f"output/{name}_logits"])
     for name in TEACHERS:
-        check(output.teachers[name], golden[f"output/teacher_{name}_logits"])
-    check(output.fused[0], golden["output/fusion_logits"])
+        assert_golden(output.teachers[name], golden[f"output/teacher_{name}_logits"])
+    assert_golden(output.fused[0], golden["output/fusion_logits"])
 
 
 @pytest.mark.parametrize("reduction, key", [("volume", "seg_volumetric"), ("slice", "seg_per_slice")])
@@ -92,7 +92,7 @@ def test_segmentation_losses(golden, output, batch, reduction, key):
     logits = {"student": output.student[0], "student_half": output.student[1], "fusion": output.fused[0]}
     logits |= {f"teacher_{name}": output.teachers[name] for name in TEACHERS}
     for name, value in logits.items():
-        check(loss(value, resize_label(label, value)), golden[f"loss/{key}/{name}"])
+        assert_golden(loss(value, resize_label(label, value)), golden[f"loss/{key}/{name}"])
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_segmentation_losses(golden, output, batch, reduction, key):
 def test_soft_target_losses(golden, output, options, key):
     loss = SoftTargetLoss(**options)
     for name in TEACHERS:
-        check(loss(output.student[0], output.teachers[name]), golden[f"loss/{key}/teacher_{name}"])
-    check(loss(output.student[1], output.fused[0]), golden[f"loss/{key}/fusion_to_student_half"])
+        assert_golden(loss(output.student[0], output.teachers[name]), golden[f"loss/{key}/teacher_{name}"])
+    assert_golden(loss(output.student[1], output.fused[0]), golden[f"loss/{key}/fusion_to_student_half"])
 
 
 @pytest.mark.parametrize("score, key", [("volume", "volumetric"), ("slice_mean", "per_slice")])
@@ -115,9 +115,9 @@ def test_confidence(golden, output, batch, score, key):
     confidence.accumulate(output.teachers, batch[1])
     confidence.update()
     for name, dice, weight in zip(TEACHERS, confidence.dice, confidence.weights):
-        check(dice, golden[f"confidence/teacher_{name}_wt_dice_{key}"])
+        assert_golden(dice, golden[f"confidence/teacher_{name}_wt_dice_{key}"])
         if score == "slice_mean":
-            check(weight, golden[f"confidence/teacher_{name}_weight_from_per_slice"])
+            assert_golden(weight, golden[f"confidence/teacher_{name}_weight_from_per_slice"])
 
 
 def test_totals_and_gradients_of_the_authors_definitions(golden, model, batch):
@@ -133,13 +133,13 @@ def test_totals_and_gradients_of_the_authors_definitions(golden, model, batch):
     output = model(**images)
     total = loss(output, label)
     deep = {name: term for name, term in loss.terms.items() if name.startswith(("student", "distil"))}
-    check(sum(loss.terms[name] for name in loss.terms if name not in deep), golden["loss/total/teachers"])
-    check(sum(deep.values()), golden["loss/total/student_distilling"])
+    assert_golden(sum(loss.terms[name] for name in loss.terms if name not in deep), golden["loss/total/teachers"])
+    assert_golden(sum(deep.values()), golden["loss/total/student_distilling"])
     total.backward()
     networks = {"student": model.student, "fusion": model.fusion}
     networks |= {f"teacher_{name}": model.teachers[name] for name in TEACHERS}
     for name, network in networks.items():
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        check(torch.stack([gradient.norm() for gradient in gradients]).norm(), golden[f"grad_norm/{name}"])
+        assert_golden(torch.stack([gradient.norm() for gradient in gradients]).norm(), golden[f"grad_norm/{name}"])
     loss.distilling = False
-    check(sum(loss.student_terms(output, label).values()), golden["loss/total/student_warmup"])
+    assert_golden(sum(loss.student_terms(output, label).values()), golden["loss/total/student_warmup"])

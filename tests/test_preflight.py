@@ -32,11 +32,11 @@ def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
     ],
 )
 def test_known_options_pass(arguments):
-    refuse_unknown_keys([MAIN, "run", "training", "--config_file", f"['{TRAIN}']", *arguments])
+    assert refuse_unknown_keys([MAIN, "run", "training", "--config_file", f"['{TRAIN}']", *arguments]) is None
 
 
 def test_programs_other_than_the_bundle_command_are_not_judged():
-    refuse_unknown_keys(["pytest", "--config_file", TRAIN, "--epocs", "9"])
+    assert refuse_unknown_keys(["pytest", "--config_file", TRAIN, "--epocs", "9"]) is None
 
 
 def test_options_are_read_as_fire_does():
@@ -64,5 +64,6 @@ def test_values_that_would_fail_later_are_refused(settings, message):
 
 
 def test_good_values_pass(tmp_path):
-    check_settings(epochs=1, fold=0, roi_size=[64, 64, 8], spacing=None, overlap=0.5, dataset_dir=str(tmp_path))
-    check_settings(spacing=[1.5, 2, 2], et_label=3, resume=True, batch_size=2)
+    settings = {"epochs": 1, "fold": 0, "roi_size": [64, 64, 8], "spacing": None, "overlap": 0.5}
+    assert check_settings(**settings, dataset_dir=str(tmp_path)) is None
+    assert check_settings(spacing=[1.5, 2, 2], et_label=3, resume=True, batch_size=2) is None

@@ -64,18 +64,10 @@ def load_cases(
     Raises:
         UserError: for a missing file, an unknown fold or sequence, or faulty data.
     """
-    if not datalist:
-        raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
-    entries = read_json(datalist, "datalist").get("training", [])
-    folds = sorted({entry["fold"] for entry in entries})
-    if fold not in folds or (training and len(folds) < 2):
-        raise UserError(
-            f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), with another to train on."
-        )
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
     if unknown := sorted({*student, *sequences} - set(SEQUENCES)):
         raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
-    chosen = [entry for entry in entries if training or entry["fold"] == fold]
+    chosen = [entry for entry in read_entries(datalist, fold, training) if training or entry["fold"] == fold]
     needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
     values = set(label_values(datalist))
 
@@ -97,6 +89,19 @@ def load_cases(
             part = "validation" if entry["fold"] == fold else "training"
             parts[part].append(network_entry(entry, dataset_dir, student, [] if part == "validation" else sequences))
     return parts
+
+
+def read_entries(datalist: str, fold: int, training: bool) -> list[dict[str, Any]]:
+    """The labelled cases of a datalist that has the fold, and another one if there is to be training."""
+    if not datalist:
+        raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
+    entries = read_json(datalist, "datalist").get("training", [])
+    folds = sorted({entry["fold"] for entry in entries})
+    if fold not in folds or (training and len(folds) < 2):
+        raise UserError(
+            f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), with another to train on."
+        )
+    return entries
 
 
 def load_images(path: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
