@@ -226,6 +226,12 @@ def test_images_to_predict_are_checked_together(cohort):
     assert [item["case"] for item in load_images(str(cohort / "data"), "t1")] == [f"phantom_000{i}" for i in range(6)]
 
 
+@pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
+def test_images_of_no_single_sequence_are_refused(cohort, sequence):
+    with pytest.raises(UserError, match="student_sequence is .*expected one of"):
+        load_images(str(cohort / "data"), sequence)
+
+
 @pytest.mark.parametrize("folds", [1, 7])
 def test_a_number_of_folds_that_cannot_be_is_named(cohort, folds):
     with pytest.raises(UserError, match=f"folds is {folds}, expected 2 to 6"):

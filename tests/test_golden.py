@@ -53,7 +53,8 @@ def unet(golden, name):
 @pytest.fixture(scope="module")
 def model(golden):
     weights = state(golden, "fusion")
-    fusion = CooperativeFusion({name: [weights[f"project_{name}.weight"].shape[1]] for name in TEACHERS})
+    channels = {name: [weights[f"project_{name}.weight"].shape[1]] for name in TEACHERS}
+    fusion = CooperativeFusion(channels, num_classes=weights["head.weight"].shape[0])
     names = {f"attention_{name}": f"levels.0.attention.{name}" for name in TEACHERS}
     names |= {f"project_{name}": f"levels.0.project.{name}" for name in TEACHERS} | {"head": "levels.0.head"}
     fusion.load_state_dict({names[(parts := key.split(".", 1))[0]] + "." + parts[1]: v for key, v in weights.items()})

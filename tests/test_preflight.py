@@ -15,6 +15,7 @@ MAIN = "site-packages/monai/bundle/__main__.py"
     [
         (["--epocs", "9"], "--epocs is not a key of .*did you mean --epochs"),
         (["--learning-rte=0.1"], "--learning_rte .*did you mean --learning_rate"),
+        (["--fusion", "None"], r"--fusion None is ignored by MONAI: pass --fusion '\$None'"),
         (["--networkdef::widths", "[8,8,8,8]"], "--networkdef::widths .*did you mean --network_def"),
     ],
 )

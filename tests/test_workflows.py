@@ -176,6 +176,61 @@ def test_two_processes_train_and_count_every_case_once(options, tmp_path, comman
     assert sum(float(rows[1][f"weight/{name}"]) for name in ("flair", "t2", "t1")) == pytest.approx(0.15)
 
 
+def run_here(options, tmp_path, overlays=(), run_id="training", **changed):
+    """A run in this process, with the options of the tiny run and some changed."""
+    settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
+    settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out"), **changed}
+    bundle_run(
+        run_id, config_file=[str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *overlays)], **settings
+    )
+
+
+ALL_SEQUENCES = ["flair", "t1", "t1ce", "t2"]
+VARIANTS = {
+    "CBAM": ([], {"network_def::attention": "cbam"}),
+    "T1 student": ([], {"student_sequence": "t1"}),
+    "fixed weights": ([], {"confidence::dynamic": False, "confidence::initial": 0.05}),
+    "no fusion": ([], {"fusion": "$None"}),
+    "four sequences": (["no_distillation"], {"student_sequence": ALL_SEQUENCES, "network_def::in_channels": 4}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_the_readme_and_docs_train(variant, options, tmp_path):
+    overlays, changed = VARIANTS[variant]
+    run_here(options, tmp_path, overlays, epochs=2, cache="disk", **changed)
+    assert (tmp_path / "out" / "model.pt").is_file()
+    with open(tmp_path / "out" / "history.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert ("loss/distil_fusion_1" in last) == ("fusion" not in changed and not overlays)
+    if variant == "fixed weights":
+        assert [float(last[f"weight/{name}"]) for name in ("flair", "t2", "t1")] == pytest.approx([0.05] * 3)
+
+
+def test_a_frozen_teacher_is_read_from_its_checkpoint_and_kept(trained, options, tmp_path):
+    weights = torch.load(trained / "models" / "checkpoint.pt", weights_only=True)["distillation"]
+    prefix = "teachers.flair.network."
+    flair = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    torch.save(flair, tmp_path / "flair.pt")
+    frozen = {"teachers::flair::frozen": True, "teachers::flair::checkpoint": str(tmp_path / "flair.pt")}
+    run_here(options, tmp_path, epochs=1, **frozen)
+    after = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["distillation"]
+    assert all(torch.equal(after[prefix + name], value) for name, value in flair.items())
+    assert not torch.equal(after["teachers.t2.network.head.weight"], weights["teachers.t2.network.head.weight"])
+
+
+def test_the_papers_protocol_is_evaluated_on_the_original_grid(options, tmp_path, cohort_source):
+    run_here(options, tmp_path, ["paper"], epochs=1)
+    run_here(options, tmp_path, ["paper", "evaluate"], "evaluating")
+    written = sorted((tmp_path / "out").glob("*_seg.nii.gz"))
+    assert len(written) == 2
+    for path in written:
+        case = path.name.removesuffix("_seg.nii.gz")
+        truth = nib.load(cohort_source / "data" / case / path.name)
+        assert nib.load(path).shape == truth.shape
+        assert np.array_equal(nib.load(path).affine, truth.affine)
+
+
 MISTAKES = {
     "no data": ({"dataset_dir": "nowhere"}, "dataset_dir is 'nowhere'"),
     "no datalist": ({"datalist": "none.json"}, "datalist none.json cannot be read"),
@@ -189,10 +244,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_end_with_a_sentence_before_work_starts(mistake, options, tmp_path):
     changed, message = MISTAKES[mistake]
-    settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
-    settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out")}
     with pytest.raises(UserError, match=message):
-        bundle_run("training", config_file=str(BUNDLE / "configs" / "train.yaml"), **{**settings, **changed})
+        run_here(options, tmp_path, **changed)
     assert not (tmp_path / "out").exists()
 
 

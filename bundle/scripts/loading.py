@@ -50,7 +50,7 @@ def load_cases(
     """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
 
     Args:
-        datalist: a file as written by this module.
+        datalist: a file as written by scripts.datalist.
         dataset_dir: the folder that its paths are relative to.
         fold: the validation fold; the others are for training.
         student_sequence: what ``image`` holds; several names are stacked.
@@ -108,8 +108,11 @@ def load_images(path: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
     """Checked images to predict, as ``{"image": path, "case": name}``: one file, or those of a folder.
 
     Raises:
-        UserError: if there are none, or any is unreadable, not 3-D, empty or not finite; all faults together.
+        UserError: if the sequence is not one of the four, there are no images, or any is unreadable, not 3-D, empty
+            or not finite; all faults together.
     """
+    if sequence not in SEQUENCES:
+        raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
     images = find_images(path, sequence)
 
     def check(index: int) -> CaseReport:

@@ -56,7 +56,7 @@ RULES = {
     "fold": (lambda v: whole(v, 0), "a whole number of at least 0"),
     "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "roi_size": (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
-    "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or None for the native spacing'),
+    "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
     "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
     "ckpt_path": (lambda v: Path(str(v)).is_file(), "a file that exists: train first, or pass --ckpt_path FILE"),
@@ -67,13 +67,13 @@ RULES = {
 
 
 def refuse_unknown_keys(argv: Sequence[str]) -> None:
-    """Refuse a misspelt top-level override of ``python -m monai.bundle run``, which MONAI accepts silently.
+    """Refuse what ``python -m monai.bundle run`` ignores silently: a misspelt top-level override, and the value None.
 
     A config expression cannot see the whole config, nor what was overridden, so the command line is read again.
     Without one (a program calls MONAI) nothing is checked.
 
     Raises:
-        UserError: names the key and the nearest known one.
+        UserError: names the key and the nearest known one, or what to pass for None.
     """
     if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", argv[0]):
         return
@@ -87,7 +87,9 @@ def refuse_unknown_keys(argv: Sequence[str]) -> None:
     known |= {re.split("#|::", key)[0].lstrip("+") for key in ConfigParser.load_config_files(files)}
     if "tracking" in options:
         known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
-    for key in options:
+    for key, value in options.items():
+        if value == "None":
+            raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
         name = re.split("#|::", key)[0].lstrip("+")
         if name not in known:
             nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
