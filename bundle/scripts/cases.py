@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.errors import UserError
-from scripts.labels import ENDINGS, ENDINGS_2023, SEQUENCES
+from scripts.labels import ENDINGS, ENDINGS_2023, MAP_ENDINGS, SEQUENCES
 
-__all__ = ["Case", "find_cases", "find_images", "case_of"]
+__all__ = ["Case", "find_cases", "find_images", "find_label_maps", "case_of"]
 
 SUFFIXES = (".nii.gz", ".nii")
 MSD_MODALITIES = {"FLAIR": "flair", "T1w": "t1", "t1gd": "t1ce", "T2w": "t2"}
@@ -144,6 +144,35 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
             )
         images[name] = {"image": str(file), "case": name}
     return list(images.values())
+
+
+def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
+    """Label maps by case, sorted: BraTS folders, or a folder of NIfTI files named after their case.
+
+    Where any file is named as a label (NAME_seg.nii.gz), only such files are taken; else every file whose name tells
+    no sequence.
+
+    Args:
+        path: the folder.
+        key: what messages call it.
+
+    Raises:
+        UserError: if there is no such folder, no label map in it, or two of one case.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
+    named = [(case.name, case.files["label"]) for case in find_brats(root) if "label" in case.files]
+    files = [file for file in sorted(root.rglob("*.nii*")) if file.is_file() and file.name.endswith(SUFFIXES)]
+    plain = [(strip_suffix(file), file) for file in files if split_name(file)[1] not in (*ENDINGS, *MAP_ENDINGS)]
+    maps: dict[str, Path] = {}
+    for case, file in sorted(named or plain):
+        if case in maps:
+            raise UserError(f"{key}: {maps[case]} and {file} are both of case {case}: keep one.")
+        maps[case] = file
+    if not maps:
+        raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
+    return maps
 
 
 def case_of(path: str | Path) -> str:

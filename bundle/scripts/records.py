@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from ignite.engine import Engine, Events
 
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice", "write_table"]
+__all__ = ["History", "RegionDice", "write_json", "write_table"]
 
 
 class RegionDice:
@@ -98,3 +101,19 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     os.replace(partial, path)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, NaN as null, to a temporary file that is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(without_nan(document), indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

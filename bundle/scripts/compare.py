@@ -1,0 +1,109 @@
+"""Two evaluated runs, patient by patient: is the difference more than chance?
+
+python -m scripts.compare RUN_A RUN_B [--output FILE]
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+import numpy as np
+from scipy.stats import wilcoxon
+
+from scripts.errors import UserError
+from scripts.labels import TABLE_ORDER
+from scripts.metrics import COLUMNS
+from scripts.records import write_table
+from scripts.summary import Estimate, caption, cell, estimate, format_table, number, read_scores
+
+__all__ = ["Difference", "compare", "paired_difference"]
+
+logger = logging.getLogger(__name__)
+
+LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")  # of the volume error, its size
+DECIMALS = 6  # of metrics.csv: what is equal there is a tie
+
+
+class Difference(NamedTuple):
+    """A against B over the patients that both score: A - B, and on how many of them A is better, worse, level."""
+
+    difference: Estimate
+    p: float
+    wins: int
+    losses: int
+    ties: int
+
+
+def compare(run_a: str, run_b: str, output: str | None = None) -> None:
+    """Print mean paired differences A - B with 95% bootstrap intervals, Wilcoxon signed-rank p, wins and losses.
+
+    Args:
+        run_a: an evaluated run's folder, or a metrics.csv.
+        run_b: another, of the same patients.
+        output: a CSV to write the table to.
+
+    Raises:
+        UserError: if a run has no metrics.csv, the runs have no patient in common, or follow different rules for
+            empty regions.
+    """
+    a, b = read_scores(run_a), read_scores(run_b)
+    common = sorted(set(a.cases) & set(b.cases))
+    if not common:
+        raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
+    if (a.empty_rule, a.et_threshold_ml) != (b.empty_rule, b.et_threshold_ml):
+        raise UserError(
+            f"{a.path} and {b.path} follow the rules {a.empty_rule!r} and {b.empty_rule!r} for empty regions, with ET "
+            f"cleared below {a.et_threshold_ml} and {b.et_threshold_ml} ml: score both in the same way."
+        )
+    if only := sorted(set(a.cases) ^ set(b.cases)):
+        logger.warning(f"Left out {len(only)} patient(s) of one run alone: {', '.join(only)}.")
+    rows: list[dict[str, Any]] = []
+    lines = [["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"]]
+    for region in TABLE_ORDER:
+        for metric in COLUMNS:
+            columns = a.column(region, metric, common), b.column(region, metric, common)
+            result = paired_difference(*columns, less_is_better=metric in LESS_IS_BETTER)
+            means = [float(np.nanmean(column)) if not np.isnan(column).all() else np.nan for column in columns]
+            counts = {"wins": result.wins, "losses": result.losses, "ties": result.ties}
+            rows.append(
+                {"region": region, "metric": metric, "mean_a": means[0], "mean_b": means[1]}
+                | {"difference" if k == "mean" else k: v for k, v in result.difference._asdict().items()}
+                | {"p": result.p, **counts}
+            )
+            values = [number(metric, mean) for mean in means] + [cell(metric, result.difference), f"{result.p:.3f}"]
+            lines.append([f"{region} {metric}", *values, *map(str, counts.values())])
+    print(f"A = {run_a}\nB = {run_b}\n{caption(a).splitlines()[1]} ({run_a})\n{caption(b).splitlines()[1]} ({run_b})")
+    print(f"{len(common)} patients in both; A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided,")
+    print("not corrected for the number of lines; a win is a patient on whom A is better.\n")
+    print(format_table(lines))
+    if output:
+        write_table(Path(output), rows)
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False) -> Difference:
+    """Mean of a - b with its bootstrap interval, Wilcoxon signed-rank p (1 where all differences are 0), and counts.
+
+    Where less is better, the smaller size wins. Patients with NaN in either are left out.
+
+    Shapes: a, b (N,).
+    """
+    known = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[known].round(DECIMALS), b[known].round(DECIMALS)
+    differences = (a - b).round(DECIMALS)
+    gains = np.abs(b) - np.abs(a) if less_is_better else differences
+    gains = gains.round(DECIMALS)
+    if not len(differences):
+        p = np.nan
+    elif not differences.any():
+        p = 1.0
+    else:
+        p = float(wilcoxon(a, b).pvalue)
+    return Difference(estimate(differences), p, int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum()))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    fire.Fire(compare)

@@ -1,0 +1,184 @@
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric
+
+from conftest import real_data
+from scripts.errors import UserError
+from scripts.labels import REGIONS
+from scripts.metrics import COLUMNS, NO_OVERLAP_MM
+from scripts.score import clear_small_et, score
+
+
+def save(folder, name, label, affine=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    affine = np.diag([-2.0, -2.0, 2.0, 1.0]) if affine is None else affine
+    nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / name)
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return {(row["case"], row["region"]): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def truth():
+    label = np.zeros((20, 18, 16), np.uint8)
+    label[4:14, 4:12, 4:12] = 2
+    label[6:11, 6:10, 6:10] = 1
+    label[6:9, 6:9, 6:9] = 4
+    return label
+
+
+@pytest.fixture
+def folders(tmp_path, truth):
+    """Two patients: truth in BraTS folders with ET 4, predictions in plain files with ET 3."""
+    for case in ("A_001", "B_002"):
+        save(tmp_path / "truth" / case, f"{case}_seg.nii.gz", truth)
+        save(tmp_path / "truth" / case, f"{case}_t1ce.nii.gz", truth)
+        predicted = np.roll(np.where(truth == 4, 3, truth), 1, axis=0)
+        save(tmp_path / "pred", f"{case}.nii.gz", predicted)
+    return tmp_path
+
+
+def test_a_row_for_each_case_and_region_with_the_promised_columns(folders, command, truth):
+    result = command(
+        "scripts.score", "--pred", folders / "pred", "--truth", folders / "truth", "--output", folders / "metrics.csv"
+    )
+    assert result.returncode == 0, result.stderr
+    lines = (folders / "metrics.csv").read_text().splitlines()
+    assert lines[0] == (
+        "case,region,dice,hd95,nsd,sensitivity,precision,volume_error_ml,lesion_dice,lesion_hd95,slice_mean_dice"
+    )
+    rows = read(folders / "metrics.csv")
+    assert list(rows) == [(case, region) for case in ("A_001", "B_002") for region in ("WT", "TC", "ET")]
+    for region, classes in REGIONS:
+        values = [4 if c == 3 else c for c in classes]
+        masks = [np.isin(volume, values) for volume in (np.roll(truth, 1, axis=0), truth)]
+        expected = DiceMetric()(*(torch.from_numpy(mask)[None, None].float() for mask in masks)).item()
+        assert float(rows["A_001", region]["dice"]) == pytest.approx(expected, abs=1e-6)
+        assert float(rows["A_001", region]["hd95"]) == pytest.approx(2)
+    assert "2 patients" in result.stdout and "373.13 mm" in result.stdout and "WT 0, TC 0, ET 0" in result.stdout
+
+
+def test_the_summary_is_written_beside_the_table(folders):
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "out" / "m.csv"))
+    summary = json.loads((folders / "out" / "m.json").read_text())
+    rows = read(folders / "out" / "m.csv")
+    mean = np.mean([float(rows[case, "WT"]["dice"]) for case in ("A_001", "B_002")])
+    assert summary["summary"]["WT"]["dice"]["mean"] == pytest.approx(mean, abs=1e-6)
+    assert summary["empty_rule"] == "brats" and summary["cases"] == 2
+
+
+def test_another_orientation_of_the_same_grid_scores_the_same(folders, truth):
+    label = np.roll(truth, 1, axis=0)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(label, np.diag([-2.0, -2.0, 2.0, 1.0])))
+    nib.save(turned, folders / "pred" / "A_001.nii.gz")
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    rows = read(folders / "m.csv")
+    for region in ("WT", "TC", "ET"):
+        assert [rows["A_001", region][name] for name in COLUMNS] == [rows["B_002", region][name] for name in COLUMNS]
+
+
+def test_an_all_background_prediction_and_the_count_of_patients_touched(folders, truth, capsys):
+    save(folders / "pred", "A_001.nii.gz", np.zeros_like(truth))
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    rows = read(folders / "m.csv")
+    for region in ("WT", "TC", "ET"):
+        assert float(rows["A_001", region]["dice"]) == 0
+        assert float(rows["A_001", region]["hd95"]) == NO_OVERLAP_MM
+    assert "WT 1, TC 1, ET 1" in capsys.readouterr().out
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), empty_rule="exclude")
+    assert read(folders / "m.csv")["A_001", "WT"]["dice"] == ""
+    assert json.loads((folders / "m.json").read_text())["summary"]["WT"]["dice"]["patients"] == 1
+
+
+def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth):
+    voxels = int((truth == 4).sum())
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), et_threshold_ml=voxels * 0.008 + 0.01)
+    plain, cleared = read(folders / "m.csv"), read(folders / "m_et_cleared.csv")
+    assert float(plain["A_001", "ET"]["dice"]) > 0 and float(cleared["A_001", "ET"]["dice"]) == 0
+    assert plain["A_001", "TC"] == cleared["A_001", "TC"]
+    assert json.loads((folders / "m_et_cleared.json").read_text())["et_threshold_ml"] > 0
+
+
+def test_clearing_counts_all_enhancing_tumour_in_ml():
+    label = np.array([0, 1, 2, 3, 3]).reshape(5, 1, 1)
+    assert clear_small_et(label, 0.008, 0.017).ravel().tolist() == [0, 1, 2, 1, 1]
+    assert clear_small_et(label, 0.008, 0.016).ravel().tolist() == [0, 1, 2, 3, 3]
+
+
+def test_other_label_values(folders, truth):
+    msd = np.array([0, 2, 1, 0, 3], np.uint8)[truth]
+    save(folders / "msd", "A_001_seg.nii.gz", msd)
+    score(str(folders / "msd"), str(folders / "msd"), str(folders / "m.csv"), label_values=[0, 2, 1, 3])
+    rows = read(folders / "m.csv")
+    assert float(rows["A_001", "TC"]["dice"]) == 1
+    score(str(folders / "truth"), str(folders / "truth"), str(folders / "t.csv"))
+    assert rows["A_001", "TC"]["volume_error_ml"] == read(folders / "t.csv")["A_001", "TC"]["volume_error_ml"]
+
+
+def spoil_shape(folders, truth):
+    save(folders / "pred", "A_001.nii.gz", truth[:-1])
+
+
+def spoil_affine(folders, truth):
+    save(folders / "pred", "A_001.nii.gz", truth, np.diag([-1.0, -2.0, 2.0, 1.0]))
+
+
+def spoil_values(folders, truth):
+    save(folders / "pred", "A_001.nii.gz", truth + 3)
+
+
+def spoil_both_values(folders, truth):
+    save(folders / "pred", "A_001.nii.gz", np.where(truth == 1, 3, truth))
+
+
+def spoil_file(folders, truth):
+    (folders / "pred" / "A_001.nii.gz").write_bytes(b"nothing")
+
+
+def spoil_name(folders, truth):
+    save(folders / "pred", "C_003.nii.gz", truth)
+
+
+FAULTS = {
+    "shape": (spoil_shape, r"A_001\.nii\.gz +shape \(19, 18, 16\) differs from \(20, 18, 16\)"),
+    "affine": (spoil_affine, r"A_001\.nii\.gz +affine differs"),
+    "values": (spoil_values, r"unknown label values \[5, 7\]"),
+    "3 and 4": (spoil_both_values, "holds 3 and 4, both ET"),
+    "unreadable": (spoil_file, "unreadable or truncated"),
+    "no truth": (spoil_name, "has no label map of C_003"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_end_with_a_sentence_and_write_nothing(fault, folders, truth):
+    spoil, message = FAULTS[fault]
+    spoil(folders, truth)
+    with pytest.raises(UserError, match=message):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    assert not (folders / "m.csv").exists()
+
+
+@pytest.mark.parametrize("option", [{"pred": "nowhere"}, {"empty_rule": "skip"}, {"et_threshold_ml": -1}])
+def test_wrong_options_are_named(option, folders):
+    options = {"pred": str(folders / "pred"), "truth": str(folders / "truth"), "output": str(folders / "m.csv")}
+    with pytest.raises(UserError, match=next(iter(option))):
+        score(**{**options, **option})
+
+
+def test_an_all_background_prediction_of_real_patients_shows_what_slice_means_are_worth(tmp_path):
+    root = real_data("brats_1mm")
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        source = nib.load(next(folder.glob("*_seg.nii.gz")))
+        save(tmp_path / "pred", f"{folder.name}_seg.nii.gz", np.zeros(source.shape), source.affine)
+    score(str(tmp_path / "pred"), str(root), str(tmp_path / "m.csv"))
+    rows = read(tmp_path / "m.csv")
+    assert len(rows) == 9
+    assert all(float(row["dice"]) == 0 for row in rows.values())
+    assert all(0.5 < float(row["slice_mean_dice"]) < 1 for row in rows.values())

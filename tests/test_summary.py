@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+
+from scripts.errors import UserError
+from scripts.labels import TABLE_ORDER
+from scripts.metrics import COLUMNS
+from scripts.summary import CaseScore, caption, estimate, format_table, read_scores, write_scores
+
+
+def scores(values, empty=()):
+    """Every metric of case i is values[i]; NaN stays."""
+    return [
+        CaseScore(f"case_{i}", region, dict.fromkeys(COLUMNS, value), i in empty)
+        for i, value in enumerate(values)
+        for region in TABLE_ORDER
+    ]
+
+
+def test_the_interval_is_the_bootstraps():
+    values = np.random.default_rng(0).beta(4, 2, 30)
+    result = estimate(values)
+    random = np.random.default_rng(7)
+    means = random.choice(values, (20_000, 30)).mean(axis=1)
+    assert result.mean == pytest.approx(values.mean())
+    assert [result.low, result.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.004)
+    assert result.patients == 30
+
+
+def test_few_patients():
+    assert estimate(np.array([0.5, np.nan]))[:1] == (0.5,)
+    assert math.isnan(estimate(np.array([0.5])).low)
+    assert math.isnan(estimate(np.array([np.nan])).mean) and estimate(np.array([np.nan])).patients == 0
+    assert estimate(np.full(5, 0.25))[:3] == (0.25, 0.25, 0.25)
+
+
+def test_scores_are_read_back_as_written(tmp_path):
+    written = write_scores(tmp_path / "metrics.csv", scores([0.25, np.nan, 0.75], empty=[1]), "exclude", 0.5)
+    read = read_scores(tmp_path)
+    assert read.empty_rule == "exclude" and read.et_threshold_ml == 0.5
+    assert read.touched == written.touched == {region: ["case_1"] for region in TABLE_ORDER}
+    assert read.summary()["TC"]["nsd"][::3] == (0.5, 2)
+    assert "Patients touched: WT 1, TC 1, ET 1" in caption(read)
+    assert "less than 0.5 ml" in caption(read)
+
+
+def test_a_table_of_another_tool_is_refused(tmp_path):
+    (tmp_path / "metrics.csv").write_text("case,region,dice\na,WT,0.5\n")
+    with pytest.raises(UserError, match="has the columns"):
+        read_scores(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        read_scores(tmp_path / "nowhere")
+
+
+def test_columns_line_up():
+    assert format_table([["a", "b"], ["long", "1.0"]]).splitlines() == ["a       b", "---------", "long  1.0"]
