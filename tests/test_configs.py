@@ -57,7 +57,7 @@ def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_op
 
 
 @pytest.mark.parametrize(
-    "key", ["network_def", "preprocessing", "postprocessing", "student_widths", "roi_size", "overlap"]
+    "key", ["network_def", "preprocessing", "postprocessing", "clear_small_et", "student_widths", "roi_size", "overlap"]
 )
 def test_training_and_inference_say_the_same(key):
     assert load("train")[key] == load("inference")[key]

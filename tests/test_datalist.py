@@ -12,7 +12,7 @@ from conftest import real_data
 from scripts.cases import Case
 from scripts.datalist import assign_folds, make_datalist
 from scripts.errors import UserError
-from scripts.loading import label_values, load_cases, load_images
+from scripts.loading import label_values, load_cases
 
 
 def patients(*names):
@@ -216,20 +216,6 @@ def test_training_gets_every_sequence_and_validation_the_students(cohort):
 def test_settings_that_do_not_fit_are_named(cohort, options, message):
     with pytest.raises(UserError, match=message):
         load_cases(**{"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), **options})
-
-
-def test_images_to_predict_are_checked_together(cohort):
-    scan(cohort, 0, "t1ce").write_text("no image")
-    rewrite(scan(cohort, 3, "t1ce"), lambda v: np.stack([v, v], -1))
-    with pytest.raises(UserError, match=r"(?s)phantom_0000.*unreadable.*phantom_0003.*expected a 3-D volume.*2 fault"):
-        load_images(str(cohort / "data"))
-    assert [item["case"] for item in load_images(str(cohort / "data"), "t1")] == [f"phantom_000{i}" for i in range(6)]
-
-
-@pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
-def test_images_of_no_single_sequence_are_refused(cohort, sequence):
-    with pytest.raises(UserError, match="student_sequence is .*expected one of"):
-        load_images(str(cohort / "data"), sequence)
 
 
 @pytest.mark.parametrize("folds", [1, 7])

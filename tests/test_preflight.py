@@ -4,7 +4,7 @@ import pytest
 
 from conftest import BUNDLE
 from scripts.errors import UserError
-from scripts.preflight import check_settings, command_line_options, refuse_unknown_keys
+from scripts.preflight import bundle_options, check_settings, command_line_options, refuse_unknown_keys
 
 TRAIN = str(BUNDLE / "configs" / "train.yaml")
 MAIN = "site-packages/monai/bundle/__main__.py"
@@ -21,7 +21,7 @@ MAIN = "site-packages/monai/bundle/__main__.py"
 )
 def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
     with pytest.raises(UserError, match=message):
-        refuse_unknown_keys([MAIN, "run", "training", "--config_file", TRAIN, *arguments])
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", TRAIN, *arguments]))
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,14 @@ def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
     ],
 )
 def test_known_options_pass(arguments):
-    assert refuse_unknown_keys([MAIN, "run", "training", "--config_file", f"['{TRAIN}']", *arguments]) is None
+    assert (
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", f"['{TRAIN}']", *arguments]))
+        is None
+    )
 
 
 def test_programs_other_than_the_bundle_command_are_not_judged():
-    assert refuse_unknown_keys(["pytest", "--config_file", TRAIN, "--epocs", "9"]) is None
+    assert refuse_unknown_keys(bundle_options(["pytest", "--config_file", TRAIN, "--epocs", "9"])) is None
 
 
 def test_options_are_read_as_fire_does():

@@ -11,7 +11,7 @@ from conftest import real_data
 from scripts.errors import UserError
 from scripts.labels import REGIONS
 from scripts.metrics import COLUMNS, NO_OVERLAP_MM
-from scripts.score import clear_small_et, score
+from scripts.score import score
 
 
 def save(folder, name, label, affine=None):
@@ -104,12 +104,6 @@ def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth)
     assert float(plain["A_001", "ET"]["dice"]) > 0 and float(cleared["A_001", "ET"]["dice"]) == 0
     assert plain["A_001", "TC"] == cleared["A_001", "TC"]
     assert json.loads((folders / "m_et_cleared.json").read_text())["et_threshold_ml"] > 0
-
-
-def test_clearing_counts_all_enhancing_tumour_in_ml():
-    label = np.array([0, 1, 2, 3, 3]).reshape(5, 1, 1)
-    assert clear_small_et(label, 0.008, 0.017).ravel().tolist() == [0, 1, 2, 1, 1]
-    assert clear_small_et(label, 0.008, 0.016).ravel().tolist() == [0, 1, 2, 3, 3]
 
 
 def test_other_label_values(folders, truth):

@@ -9,7 +9,7 @@ from monai.transforms import Compose, CropForegroundd, LoadImaged, RandGaussianN
 
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
-from scripts.transforms import PerSequenced, Resampled, SelectChannelsd, case_name
+from scripts.transforms import PerSequenced, Resampled, SelectChannelsd
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -82,10 +82,3 @@ def test_a_cropped_case_is_stored_at_its_cropped_size(tmp_path):
 def test_an_unknown_cache_is_named():
     with pytest.raises(UserError, match="cache is 'ram'"):
         cached_dataset([], Compose([]), cache="ram")
-
-
-def test_label_maps_are_named_after_their_case():
-    assert case_name({"filename_or_obj": "a/BraTS2021_00005_t1ce.nii.gz"}, None) == {
-        "subject": "BraTS2021_00005",
-        "idx": None,
-    }

@@ -141,7 +141,7 @@ def test_inference_writes_label_maps_on_the_inputs_exact_grid(trained, tmp_path,
         "--output_dir", tmp_path / "out", "--ckpt_path", trained / "models" / "model.pt", *STUDENT, *extra,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
-    (written,) = (tmp_path / "out").iterdir()
+    (written,) = (tmp_path / "out").glob("*.nii.gz")
     assert written.name == "patient seven_seg.nii.gz"
     image, label = nib.load(oblique / "patient seven.nii.gz"), nib.load(written)
     assert label.shape == image.shape

@@ -69,7 +69,7 @@ def find_brats(root: Path) -> list[Case]:
     """BraTS folders: files are grouped by folder and by their name without the ending that tells the role."""
     folders: dict[Path, dict[str, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
     modern: set[Path] = set()
-    for path in sorted(root.rglob("*.nii*")):
+    for path in sorted(root.rglob("[!.]*.nii*")):
         stem, ending = split_name(path)
         if path.is_file() and ending in ENDINGS:
             folders[path.parent][stem][ENDINGS[ending]] = path
@@ -163,7 +163,7 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
     if not root.is_dir():
         raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
     named = [(case.name, case.files["label"]) for case in find_brats(root) if "label" in case.files]
-    files = [file for file in sorted(root.rglob("*.nii*")) if file.is_file() and file.name.endswith(SUFFIXES)]
+    files = [file for file in sorted(root.rglob("[!.]*.nii*")) if file.is_file() and file.name.endswith(SUFFIXES)]
     plain = [(strip_suffix(file), file) for file in files if split_name(file)[1] not in (*ENDINGS, *MAP_ENDINGS)]
     maps: dict[str, Path] = {}
     for case, file in sorted(named or plain):

@@ -115,6 +115,12 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
         volume = Volume(np.asanyarray(image.dataobj), image.affine)
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+    if volume.voxels.dtype.kind not in "biuf":
+        raise ValueError(f"voxels of type {volume.voxels.dtype}, expected numbers")
+    if not abs(np.linalg.det(volume.affine[:3, :3])) > 0:
+        raise ValueError("no voxel size: the affine is singular")
+    if channels == 1 and volume.voxels.shape[3:] == (1,):
+        volume = Volume(volume.voxels[..., 0], volume.affine)
     if volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
         expected = "a 3-D volume" if channels == 1 else f"4-D with {channels} channels"
         raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
@@ -158,8 +164,12 @@ def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
     return faults
 
 
-def settle(faults: Sequence[Fault], strict: bool) -> set[str]:
-    """Report all faults at once; the names of the cases to leave out.
+def settle(
+    faults: Sequence[Fault],
+    strict: bool,
+    advice: str = "mend them, or leave these cases out (--strict False where there is a datalist).",
+) -> set[str]:
+    """Report all faults at once, with advice; the names of the cases to leave out.
 
     Raises:
         UserError: if there is any fault and ``strict`` is set; the message is the table.
@@ -169,10 +179,7 @@ def settle(faults: Sequence[Fault], strict: bool) -> set[str]:
     names = {fault.case for fault in faults}
     table = fault_table(faults)
     if strict:
-        raise UserError(
-            f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): "
-            "mend them, or leave these cases out (--strict False where there is a datalist)."
-        )
+        raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
     logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
     return names
 

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.cases import find_images
 from scripts.checks import CaseReport, check_case, check_cases, duplicates, settle
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["label_values", "load_cases", "load_images", "read_json"]
+__all__ = ["label_values", "load_cases", "datalist_images", "read_json"]
 
 
 def read_json(path: str, key: str) -> dict:
@@ -104,22 +103,17 @@ def read_entries(datalist: str, fold: int, training: bool) -> list[dict[str, Any
     return entries
 
 
-def load_images(path: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
-    """Checked images to predict, as ``{"image": path, "case": name}``: one file, or those of a folder.
+def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
+    """All cases of a datalist, labelled or not, as ``{"image": path, "case": name}``, unchecked.
 
     Raises:
-        UserError: if the sequence is not one of the four, there are no images, or any is unreadable, not 3-D, empty
-            or not finite; all faults together.
+        UserError: if the datalist cannot be read, or a case lacks the sequence.
     """
-    if sequence not in SEQUENCES:
-        raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
-    images = find_images(path, sequence)
-
-    def check(index: int) -> CaseReport:
-        return check_case(images[index]["case"], {sequence: Path(images[index]["image"])}, [sequence], set())
-
-    settle([fault for report in check_cases(check, len(images)) for fault in report.faults], strict=True)
-    return images
+    document = read_json(datalist, "datalist")
+    entries = [*document.get("training", []), *document.get("testing", [])]
+    if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
+        raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it anew.")
+    return [network_entry(entry, dataset_dir, [sequence], [], labelled=False) for entry in entries]
 
 
 def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
@@ -131,12 +125,18 @@ def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
 
 
 def network_entry(
-    entry: Mapping[str, Any], dataset_dir: str, student: Sequence[str], sequences: Sequence[str]
+    entry: Mapping[str, Any],
+    dataset_dir: str,
+    student: Sequence[str],
+    sequences: Sequence[str],
+    labelled: bool = True,
 ) -> dict[str, Any]:
     files = entry_files(entry, dataset_dir)
     images = [str(files[name]) for name in student]
     data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
-    data |= {name: str(files[name]) for name in sequences} | {"label": str(files["label"])}
+    data |= {name: str(files[name]) for name in sequences}
+    if labelled:
+        data["label"] = str(files["label"])
     if channels := entry.get("channels"):
         data["channels"] = {"image": [channels[name] for name in student]} | {
             name: channels[name] for name in sequences

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["ResUNet", "ChannelGate", "SpatialGate", "CBAM"]
+__all__ = ["STRIDE", "ResUNet", "ChannelGate", "SpatialGate", "CBAM"]
 
 SLOPE = 0.01  # of every LeakyReLU
+STRIDE = 8  # the bottleneck is at 1/8 resolution, so sizes are multiples of this
 REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate, at least 1
 
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from monai.bundle import run as bundle_run
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import UserError
+from scripts.metrics import EMPTY_RULES
+from scripts.networks import STRIDE
 
-__all__ = ["check_settings", "refuse_unknown_keys"]
-
-STRIDE = 8  # the bottleneck of ResUNet is at 1/8 resolution
+__all__ = ["bundle_options", "check_settings", "command_line_options", "refuse_unknown_keys"]
 
 
 def check_settings(**settings: Any) -> None:
@@ -31,7 +31,7 @@ def check_settings(**settings: Any) -> None:
     Raises:
         UserError: names the key, the value and what was expected.
     """
-    refuse_unknown_keys(sys.argv)
+    refuse_unknown_keys(bundle_options())
     for key, value in settings.items():
         rule, expected = RULES[key]
         if not rule(value):
@@ -51,6 +51,11 @@ def spacing(value: Any) -> bool:
     return value is None or (numbers and len(value) == 3)
 
 
+def files(value: Any) -> bool:
+    paths = [value] if isinstance(value, str) else value
+    return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
+
+
 RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "fold": (lambda v: whole(v, 0), "a whole number of at least 0"),
@@ -59,30 +64,41 @@ RULES = {
     "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
     "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
-    "ckpt_path": (lambda v: Path(str(v)).is_file(), "a file that exists: train first, or pass --ckpt_path FILE"),
+    "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
-    "resume": (lambda v: isinstance(v, bool), "True or False"),
-    "strict": (lambda v: isinstance(v, bool), "True or False"),
+    "et_threshold_ml": (lambda v: isinstance(v, (int, float)) and v >= 0, "a volume in ml, or 0"),
+    "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
+    "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
+    **dict.fromkeys(
+        ("resume", "strict", "mirror", "uncertainty", "overwrite"),
+        (lambda v: isinstance(v, bool), "True or False"),
+    ),
 }
 
 
-def refuse_unknown_keys(argv: Sequence[str]) -> None:
-    """Refuse what ``python -m monai.bundle run`` ignores silently: a misspelt top-level override, and the value None.
+def bundle_options(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Options of ``python -m monai.bundle``; empty where a program called MONAI.
 
-    A config expression cannot see the whole config, nor what was overridden, so the command line is read again.
-    Without one (a program calls MONAI) nothing is checked.
+    A config expression sees neither the whole config nor what was overridden, so the command line is read again.
+    """
+    program, *arguments = sys.argv if argv is None else argv
+    if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", program):
+        return {}
+    options: dict[str, Any] = dict(command_line_options(arguments))
+    if "args_file" in options:
+        options = dict(ConfigParser.load_config_file(options.pop("args_file"))) | options
+    return options
+
+
+def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
+    """Refuse what ``python -m monai.bundle run`` ignores silently: a misspelt top-level override, and the value None.
 
     Raises:
         UserError: names the key and the nearest known one, or what to pass for None.
     """
-    if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", argv[0]):
-        return
-    options = command_line_options(argv[1:])
-    known = set(inspect.signature(bundle_run).parameters) | {"workflow_type", "properties_path"}
-    if "args_file" in options:
-        options = dict(ConfigParser.load_config_file(options["args_file"])) | options
     if "config_file" not in options:
         return
+    known = set(inspect.signature(bundle_run).parameters) | {"workflow_type", "properties_path"}
     files = yaml.safe_load(str(options["config_file"]))
     known |= {re.split("#|::", key)[0].lstrip("+") for key in ConfigParser.load_config_files(files)}
     if "tracking" in options:

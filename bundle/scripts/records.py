@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from scripts.labels import REGION_NAMES
@@ -23,34 +22,17 @@ class RegionDice:
 
     Args:
         key_metric: name of a metric with details of shape (patients, regions).
-        output_dir: where to write ``metrics.csv``, one row per case and region; None for no file.
     """
 
-    def __init__(self, key_metric: str, output_dir: str | None = None) -> None:
+    def __init__(self, key_metric: str) -> None:
         self.key_metric = key_metric
-        self.output_dir = output_dir
-        self.cases: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        if self.output_dir:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self.note_cases)
-
-    def note_cases(self, engine: Engine) -> None:
-        self.cases += [item["case"] for item in engine.state.batch]
 
     def __call__(self, engine: Engine) -> None:
         dice = engine.state.metric_details[self.key_metric]  # (patients of all ranks, regions)
         engine.state.metrics |= {f"dice/{name}": mean.item() for name, mean in zip(REGION_NAMES, dice.nanmean(dim=0))}
-        if self.output_dir:
-            cases = gather(self.cases)
-            rows = [
-                {"case": case, "region": region, "dice": f"{value:.6f}"}
-                for case, values in sorted(zip(cases, dice.tolist()))
-                for region, value in zip(REGION_NAMES, values)
-            ]
-            if idist.get_rank() == 0:
-                write_table(Path(self.output_dir, "metrics.csv"), rows)
 
 
 class History:
@@ -83,13 +65,6 @@ class History:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
         self.rows.append(row)
         write_table(self.path, self.rows)
-
-
-def gather(items: list[str]) -> list[str]:
-    """The lists of all ranks, one after the other."""
-    if idist.get_world_size() == 1:
-        return items
-    return [item for part in idist.all_gather(items) for item in part]
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

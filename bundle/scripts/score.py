@@ -18,19 +18,19 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from tqdm import tqdm
 
-from scripts.cases import find_label_maps
+from scripts.cases import case_of, find_label_maps
 from scripts.checks import Fault, Volume, check_grid, read_volume, settle
 from scripts.errors import UserError
 from scripts.labels import REGIONS, TABLE_ORDER
 from scripts.metrics import EMPTY_RULES, region_metrics
+from scripts.output import clear_small_et
 from scripts.summary import CaseScore, print_table, write_scores
 
-__all__ = ["score", "score_cases", "clear_small_et"]
+__all__ = ["score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
 BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # network class of each value on disk, of every edition
-NCR, ET = 1, 3
 
 
 class Pair(NamedTuple):
@@ -84,7 +84,10 @@ def score_cases(
     label_values: Sequence[int] | None = None,
 ) -> None:
     """As ``score``, of the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
-    pairs = [Pair(case["case"], Path(pred, f"{case['case']}_seg.nii.gz"), Path(case["label"])) for case in cases]
+    pairs = []
+    for case in cases:
+        first = case["image"] if isinstance(case["image"], str) else case["image"][0]
+        pairs.append(Pair(case["case"], Path(pred, f"{case_of(first)}_seg.nii.gz"), Path(case["label"])))
     score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
 
 
@@ -134,12 +137,6 @@ def case_scores(
         empty = not (found.any() and real.any())
         scores.append(CaseScore(case, region, region_metrics(found, real, spacing, empty_rule), empty))
     return scores
-
-
-def clear_small_et(classes: np.ndarray, voxel_ml: float, threshold_ml: float) -> np.ndarray:
-    """Turn enhancing tumour into NCR where there is less of it in all than the threshold; (H, W, D) classes."""
-    enhancing = classes == ET
-    return np.where(enhancing, NCR, classes) if enhancing.sum() * voxel_ml < threshold_ml else classes
 
 
 def read_pair(pair: Pair, class_of: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:

@@ -13,9 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
 from monai.utils import MAX_SEED
 
-from scripts.cases import case_of
-
-__all__ = ["SelectChannelsd", "Resampled", "PerSequenced", "case_name"]
+__all__ = ["SelectChannelsd", "Resampled", "PerSequenced"]
 
 
 class SelectChannelsd(MapTransform):
@@ -106,8 +104,3 @@ class PerSequenced(Randomizable, MapTransform):
             changed = torch.cat(channels).to(plain.dtype)
             result[key] = MetaTensor(changed, meta=image.meta) if isinstance(image, MetaTensor) else changed
         return result
-
-
-def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
-    """Names a saved label map after its case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
-    return {"subject": case_of(meta["filename_or_obj"]), "idx": None}

@@ -1,0 +1,135 @@
+"""Prediction of many patients, where one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset, MetaTensor
+from monai.engines import EnsembleEvaluator
+
+from scripts.cases import find_images
+from scripts.checks import Fault, check_case, settle
+from scripts.distillation import load_weights
+from scripts.errors import UserError
+from scripts.labels import SEQUENCES
+from scripts.loading import datalist_images
+
+__all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_work(
+    dataset_dir: str,
+    output_dir: str,
+    sequence: str = "t1ce",
+    datalist: str = "",
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """Images to predict, as ``{"image": path, "case": name}``, less those whose label map is in output_dir.
+
+    Args:
+        dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
+        output_dir: where NAME_seg.nii.gz are.
+        sequence: which files of a BraTS folder, or of the datalist, to take.
+        datalist: a file as written by scripts.datalist; all its cases are taken.
+        overwrite: predict again what has been predicted.
+
+    Raises:
+        UserError: if the sequence is not one of the four, or there are no images.
+    """
+    if sequence not in SEQUENCES:
+        raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
+    images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
+    if overwrite:
+        return images
+    left = [image for image in images if not Path(output_dir, f"{image['case']}_seg.nii.gz").is_file()]
+    if done := len(images) - len(left):
+        logger.warning(
+            f"{done} of {len(images)} label maps are in {output_dir} already: --overwrite True predicts anew."
+        )
+    return left
+
+
+class CheckedImages(Dataset):
+    """A MONAI dataset that gives a faulty image as ``{"case", "image", "fault"}`` instead of raising.
+
+    An image is read and checked when its turn comes: 3-D, finite, not empty.
+    """
+
+    def __init__(self, data: Sequence[dict], transform: Callable) -> None:
+        super().__init__(data, transform)
+
+    def __getitem__(self, index: int) -> Any:
+        entry = self.data[index]
+        channels = len(SEQUENCES) if "channels" in entry else 1
+        try:
+            report = check_case(entry["case"], {"image": Path(entry["image"])}, ["image"], set(), channels)
+            return entry | {"fault": report.faults[0].fault} if report.faults else super().__getitem__(index)
+        except Exception as error:  # whatever is wrong with one image, the others are still to be predicted
+            logger.debug("a transform failed", exc_info=True)
+            return entry | {"fault": root_cause(error)}
+
+
+class Predictor(EnsembleEvaluator):
+    """MONAI's EnsembleEvaluator, which notes the patients that fail and goes on; ``run`` reports them at its end.
+
+    Raises:
+        UserError: at the end of ``run``, if any patient failed; the message is their table.
+    """
+
+    def _iteration(self, engine: EnsembleEvaluator, batchdata: Mapping[str, Any]) -> Any:
+        if "fault" in batchdata:
+            self.note(batchdata, batchdata["fault"][0])
+            return []
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:  # out of memory, a full disk, a transform: the others are still to be predicted
+            logger.debug("a prediction failed", exc_info=True)
+            self.note(batchdata, root_cause(error))
+            engine.state.output = []
+            return []
+
+    def note(self, batchdata: Mapping[str, Any], fault: str) -> None:
+        image = batchdata["image"]
+        path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else image
+        path = path if isinstance(path, str) else path[0]
+        self.faults.append(Fault(batchdata["case"][0], path, fault, "mend or replace the file"))
+
+    def run(self, global_epoch: int = 1) -> None:
+        self.faults: list[Fault] = []
+        total = len(self.data_loader.dataset)
+        if total:
+            super().run(global_epoch)
+        logger.info(f"{total - len(self.faults)} label maps are written.")
+        settle(self.faults, True, "not predicted; the others are written. Mend them and run the command again.")
+
+
+def root_cause(error: BaseException) -> str:
+    """The first line of what went wrong at first: MONAI wraps each error into one of the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def make_members(
+    network: torch.nn.Module, ckpt_path: str | Sequence[str], device: torch.device
+) -> list[torch.nn.Module]:
+    """The networks of an ensemble, as many as there are files of weights, not loaded yet; the first is ``network``."""
+    count = 1 if isinstance(ckpt_path, str) else len(ckpt_path)
+    return [network.to(device), *(copy.deepcopy(network).to(device) for _ in range(count - 1))]
+
+
+def load_members(networks: Sequence[torch.nn.Module], ckpt_path: str | Sequence[str]) -> None:
+    """Load each file of weights into its network.
+
+    Raises:
+        UserError: if a file is missing or does not fit the network.
+    """
+    for network, path in zip(networks, [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path):
+        load_weights(network, path)

@@ -1,0 +1,125 @@
+"""What produced a result: command, configuration, seed, versions, data, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from scripts.preflight import bundle_options
+from scripts.records import write_json
+
+__all__ = ["record_run", "sha256"]
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def record_run(
+    output_dir: str,
+    stage: str,
+    seed: int | None = None,
+    datalist: str = "",
+    ckpt_path: str | Sequence[str] = (),
+    cases: Sequence[Mapping[str, Any]] = (),
+    **about: Any,
+) -> None:
+    """Write STAGE.json, from which a run can be repeated and its report drawn. On rank 0.
+
+    Args:
+        output_dir: where to write.
+        stage: training, evaluation or inference.
+        seed: of everything random.
+        datalist: the data's list, whose checksum stands for the data: it holds a checksum of each case.
+        ckpt_path: weights, whose checksums are noted.
+        cases: the patients worked on, with paths.
+        about: further facts.
+    """
+    if idist.get_rank() > 0:
+        return
+    weights = [ckpt_path] if isinstance(ckpt_path, str) else list(ckpt_path)
+    document = {
+        "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if bundle_options() else None,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": seed,
+        "versions": {"bundle": bundle_version(), "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "revision": revision(),
+        "machine": machine(),
+        "data": {"datalist": str(Path(datalist).resolve()), "sha256": sha256(datalist)} if datalist else None,
+        "weights": {str(Path(path).resolve()): sha256(path) for path in weights},
+        "cases": [absolute(case) for case in cases],
+        "configuration": configuration(),
+        **about,
+    }
+    write_json(Path(output_dir, f"{stage}.json"), document)
+
+
+def sha256(path: str) -> str:
+    """Checksum of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def absolute(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The case's name, image and label, with paths that hold from any folder."""
+    paths = {}
+    for key in ("image", "label"):
+        if key in case:
+            first = case[key] if isinstance(case[key], str) else case[key][0]
+            paths[key] = str(Path(first).resolve())
+    channels = {"channels": case["channels"]} if "channels" in case else {}
+    return {"case": case["case"], **paths, **channels}
+
+
+def configuration() -> dict[str, Any] | None:
+    """The merged config with the command's overrides, before it is resolved; None where a program called MONAI."""
+    options = bundle_options()
+    if "config_file" not in options:
+        return None
+    parser = ConfigParser()
+    parser.read_config(yaml.safe_load(str(options["config_file"])))
+    parser.update({key: value for key, value in options.items() if key != "config_file"})
+    return yaml.safe_load(yaml.safe_dump(parser.get()))
+
+
+def bundle_version() -> str:
+    return str(ConfigParser.load_config_file(ROOT / "configs" / "metadata.json")["version"])
+
+
+def revision() -> str | None:
+    """The commit of the bundle's checkout, with "+" where files differ from it; None outside of one."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def machine() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.is_file()
+        else []
+    )
+    return {
+        "system": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "processes": idist.get_world_size(),
+    }

@@ -1,0 +1,209 @@
+import logging
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import run as bundle_run
+from monai.data import DataLoader
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from torch import nn
+
+from conftest import BUNDLE, real_data
+from scripts.errors import UserError
+from scripts.inference import CheckedImages, Predictor, find_work, load_members, make_members
+from scripts.networks import ResUNet
+
+WIDTHS = [4, 4, 8, 8]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of two students that differ."""
+    folder = tmp_path_factory.mktemp("weights")
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(ResUNet(1, 4, WIDTHS, deep_supervision=1).state_dict(), folder / f"{seed}.pt")
+    return [str(folder / f"{seed}.pt") for seed in (0, 1)]
+
+
+def predict(source, output, ckpt_path, **options):
+    bundle_run(
+        "evaluating",
+        config_file=str(BUNDLE / "configs" / "inference.yaml"),
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(source),
+        output_dir=str(output),
+        ckpt_path=ckpt_path,
+        student_widths=WIDTHS,
+        roi_size=[16, 16, 16],
+        **options,
+    )
+
+
+def read(folder, case, kind="seg"):
+    return nib.load(folder / f"{case}_{kind}.nii.gz").get_fdata()
+
+
+def probabilities(path, case, source):
+    """Second implementation: softmax of the sliding window over the normalised brain, in the image's own grid."""
+    image = nib.load(source / "data" / case / f"{case}_t1ce.nii.gz")
+    voxels = nib.as_closest_canonical(image).get_fdata(dtype=np.float32)
+    brain = voxels != 0
+    box = tuple(slice(*(np.flatnonzero(brain.any(tuple({0, 1, 2} - {a})))[[0, -1]] + [0, 1])) for a in range(3))
+    values = voxels[brain]
+    normal = np.where(brain, (voxels - values.mean()) / values.std(), 0)[box]
+    network = ResUNet(1, 4, WIDTHS, deep_supervision=1).eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    inferer = SlidingWindowInferer([16, 16, 16], sw_batch_size=2, overlap=0.5, mode="gaussian")
+    with torch.no_grad():
+        inside = inferer(torch.from_numpy(normal.astype(np.float32))[None, None], network).softmax(1)[0].numpy()
+    result = np.zeros((4, *voxels.shape))
+    result[(slice(None), *box)] = inside
+    return result[:, ::-1, ::-1]  # phantoms run to the left and to the back
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_with_its_uncertainty(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0000"
+    predict(source, tmp_path, weights, uncertainty=True)
+    members = np.stack([probabilities(path, "phantom_0000", cohort_source) for path in weights])
+    mean = members.mean(0)
+    expected = np.array([0, 1, 2, 4])[mean.argmax(0)]
+    assert (read(tmp_path, "phantom_0000") == expected).mean() > 0.9999  # ties of rounding aside
+    inside = mean.sum(0) > 0
+    entropy = -(mean * np.log(np.where(mean > 0, mean, 1))).sum(0)
+    np.testing.assert_allclose(read(tmp_path, "phantom_0000", "entropy")[inside], entropy[inside], atol=1e-4)
+    np.testing.assert_allclose(read(tmp_path, "phantom_0000", "variance"), members.var(0).mean(0), atol=1e-4)
+    alone = np.array([0, 1, 2, 4])[members[0].argmax(0)]
+    assert (alone != expected).any()
+
+
+def test_mirroring_changes_the_label_map_and_whole_volumes_need_no_windows(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0001"
+    results = {}
+    for name, options in {"plain": {}, "mirror": {"mirror": True}, "whole": {"whole_volume": 10**6}}.items():
+        predict(source, tmp_path / name, weights[0], overlap=0, **options)
+        results[name] = read(tmp_path / name, "phantom_0001")
+    assert (results["mirror"] != results["plain"]).any() and (results["whole"] != results["plain"]).any()
+
+
+def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0000"
+    for name, threshold in (("off", 0), ("on", 1e6)):
+        predict(source, tmp_path / name, weights[0], et_threshold_ml=threshold)
+    off, on = (read(tmp_path / name, "phantom_0000") for name in ("off", "on"))
+    assert (off == 4).any() and np.array_equal(np.where(off == 4, 1, off), on)
+
+
+def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path, caplog):
+    source = cohort_source / "data"
+    predict(source / "phantom_0000", tmp_path, weights[0])
+    first = read(tmp_path, "phantom_0000")
+    (tmp_path / "phantom_0000_seg.nii.gz").write_bytes(b"kept")
+    predict(source, tmp_path, weights[0], overlap=0)
+    assert (tmp_path / "phantom_0000_seg.nii.gz").read_bytes() == b"kept"
+    assert len(list(tmp_path.glob("*_seg.nii.gz"))) == 6
+    with caplog.at_level(logging.WARNING):
+        assert find_work(str(source), str(tmp_path)) == []
+    assert "6 of 6 label maps are in" in caplog.text
+    predict(source, tmp_path, weights[0])  # nothing left to do
+    predict(source / "phantom_0000", tmp_path, weights[0], overwrite=True)
+    assert np.array_equal(read(tmp_path, "phantom_0000"), first)
+
+
+def test_a_datalist_names_the_images(cohort_source, weights, tmp_path):
+    images = find_work(str(cohort_source / "data"), str(tmp_path), "t1", str(cohort_source / "datalist.json"))
+    assert [image["case"] for image in images] == [f"phantom_000{index}" for index in range(6)]
+    assert all(image["image"].endswith("_t1.nii.gz") and "label" not in image for image in images)
+
+
+def voxels_of(cohort_source):
+    image = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, ">i2", np.uint16, np.int32, np.float64])
+def test_the_type_of_the_voxels_does_not_matter(dtype, cohort_source, weights, tmp_path):
+    voxels, affine = voxels_of(cohort_source)
+    whole = (voxels / voxels.max() * 255).round()
+    for name, image in {"plain": whole.astype(np.float32), "typed": whole.astype(dtype)[..., None]}.items():
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / f"{name}.nii.gz")
+        predict(tmp_path / f"{name}.nii.gz", tmp_path, weights[0])
+    assert np.array_equal(read(tmp_path, "plain"), read(tmp_path, "typed"))
+
+
+def test_faulty_patients_are_reported_at_the_end_and_the_others_written(cohort_source, weights, tmp_path, command):
+    voxels, affine = voxels_of(cohort_source)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(voxels, affine), folder / "a_good.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros_like(voxels), affine), folder / "b_empty.nii.gz")
+    nib.save(nib.Nifti1Image(np.where(voxels > 0, voxels, np.nan), affine), folder / "c_nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([voxels] * 3, -1), affine), folder / "d_colour.nii.gz")
+    (folder / "e_broken.nii.gz").write_bytes((folder / "a_good.nii.gz").read_bytes()[:3000])
+    nib.save(nib.Nifti1Image(voxels[:6, :5, :4] + 1, affine), folder / "f_tiny.nii.gz")
+    result = command(
+        "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
+        "--output_dir", tmp_path / "out", "--ckpt_path", weights[0], "--student_widths", str(WIDTHS),
+        "--roi_size", "[16,16,16]",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for fault in ("b_empty.*empty image", "c_nan.*non-finite", "d_colour.*expected a 3-D", "e_broken.*truncated"):
+        assert any(re.search(fault, line) for line in result.stderr.splitlines()), result.stderr[-2000:]
+    assert "4 fault(s) in 4 case(s)" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        "a_good_seg.nii.gz",
+        "f_tiny_seg.nii.gz",
+    ]
+
+
+def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_source, tmp_path):
+    class Fragile(nn.Module):
+        calls = 0
+
+        def forward(self, image):
+            Fragile.calls += 1
+            if Fragile.calls == 2:
+                raise MemoryError("out of memory\nand so on")
+            return image
+
+    images = find_work(str(cohort_source / "data"), str(tmp_path))
+    loader = DataLoader(CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")])))
+    predictor = Predictor(torch.device("cpu"), loader, [Fragile()], ["pred"], inferer=SimpleInferer())
+    with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 fault"):
+        predictor.run()
+    assert Fragile.calls == 6
+
+
+def test_members_are_independent_copies(weights):
+    network = ResUNet(1, 4, WIDTHS, deep_supervision=1)
+    members = make_members(network, weights, torch.device("cpu"))
+    load_members(members, weights)
+    assert members[0] is network and len(members) == 2
+    for member, path in zip(members, weights):
+        assert torch.equal(member.state_dict()["head.weight"], torch.load(path, weights_only=True)["head.weight"])
+    with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):
+        load_members(members, ["nowhere.pt"])
+
+
+@pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
+def test_images_of_no_single_sequence_are_refused(cohort_source, sequence):
+    with pytest.raises(UserError, match=r"student_sequence is .*expected one of"):
+        find_work(str(cohort_source / "data"), "out", sequence)
+
+
+@pytest.mark.slow
+def test_full_resolution_patients_keep_their_grid(weights, tmp_path):
+    source = real_data("brats_1mm")
+    logging.disable(logging.INFO)
+    predict(source, tmp_path, weights[0], spacing=[4.0, 4.0, 4.0])
+    logging.disable(logging.NOTSET)
+    written = sorted(tmp_path.glob("*_seg.nii.gz"))
+    assert len(written) == 3
+    for path in written:
+        case = path.name.removesuffix("_seg.nii.gz")
+        image, label = nib.load(source / case / f"{case}_t1ce.nii.gz"), nib.load(path)
+        assert label.shape == image.shape and np.array_equal(label.affine, image.affine)
