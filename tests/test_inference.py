@@ -97,7 +97,15 @@ def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tm
     assert (off == 4).any() and np.array_equal(np.where(off == 4, 1, off), on)
 
 
-def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path, caplog):
+def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
+    (tmp_path / "phantom_0002_seg.nii.gz").touch()
+    images = find_work(str(cohort_source / "data"), str(tmp_path))
+    assert len(images) == 5 and "phantom_0002" not in {image["case"] for image in images}
+    assert "1 of 6 label maps are in" in caplog.text
+    assert len(find_work(str(cohort_source / "data"), str(tmp_path), overwrite=True)) == 6
+
+
+def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):
     source = cohort_source / "data"
     predict(source / "phantom_0000", tmp_path, weights[0])
     first = read(tmp_path, "phantom_0000")
@@ -105,9 +113,6 @@ def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_p
     predict(source, tmp_path, weights[0], overlap=0)
     assert (tmp_path / "phantom_0000_seg.nii.gz").read_bytes() == b"kept"
     assert len(list(tmp_path.glob("*_seg.nii.gz"))) == 6
-    with caplog.at_level(logging.WARNING):
-        assert find_work(str(source), str(tmp_path)) == []
-    assert "6 of 6 label maps are in" in caplog.text
     predict(source, tmp_path, weights[0])  # nothing left to do
     predict(source / "phantom_0000", tmp_path, weights[0], overwrite=True)
     assert np.array_equal(read(tmp_path, "phantom_0000"), first)
