@@ -218,9 +218,9 @@ def test_settings_that_do_not_fit_are_named(cohort, options, message):
         load_cases(**{"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), **options})
 
 
-@pytest.mark.parametrize("folds", [1, 7])
+@pytest.mark.parametrize("folds", [0, 7])
 def test_a_number_of_folds_that_cannot_be_is_named(cohort, folds):
-    with pytest.raises(UserError, match=f"folds is {folds}, expected 2 to 6"):
+    with pytest.raises(UserError, match=f"folds is {folds}, expected 1 to 6"):
         make(cohort, folds=folds)
 
 

@@ -1,6 +1,7 @@
 """From a dataset folder to a datalist in the Decathlon form, with folds.
 
 python -m scripts.datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
+  [--trained_on FILE] [--mapping CSV]
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicate
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
 from scripts.loading import read_json
+from scripts.overlap import find_overlap
 
 __all__ = ["make_datalist", "assign_folds"]
 
@@ -28,7 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 def make_datalist(
-    dataset_dir: str, output: str, split: str | None = None, folds: int = 5, seed: int = 0, strict: bool = True
+    dataset_dir: str,
+    output: str,
+    split: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    strict: bool = True,
+    trained_on: str | None = None,
+    mapping: str | None = None,
 ) -> None:
     """Write a datalist: labelled cases in folds under ``training``, folders without any label under ``testing``.
 
@@ -37,13 +46,18 @@ def make_datalist(
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names; the validation list becomes
             fold 0, the training list fold 1, and cases in neither are named and left out.
-        folds: number of folds, disjoint by patient, stratified by tumour size and source.
+        folds: number of folds, disjoint by patient, stratified by tumour size and source; 1 for a test set, all of
+            which is then fold 0.
         seed: of the fold assignment.
-        strict: stop at faulty files; False leaves their cases out and names them.
+        strict: stop at faulty files and at patients seen in training; False leaves their cases out and names them.
+        trained_on: the datalist of a training whose patients must not be in this one.
+        mapping: the organisers' CSV of names in several editions, for ``trained_on``.
 
     Raises:
-        UserError: for faulty data, or a split that does not fit it.
+        UserError: for faulty data, a split that does not fit it, or patients seen in training.
     """
+    if mapping and not trained_on:
+        raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
     cases = find_cases(dataset_dir)
     labelled = {case.group for case in cases if "label" in case.files}
     training = [case for case in cases if case.group in labelled]
@@ -65,9 +79,12 @@ def make_datalist(
     sizes = {name: report.tumour_ml for name, report in reports.items()}
     fold_of = split_folds or assign_folds(training, sizes, folds, seed)
     rows = [(case.name, case.patient, fold_of[case.name], reports[case.name].checksum) for case in training]
-    left_out = settle([*faults, *mixed, *duplicates(rows)], strict)
+    named = [(case.name, case.patient, reports[case.name].checksum) for case in cases]
+    seen = find_overlap(named, trained_on, mapping) if trained_on else []
+    left_out = settle([*faults, *mixed, *duplicates(rows), *seen], strict)
     kept = [case for case in cases if case.name not in left_out]
-    write_datalist(output, Path(dataset_dir), kept, fold_of, values)
+    checksums = {case.name: reports[case.name].checksum for case in kept}
+    write_datalist(output, Path(dataset_dir), kept, fold_of, values, checksums)
 
 
 def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
@@ -119,13 +136,13 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
     """Fold of each case: patients in the order of source and tumour size, dealt out in shuffled rounds.
 
     Raises:
-        UserError: if there are fewer patients than folds, or folds < 2.
+        UserError: if there are fewer patients than folds, or folds < 1.
     """
     patients: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         patients[case.patient].append(case)
-    if folds < 2 or len(patients) < folds:
-        raise UserError(f"folds is {folds}, expected 2 to {len(patients)} (the number of labelled patients).")
+    if folds < 1 or len(patients) < folds:
+        raise UserError(f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients).")
     order = sorted(patients.values(), key=lambda group: (group[0].source, sizes[group[0].name], group[0].name))
     random = np.random.default_rng(seed)
     rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]
@@ -135,7 +152,12 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
 
 
 def write_datalist(
-    output: str, root: Path, cases: Sequence[Case], fold_of: Mapping[str, int], values: Sequence[int]
+    output: str,
+    root: Path,
+    cases: Sequence[Case],
+    fold_of: Mapping[str, int],
+    values: Sequence[int],
+    checksums: Mapping[str, int],
 ) -> None:
     parts: dict[str, list[dict]] = {"training": [], "testing": []}
     for case in cases:
@@ -145,6 +167,7 @@ def write_datalist(
             entry["channels"] = case.channels
         if case.name in fold_of:
             entry |= {"fold": fold_of[case.name], "patient": case.patient}
+        entry["checksum"] = checksums[case.name]
         parts["training" if case.name in fold_of else "testing"].append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
     document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels, **parts}

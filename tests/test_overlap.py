@@ -1,0 +1,101 @@
+import json
+import shutil
+
+import pytest
+
+from scripts.datalist import make_datalist
+from scripts.errors import UserError
+from scripts.loading import load_cases
+from scripts.overlap import read_mapping
+
+
+@pytest.fixture
+def editions(cohort, tmp_path):
+    """A training list of four patients, and a later edition with two of them renamed (and changed) and two new."""
+    make_datalist(str(cohort / "data"), str(tmp_path / "train.json"), folds=2)
+    document = json.loads((tmp_path / "train.json").read_text())
+    document["training"] = document["training"][:4]
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    later = tmp_path / "later"
+    for old, new in {2: "BraTS-GLI-00007-000", 3: "BraTS-GLI-00009-001", 4: "phantom_0004", 5: "phantom_0005"}.items():
+        name = f"phantom_000{old}"
+        for path in sorted((cohort / "data" / name).iterdir()):
+            target = later / new / path.name.replace(name, new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return tmp_path
+
+
+def forget_voxels(editions):
+    """Editions differ in their processing, so checksums do not tell."""
+    document = json.loads((editions / "train.json").read_text())
+    for entry in document["training"]:
+        entry["checksum"] += 1
+    (editions / "train.json").write_text(json.dumps(document))
+
+
+def make(editions, **options):
+    make_datalist(
+        str(editions / "later"),
+        str(editions / "test.json"),
+        folds=1,
+        trained_on=str(editions / "train.json"),
+        **options,
+    )
+    return {entry["case"] for entry in json.loads((editions / "test.json").read_text())["training"]}
+
+
+MAPPING = """Grade,BraTS_2021,BraTS_2023,Note
+HGG,phantom_0002,BraTS-GLI-00007-000,NA
+HGG,phantom_0003,BraTS-GLI-00009-000,NA
+LGG,NA,phantom_0004,NA
+"""
+
+
+def test_patients_seen_in_training_are_refused_by_the_organisers_mapping(editions):
+    forget_voxels(editions)
+    (editions / "mapping.csv").write_text(MAPPING)
+    with pytest.raises(UserError, match=r"(?s)00007-000 .*seen in training as phantom_0002.*00009-001.*phantom_0003"):
+        make(editions, mapping=str(editions / "mapping.csv"))
+    assert not (editions / "test.json").exists()
+    assert make(editions, mapping=str(editions / "mapping.csv"), strict=False) == {"phantom_0004", "phantom_0005"}
+
+
+def test_without_a_mapping_the_same_voxels_tell(editions):
+    assert make(editions, strict=False) == {"phantom_0004", "phantom_0005"}
+    forget_voxels(editions)
+    assert len(make(editions)) == 4
+
+
+def test_the_test_set_is_one_fold_for_evaluation_alone(editions):
+    make(editions, strict=False)
+    options = {"datalist": str(editions / "test.json"), "dataset_dir": str(editions / "later")}
+    assert len(load_cases(**options, training=False)["validation"]) == 2
+    with pytest.raises(UserError, match="with another to train on"):
+        load_cases(**options)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a,b\nx,y\n", "names no case of the test set and of trained_on"),
+        ("a\nphantom_0004\n", "names no case of trained_on"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_mapping_of_other_editions_is_refused(editions, content, message):
+    path = editions / "mapping.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        make(editions, mapping=str(path))
+
+
+def test_a_mapping_needs_the_datalist_of_the_training(editions):
+    with pytest.raises(UserError, match="without trained_on"):
+        make_datalist(str(editions / "later"), str(editions / "x.json"), mapping="m.csv")
+
+
+def test_names_of_one_row_are_of_one_patient(tmp_path):
+    (tmp_path / "m.csv").write_text("\ufeffa,b,c\nHGG,old_1,new_1\nHGG,old_2,new_2\n")
+    same = read_mapping(str(tmp_path / "m.csv"), ["new_1", "new_2", "new_3"], ["old_2", "old_1"])
+    assert same["new_1"] == {"old_1", "new_1"} and same["old_2"] == {"old_2", "new_2"} and "HGG" not in same
