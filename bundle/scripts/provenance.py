@@ -18,6 +18,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.cases import case_of
 from scripts.preflight import bundle_options
 from scripts.records import write_json
 
@@ -60,7 +61,7 @@ def record_run(
         "machine": machine(),
         "data": {"datalist": str(Path(datalist).resolve()), "sha256": sha256(datalist)} if datalist else None,
         "weights": {str(Path(path).resolve()): sha256(path) for path in weights},
-        "cases": [absolute(case) for case in cases],
+        "cases": [absolute(case, output_dir) for case in cases],
         "configuration": configuration(),
         **about,
     }
@@ -72,9 +73,10 @@ def sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def absolute(case: Mapping[str, Any]) -> dict[str, Any]:
-    """The case's name, image and label, with paths that hold from any folder."""
-    paths = {}
+def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """The case's name, image, label and label map, with paths that hold from any folder."""
+    first = case["image"] if isinstance(case["image"], str) else case["image"][0]
+    paths = {"prediction": str(Path(output_dir, f"{case_of(first)}_seg.nii.gz").resolve())}
     for key in ("image", "label"):
         if key in case:
             first = case[key] if isinstance(case[key], str) else case[key][0]

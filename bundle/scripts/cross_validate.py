@@ -1,0 +1,161 @@
+"""Train and evaluate every fold, one after another, and score all patients out of fold in one table.
+
+python -m scripts.cross_validate --config_file configs/train.yaml --dataset_dir DIR --output_dir OUT [--folds 5]
+  [--datalist FILE] [--processes 1] [--KEY VALUE ...]
+
+Run it again to go on where it stopped: finished folds are kept, a fold cut short resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from scripts.datalist import make_datalist
+from scripts.errors import UserError
+from scripts.loading import read_json
+from scripts.records import write_json, write_table
+from scripts.summary import CaseScore, Scores, print_table, read_scores, write_scores
+
+__all__ = ["collect", "cross_validate"]
+
+logger = logging.getLogger(__name__)
+
+OWN = ("fold", "ckpt_dir", "ckpt_path", "resume")  # keys that are set for each fold
+
+
+def cross_validate(
+    config_file: str | Sequence[str],
+    dataset_dir: str,
+    output_dir: str,
+    folds: int = 5,
+    datalist: str = "",
+    processes: int = 1,
+    **overrides: Any,
+) -> None:
+    """Run ``training`` and ``evaluating`` for each fold in OUT/fold_K, then collect OUT/metrics.csv.
+
+    Args:
+        config_file: the config files of the training, train.yaml first.
+        dataset_dir: the patients.
+        output_dir: OUT. Training goes to OUT/fold_K, its checkpoints to OUT/fold_K/models.
+        folds: number of folds; those of the datalist, if that is given.
+        datalist: by default OUT/datalist.json, which is made with this many folds.
+        processes: of each training; above 1 they are started by torchrun, for which config_file must hold
+            configs/multi_gpu_train.yaml.
+        overrides: any keys of the config, as on the command line of a training.
+
+    Raises:
+        UserError: if the folds do not fit the datalist, OUT holds another cross-validation, or a fold fails.
+    """
+    if wrong := sorted(set(OWN) & set(overrides)):
+        raise UserError(f"--{wrong[0]} is set for each fold by cross-validation: leave it out.")
+    out = Path(output_dir)
+    files = [config_file] if isinstance(config_file, str) else list(config_file)
+    listed = datalist or str(out / "datalist.json")
+    if not datalist and not Path(listed).is_file():
+        make_datalist(dataset_dir, listed, folds=folds)
+    check_folds(listed, folds)
+    same_as_before(out, {"config_file": files, "dataset_dir": dataset_dir, "datalist": listed, **overrides})
+    shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
+    for fold in range(folds):
+        folder = out / f"fold_{fold}"
+        if (folder / "metrics.csv").is_file():
+            logger.info(f"Fold {fold} is done: {folder / 'metrics.csv'}.")
+            continue
+        models = folder / "models"
+        options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
+        resume = (models / "checkpoint.pt").is_file()
+        run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
+        run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
+    print_table(collect(out, folds))
+    members = [str(out / f"fold_{fold}" / "models" / "model.pt") for fold in range(folds)]
+    print(f'-> {out / "metrics.csv"}\n\nThe ensemble of the folds, for inference.yaml: --ckpt_path "{members}"')
+
+
+def check_folds(datalist: str, folds: int) -> None:
+    found = sorted({entry["fold"] for entry in read_json(datalist, "datalist").get("training", [])})
+    if found != list(range(folds)) or folds < 2:
+        raise UserError(f"folds is {folds}, but {datalist} has the folds {found}: give their number, at least 2.")
+
+
+def same_as_before(out: Path, options: dict[str, Any]) -> None:
+    """Note the options in OUT, and refuse to mix folds of different ones."""
+    path = out / "cross_validation.json"
+    options = json.loads(json.dumps(options))
+    if not path.is_file():
+        write_json(path, options)
+        return
+    before = json.loads(path.read_text())
+    if changed := sorted(key for key in {*before, *options} if before.get(key) != options.get(key)):
+        raise UserError(
+            f"{path} was begun with {changed[0]} {before.get(changed[0])!r}, now it is {options.get(changed[0])!r}: "
+            "repeat the options to go on, or give another output_dir."
+        )
+
+
+def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:
+    """One ``python -m monai.bundle run`` in a process of its own, from the bundle's folder."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
+    arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    line = [sys.executable, "-m", *launcher, "monai.bundle", "run", run_id, "--config_file", str(list(files))]
+    logger.info(f"Fold {fold}: {run_id}.")
+    code = subprocess.run([*line, *arguments]).returncode
+    if code:
+        raise UserError(
+            f"fold {fold} ended in {run_id} with code {code}, see above: mend it, then run this command again."
+        )
+
+
+def collect(out: Path, folds: int) -> Scores:
+    """Merge the folds' metrics.csv, calibration.csv and evaluation.json into those of OUT.
+
+    Raises:
+        UserError: if a fold is not evaluated, follows another rule, or a patient is in two folds.
+    """
+    parts = [read_scores(out / f"fold_{fold}") for fold in range(folds)]
+    scores: dict[tuple[str, str], CaseScore] = {}
+    for part in parts:
+        if part.empty_rule != parts[0].empty_rule:
+            raise UserError(f"{part.path} follows the rule {part.empty_rule!r} for empty regions, fold 0 another.")
+        for (case, region), metrics in part.values.items():
+            if (case, region) in scores:
+                raise UserError(f"{case} is scored in two folds, the second {part.path}: make the datalist anew.")
+            scores[case, region] = CaseScore(case, region, metrics, case in part.touched[region])
+    abouts = [json.loads((part.path.parent / "evaluation.json").read_text()) for part in parts]
+    cases = [case for about in abouts for case in about["cases"]]
+    weights = {path: checksum for about in abouts for path, checksum in about["weights"].items()}
+    write_json(out / "evaluation.json", {**abouts[0], "cases": cases, "weights": weights, "folds": folds})
+    write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
+    return write_scores(out / "metrics.csv", list(scores.values()), parts[0].empty_rule)
+
+
+def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Bins of several runs together: voxels are added, the other columns averaged over them."""
+    bins: dict[tuple[str, str], dict[str, float]] = {}
+    for path in paths:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                total = bins.setdefault((row["region"], row["bin"]), {"voxels": 0, "probability": 0, "frequency": 0})
+                voxels = int(row["voxels"])
+                total["voxels"] += voxels
+                for name in ("probability", "frequency"):
+                    total[name] += voxels * float(row[name])
+    rows = []
+    for (region, index), total in bins.items():
+        means = {name: f"{total[name] / max(total['voxels'], 1):.6f}" for name in ("probability", "frequency")}
+        rows.append({"region": region, "bin": index, "voxels": int(total["voxels"]), **means})
+    return rows
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    fire.Fire(cross_validate)

@@ -1,0 +1,85 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from conftest import TINY
+from scripts.cross_validate import cross_validate, merge_calibration
+from scripts.errors import UserError
+
+SHORT = [*TINY, "--epochs", "1", "--overlap", "0"]
+
+
+@pytest.fixture
+def line(cohort_source, tmp_path):
+    """A cross-validation of the student alone: two folds, one epoch each."""
+    files = "['configs/train.yaml','configs/no_distillation.yaml']"
+    data = ["--dataset_dir", cohort_source / "data", "--output_dir", tmp_path / "cv", "--folds", "2"]
+    return ["scripts.cross_validate", "--config_file", files, *data, *SHORT]
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_patient_is_scored_out_of_fold_and_finished_folds_are_kept(line, tmp_path, command):
+    cv = tmp_path / "cv"
+    failed = command(*line, "--val_interval", "0")  # ends in the first training
+    assert failed.returncode == 1 and "fold 0 ended in training" in failed.stderr
+    (cv / "cross_validation.json").unlink()
+    result = command(*line)
+    assert result.returncode == 0, result.stderr[-3000:]
+    entries = json.loads((cv / "datalist.json").read_text())["training"]
+    for fold in (0, 1):
+        scored = {row["case"] for row in read(cv / f"fold_{fold}" / "metrics.csv")}
+        assert scored == {entry["case"] for entry in entries if entry["fold"] == fold}
+    rows = read(cv / "metrics.csv")
+    assert len(rows) == 18 and rows[0].keys() == read(cv / "fold_0" / "metrics.csv")[0].keys()
+    means = np.mean([float(row["dice"]) for row in rows if row["region"] == "WT"])
+    assert json.loads((cv / "metrics.json").read_text())["summary"]["WT"]["dice"]["mean"] == pytest.approx(means)
+    about = json.loads((cv / "evaluation.json").read_text())
+    assert len(about["cases"]) == 6 and len(about["weights"]) == 2
+    voxels = [
+        sum(int(row["voxels"]) for row in read(f / "calibration.csv")) for f in (cv, cv / "fold_0", cv / "fold_1")
+    ]
+    assert voxels[0] == voxels[1] + voxels[2]
+    assert "fold_1/models/model.pt" in result.stdout
+
+    before = (cv / "fold_0" / "models" / "model.pt").stat().st_mtime
+    (cv / "fold_1" / "metrics.csv").unlink()  # as if stopped after the second training
+    again = command(*line)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "Fold 0 is done" in again.stderr and "Fold 1: evaluating" in again.stderr
+    assert (cv / "fold_0" / "models" / "model.pt").stat().st_mtime == before
+    assert read(cv / "metrics.csv") == rows
+
+    other = command(*line, "--seed", "7")
+    assert other.returncode == 1 and "was begun with seed None, now it is 7" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"folds": 4}, r"folds is 4, but .* has the folds \[0, 1, 2\]"),
+        ({"fold": 1}, "--fold is set for each fold"),
+        ({"ckpt_dir": "x"}, "--ckpt_dir is set for each fold"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, message, cohort_source, tmp_path):
+    settings = {"folds": 3, "datalist": str(cohort_source / "datalist.json"), **options}
+    with pytest.raises(UserError, match=message):
+        cross_validate("configs/train.yaml", str(cohort_source / "data"), str(tmp_path / "cv"), **settings)
+    assert not (tmp_path / "cv").exists()
+
+
+def test_calibration_is_averaged_over_voxels(tmp_path):
+    head = "region,bin,voxels,probability,frequency\n"
+    (tmp_path / "a.csv").write_text(head + "WT,3,10,0.30,0.20\nWT,4,0,0.0,0.0\n")
+    (tmp_path / "b.csv").write_text(head + "WT,3,30,0.38,0.40\nWT,4,5,0.45,0.60\n")
+    rows = merge_calibration([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert [row["voxels"] for row in rows] == [40, 5]
+    assert float(rows[0]["probability"]) == pytest.approx(0.36) and float(rows[0]["frequency"]) == pytest.approx(0.35)
+    assert float(rows[1]["frequency"]) == pytest.approx(0.6)
