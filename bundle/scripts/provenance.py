@@ -92,7 +92,7 @@ def configuration() -> dict[str, Any] | None:
         return None
     parser = ConfigParser()
     parser.read_config(yaml.safe_load(str(options["config_file"])))
-    parser.update({key: value for key, value in options.items() if key != "config_file"})
+    parser.update({key: yaml.safe_load(str(value)) for key, value in options.items() if key != "config_file"})
     return yaml.safe_load(yaml.safe_dump(parser.get()))
 
 

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice", "write_json", "write_table"]
+__all__ = ["History", "RegionDice", "write_json", "write_table", "write_text"]
 
 
 class RegionDice:
@@ -80,9 +80,14 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, NaN as null, to a temporary file that is renamed."""
+    write_text(path, json.dumps(without_nan(document), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by way of a temporary one that is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(without_nan(document), indent=1) + "\n")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -1,0 +1,162 @@
+"""One page about a run, which needs no network: what it scored, on whom it failed, how it was trained, what made it.
+
+python -m scripts.report --run DIR [--training DIR] [--output FILE]
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from scripts.errors import UserError
+from scripts.figures import calibration_error, calibration_figure, distribution_figures, history_figures
+from scripts.labels import TABLE_ORDER
+from scripts.metrics import COLUMNS
+from scripts.mosaic import Mosaic, draw_mosaic
+from scripts.page import (
+    build_page,
+    figure_section,
+    mosaic_section,
+    patient_section,
+    provenance_section,
+    summary_section,
+)
+from scripts.records import write_json, write_table, write_text
+from scripts.score import BRATS_VALUES
+from scripts.summary import Scores, read_scores
+from scripts.volumes import read_volumes
+
+__all__ = ["report"]
+
+
+def report(run: str, training: str | None = None, output: str | None = None) -> None:
+    """Write report.html, and report.csv (patient by patient) and report.json beside it.
+
+    Args:
+        run: the output_dir of an evaluation, a cross-validation, or an inference.
+        training: the output_dir of the training; by default the run's own.
+        output: the HTML file; by default report.html in the run's folder.
+
+    Raises:
+        UserError: if the folder holds neither evaluation.json nor inference.json, or files that they name have gone.
+    """
+    folder, history = Path(run), Path(training or run)
+    about = {
+        "training": read_json_file(history / "training.json"),
+        "evaluation": read_json_file(folder / "evaluation.json"),
+        "inference": read_json_file(folder / "inference.json"),
+    }
+    if training and not (history / "history.csv").is_file():
+        raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
+    cases = find_files(run, about["evaluation"] or about["inference"])
+    values = class_of_value(about["evaluation"] or about["inference"])
+    tables = [
+        read_scores(path) for path in (folder / "metrics.csv", folder / "metrics_et_cleared.csv") if path.is_file()
+    ]
+    scores = tables[0] if tables and about["evaluation"] else None
+    rows = score_rows(scores) if scores else read_volumes(cases.values(), values)
+    picks = pick_by_dice(scores, cases) if scores else pick_by_volume(rows)
+    mosaics = {case: mosaic_of(cases[case], values) for case in picks.values()}
+    calibration = read_rows(folder / "calibration.csv") if scores else []
+    lines = read_rows(history / "history.csv")
+    sections = [
+        *([summary_section(tables)] if scores else []),
+        mosaic_section({title: (case, mosaics[case]) for title, case in picks.items()}),
+        *([figure_section("Distribution over patients", distribution_figures(scores))] if scores else []),
+        *([figure_section("Calibration", [calibration_figure(calibration)])] if calibration else []),
+        patient_section(rows),
+        *([figure_section("Training", history_figures(lines))] if lines else []),
+        provenance_section(about),
+    ]
+    target = Path(output) if output else folder / "report.html"
+    title = f"{'Evaluation' if scores else 'Label maps'}: {folder.resolve().name}"
+    write_text(
+        target, build_page(title, f"{len(cases)} patients. Research only, not for clinical use.", sections, mosaics)
+    )
+    write_table(target.with_suffix(".csv"), rows)
+    errors = {region: calibration_error(calibration, region) for region in TABLE_ORDER} if calibration else None
+    summaries = [read_json_file(table.path.with_suffix(".json")) for table in tables] if scores else []
+    write_json(target.with_suffix(".json"), {"scores": summaries, "calibration_error": errors, "shown": picks, **about})
+    print(f"Report of {len(cases)} patients: {target}")
+
+
+def read_json_file(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def find_files(run: str, about: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The cases of a run whose label map is written, by name.
+
+    Raises:
+        UserError: if there is none, or an image or label has gone.
+    """
+    if about is None:
+        raise UserError(f"run {run} holds no evaluation.json or inference.json: give the output_dir of one of them.")
+    cases = {case["case"]: case for case in about["cases"] if Path(case["prediction"]).is_file()}
+    if not cases:
+        raise UserError(f"run {run}: none of the label maps that its JSON names is there: run it again.")
+    for case in cases.values():
+        for key in ("image", "label"):
+            if key in case and not Path(case[key]).is_file():
+                raise UserError(f"{case[key]} has gone, but the report shows it: bring it back, or run again.")
+    return cases
+
+
+def class_of_value(about: Mapping[str, Any] | None) -> Mapping[int, int]:
+    listed = (about or {}).get("label_values")
+    return {int(value): index for index, value in enumerate(listed)} if listed else BRATS_VALUES
+
+
+def score_rows(scores: Scores) -> list[dict[str, Any]]:
+    return [
+        {"case": case, "region": region} | {name: f"{scores.values[case, region][name]:.6f}" for name in COLUMNS}
+        for case in scores.cases
+        for region in TABLE_ORDER
+    ]
+
+
+def pick_by_dice(scores: Scores, cases: Mapping[str, Any]) -> dict[str, str]:
+    """Best, median and worst patient by whole-tumour Dice, by title."""
+    dice = {case: scores.values[case, "WT"]["dice"] for case in scores.cases if case in cases}
+    order = sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
+    titles = {"Best": 0, "Median": len(order) // 2, "Worst": len(order) - 1}
+    return (
+        {f"{title}, whole-tumour Dice {dice[order[i]]:.3f}": order[i] for title, i in titles.items()} if order else {}
+    )
+
+
+def pick_by_volume(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Patients with the largest, median and smallest whole tumour, by title."""
+    order = sorted(rows, key=lambda row: -float(row["WT_ml"]))
+    titles = {"Largest": 0, "Median": len(order) // 2, "Smallest": len(order) - 1}
+    return {f"{title} tumour, {order[i]['WT_ml']} ml": order[i]["case"] for title, i in titles.items()}
+
+
+def mosaic_of(case: Mapping[str, Any], values: Mapping[int, int]) -> Mosaic:
+    prediction = Path(case["prediction"])
+    entropy = prediction.with_name(prediction.name.replace("_seg.nii", "_entropy.nii"))
+    channel = case.get("channels", {}).get("image")
+    return draw_mosaic(
+        Path(case["image"]),
+        prediction,
+        Path(case["label"]) if "label" in case else None,
+        entropy if entropy.is_file() else None,
+        channel[0] if channel else None,
+        values,
+    )
+
+
+if __name__ == "__main__":
+    fire.Fire(report)
