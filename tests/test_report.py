@@ -184,9 +184,9 @@ def test_the_page_works_in_a_browser(run, browser):
     panels = section.find_elements("css selector", "img")
     before = [image.get_attribute("src") for image in panels]
     move = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-    browser.execute_script(move, slider, STEPS - 1)
+    browser.execute_script(move, slider, STEPS // 2)
     after = [image.get_attribute("src") for image in panels]
-    assert all(a != b for a, b in zip(after, before)) and f"{STEPS} of {STEPS}" in section.text
+    assert all(a != b for a, b in zip(after, before)) and f"{STEPS // 2 + 1} of {STEPS}" in section.text
     last = base64.b64decode(after[1].split(",")[1])
     assert Image.open(io.BytesIO(last)).height == 150
 
