@@ -1,4 +1,4 @@
-# make demo: the main job on phantom patients, from nothing to a table and a picture, under 10 minutes on two cores
+# make demo: the main job on phantom patients, from nothing to a table, a picture and a report, under 10 minutes on two cores
 # make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ demo: $(VENV)/ready
 	    --output_dir $(DEMO)/$$run --ckpt_dir $(DEMO)/$$run/models) || exit 1; done
 	$(RUN) scripts.overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
 	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone
+	$(RUN) scripts.report --run $(DEMO)/distilled
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -191,6 +192,8 @@ VARIANTS = {
     "T1 student": ([], {"student_sequence": "t1"}),
     "fixed weights": ([], {"confidence::dynamic": False, "confidence::initial": 0.05}),
     "no fusion": ([], {"fusion": "$None"}),
+    "two levels": ([], {"deep_supervision": 2}),
+    "FLAIR network": (["no_distillation"], {"student_sequence": "flair"}),
     "four sequences": (["no_distillation"], {"student_sequence": ALL_SEQUENCES, "network_def::in_channels": 4}),
 }
 
@@ -203,8 +206,23 @@ def test_variants_of_the_readme_and_docs_train(variant, options, tmp_path):
     with open(tmp_path / "out" / "history.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert ("loss/distil_fusion_1" in last) == ("fusion" not in changed and not overlays)
+    assert ("loss/distil_fusion_2" in last) == (variant == "two levels")
     if variant == "fixed weights":
         assert [float(last[f"weight/{name}"]) for name in ("flair", "t2", "t1")] == pytest.approx([0.05] * 3)
+
+
+def test_a_student_is_fed_each_other_sequence(trained, options, tmp_path):
+    """The hetero-modal test: the T1ce student's weights, another sequence's images."""
+    maps = {}
+    for sequence in ("t1ce", "flair"):
+        folder = tmp_path / sequence
+        changed = {"output_dir": str(folder), "ckpt_dir": str(trained / "models"), "student_sequence": sequence}
+        run_here(options, tmp_path, ["evaluate"], "evaluating", **changed)
+        about = json.loads((folder / "evaluation.json").read_text())
+        assert all(case["image"].endswith(f"_{sequence}.nii.gz") for case in about["cases"])
+        maps[sequence] = np.stack([nib.load(case["prediction"]).get_fdata() for case in about["cases"]])
+        assert len(list(csv.DictReader((folder / "metrics.csv").open()))) == 6
+    assert (maps["t1ce"] != maps["flair"]).any()
 
 
 def test_a_frozen_teacher_is_read_from_its_checkpoint_and_kept(trained, options, tmp_path):
