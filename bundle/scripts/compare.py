@@ -6,6 +6,7 @@ python -m scripts.compare RUN_A RUN_B [--output FILE]
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS
 from scripts.records import write_table
-from scripts.summary import Estimate, caption, cell, estimate, format_table, number, read_scores
+from scripts.summary import Estimate, Scores, caption, cell, estimate, format_table, number, read_scores
 
 __all__ = ["Difference", "compare", "paired_difference"]
 
@@ -60,27 +61,32 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> None:
         )
     if only := sorted(set(a.cases) ^ set(b.cases)):
         logger.warning(f"Left out {len(only)} patient(s) of one run alone: {', '.join(only)}.")
-    rows: list[dict[str, Any]] = []
-    lines = [["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"]]
-    for region in TABLE_ORDER:
-        for metric in COLUMNS:
-            columns = a.column(region, metric, common), b.column(region, metric, common)
-            result = paired_difference(*columns, less_is_better=metric in LESS_IS_BETTER)
-            means = [float(np.nanmean(column)) if not np.isnan(column).all() else np.nan for column in columns]
-            counts = {"wins": result.wins, "losses": result.losses, "ties": result.ties}
-            rows.append(
-                {"region": region, "metric": metric, "mean_a": means[0], "mean_b": means[1]}
-                | {"difference" if k == "mean" else k: v for k, v in result.difference._asdict().items()}
-                | {"p": result.p, **counts}
-            )
-            values = [number(metric, mean) for mean in means] + [cell(metric, result.difference), f"{result.p:.3f}"]
-            lines.append([f"{region} {metric}", *values, *map(str, counts.values())])
+    rows = [difference_row(a, b, common, region, metric) for region in TABLE_ORDER for metric in COLUMNS]
     print(f"A = {run_a}\nB = {run_b}\n{caption(a).splitlines()[1]} ({run_a})\n{caption(b).splitlines()[1]} ({run_b})")
     print(f"{len(common)} patients in both; A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided,")
     print("not corrected for the number of lines; a win is a patient on whom A is better.\n")
-    print(format_table(lines))
+    print(format_table([["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"], *map(line, rows)]))
     if output:
         write_table(Path(output), rows)
+
+
+def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
+    of_a, of_b = a.column(region, metric, cases), b.column(region, metric, cases)
+    result = paired_difference(of_a, of_b, less_is_better=metric in LESS_IS_BETTER)
+    interval = result.difference
+    return {
+        **{"region": region, "metric": metric, "mean_a": estimate(of_a).mean, "mean_b": estimate(of_b).mean},
+        **{"difference": interval.mean, "low": interval.low, "high": interval.high, "patients": interval.patients},
+        **{"p": result.p, "wins": result.wins, "losses": result.losses, "ties": result.ties},
+    }
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    metric = row["metric"]
+    difference = Estimate(row["difference"], row["low"], row["high"], row["patients"])
+    means = [number(metric, row[name]) for name in ("mean_a", "mean_b")]
+    counts = [str(row[name]) for name in ("wins", "losses", "ties")]
+    return [f"{row['region']} {metric}", *means, cell(metric, difference), f"{row['p']:.3f}", *counts]
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False) -> Difference:

@@ -11,7 +11,10 @@ import matplotlib
 import nibabel as nib
 import numpy as np
 from matplotlib.colors import to_rgb
+from nibabel.affines import voxel_sizes
 from PIL import Image
+
+from scripts.labels import CLASSES
 
 __all__ = ["CLASS_COLOURS", "ERROR_COLOURS", "Mosaic", "draw_mosaic"]
 
@@ -36,7 +39,7 @@ def draw_mosaic(
     truth: Path | None,
     entropy: Path | None,
     channel: int | None,
-    et_values: Mapping[int, int],
+    class_of: Mapping[int, int],
 ) -> Mosaic:
     """Axial, coronal and sagittal planes side by side through the tumour, in millimetres, of every panel.
 
@@ -46,35 +49,45 @@ def draw_mosaic(
         truth: the true one, or None.
         entropy: map of uncertainty, or None.
         channel: of a 4-D image, which.
-        et_values: network class of each value on disk.
+        class_of: network class of each value on disk.
     """
     scan = read(image)
     scan = scan[..., channel or 0] if scan.ndim == 4 else scan
-    found = classes_of(read(prediction), et_values)
-    real = classes_of(read(truth), et_values) if truth else None
-    spacing = nib.affines.voxel_sizes(nib.as_closest_canonical(nib.load(image)).affine)
+    found = classes_of(read(prediction), class_of)
+    real = classes_of(read(truth), class_of) if truth else None
+    layers = draw_layers(window(scan), found, real, read(entropy) if entropy else None)
+    spacing = voxel_sizes(nib.as_closest_canonical(nib.load(image)).affine)
     box = brain_box(scan)
-    inside = scan[scan > 0]
-    low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0, 1)
-    grey = np.clip((scan - low) / max(high - low, 1e-9), 0, 1) * (scan > 0)
+    marked = found > 0 if real is None else (found > 0) | (real > 0)
+    path, start = slider_path(marked if marked.any() else scan > 0, found if real is None else real)
+
+    def sheet(volume: np.ndarray, at: tuple[int, ...]) -> bytes:
+        return encode([plane(volume[box], axis, at[axis] - box[axis].start, spacing) for axis in (2, 1, 0)])
+
+    return Mosaic({name: [sheet(volume, at) for at in path] for name, volume in layers.items()}, start)
+
+
+def draw_layers(
+    grey: np.ndarray, found: np.ndarray, real: np.ndarray | None, entropy: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """RGB volumes (H, W, D, 3) by panel, of a grey image in 0..1, classes and entropy, each (H, W, D)."""
     layers = {"input": grey_rgb(grey)}
     if real is not None:
         layers["truth"] = overlay(grey, real, CLASS_COLOURS)
     layers["prediction"] = overlay(grey, found, CLASS_COLOURS)
     if real is not None:
         layers["error"] = overlay(grey, errors(found, real), ERROR_COLOURS)
-    if entropy:
-        heat = np.clip(read(entropy) / np.log(4), 0, 1)
+    if entropy is not None:
+        heat = np.clip(entropy / np.log(len(CLASSES)), 0, 1)
         layers["uncertainty"] = (matplotlib.colormaps["cividis"](heat)[..., :3] * 255).astype(np.uint8)
-    marked = found > 0 if real is None else (found > 0) | (real > 0)
-    path, start = slider_path(marked if marked.any() else scan > 0, found if real is None else real)
-    panels = {
-        name: [
-            encode([plane(volume[box], axis, at[axis] - box[axis].start, spacing) for axis in (2, 1, 0)]) for at in path
-        ]
-        for name, volume in layers.items()
-    }
-    return Mosaic(panels, start)
+    return layers
+
+
+def window(scan: np.ndarray) -> np.ndarray:
+    """Brightness from 0 to 1 between the 0.5th and 99.5th percentile of what is not background."""
+    inside = scan[scan > 0]
+    low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0.0, 1.0)
+    return np.clip((scan - low) / max(high - low, 1e-9), 0, 1) * (scan > 0)
 
 
 def read(path: Path) -> np.ndarray:
@@ -82,9 +95,9 @@ def read(path: Path) -> np.ndarray:
 
 
 def classes_of(label: np.ndarray, values: Mapping[int, int]) -> np.ndarray:
-    return np.vectorize(lambda value: values.get(int(value), 0), otypes=[np.uint8])(np.arange(256))[
-        label.astype(np.uint8)
-    ]
+    table = np.zeros(256, np.uint8)
+    table[list(values)] = list(values.values())
+    return table[label.astype(np.uint8)]
 
 
 def brain_box(scan: np.ndarray) -> tuple[slice, ...]:

@@ -53,35 +53,33 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     }
     if training and not (history / "history.csv").is_file():
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
-    cases = find_files(run, about["evaluation"] or about["inference"])
-    values = class_of_value(about["evaluation"] or about["inference"])
-    tables = [
-        read_scores(path) for path in (folder / "metrics.csv", folder / "metrics_et_cleared.csv") if path.is_file()
-    ]
-    scores = tables[0] if tables and about["evaluation"] else None
-    rows = score_rows(scores) if scores else read_volumes(cases.values(), values)
-    picks = pick_by_dice(scores, cases) if scores else pick_by_volume(rows)
+    done = about["evaluation"] or about["inference"]
+    cases, values = find_files(run, done), class_of_value(done)
+    paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
+    tables = [read_scores(path) for path in paths if path.is_file()] if about["evaluation"] else []
+    rows = score_rows(tables[0]) if tables else read_volumes(cases.values(), values)
+    picks = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     mosaics = {case: mosaic_of(cases[case], values) for case in picks.values()}
-    calibration = read_rows(folder / "calibration.csv") if scores else []
-    lines = read_rows(history / "history.csv")
+    calibration = read_rows(folder / "calibration.csv") if tables else []
+    history_rows = read_rows(history / "history.csv")
     sections = [
-        *([summary_section(tables)] if scores else []),
+        *([summary_section(tables)] if tables else []),
         mosaic_section({title: (case, mosaics[case]) for title, case in picks.items()}),
-        *([figure_section("Distribution over patients", distribution_figures(scores))] if scores else []),
+        *([figure_section("Distribution over patients", distribution_figures(tables[0]))] if tables else []),
         *([figure_section("Calibration", [calibration_figure(calibration)])] if calibration else []),
         patient_section(rows),
-        *([figure_section("Training", history_figures(lines))] if lines else []),
+        *([figure_section("Training", history_figures(history_rows))] if history_rows else []),
         provenance_section(about),
     ]
+    title = f"{'Evaluation' if tables else 'Label maps'}: {folder.resolve().name}"
+    subtitle = f"{len(cases)} patients. Research only, not for clinical use."
     target = Path(output) if output else folder / "report.html"
-    title = f"{'Evaluation' if scores else 'Label maps'}: {folder.resolve().name}"
-    write_text(
-        target, build_page(title, f"{len(cases)} patients. Research only, not for clinical use.", sections, mosaics)
-    )
+    write_text(target, build_page(title, subtitle, sections, mosaics))
     write_table(target.with_suffix(".csv"), rows)
     errors = {region: calibration_error(calibration, region) for region in TABLE_ORDER} if calibration else None
-    summaries = [read_json_file(table.path.with_suffix(".json")) for table in tables] if scores else []
-    write_json(target.with_suffix(".json"), {"scores": summaries, "calibration_error": errors, "shown": picks, **about})
+    summaries = [read_json_file(table.path.with_suffix(".json")) for table in tables]
+    document = {"scores": summaries, "calibration_error": errors, "shown": picks, **about}
+    write_json(target.with_suffix(".json"), document)
     print(f"Report of {len(cases)} patients: {target}")
 
 
