@@ -104,6 +104,8 @@ def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth)
     assert float(plain["A_001", "ET"]["dice"]) > 0 and float(cleared["A_001", "ET"]["dice"]) == 0
     assert plain["A_001", "TC"] == cleared["A_001", "TC"]
     assert json.loads((folders / "m_et_cleared.json").read_text())["et_threshold_ml"] > 0
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    assert not (folders / "m_et_cleared.csv").exists()  # it would be taken for this scoring's
 
 
 def test_other_label_values(folders, truth):

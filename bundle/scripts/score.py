@@ -118,10 +118,13 @@ def score_pairs(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(one, pairs), total=len(pairs), desc="Scoring", disable=None))
     settle([result for result in results if isinstance(result, Fault)], strict=True)
+    plain = Path(output)
+    cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
+    for stale in (cleared, cleared.with_suffix(".json")):
+        stale.unlink(missing_ok=True)  # of an earlier threshold
     for index, threshold in enumerate(thresholds):
         scores = [item for result in results if isinstance(result, list) for item in result[index]]
-        path = Path(output)
-        path = path.with_name(f"{path.stem}_et_cleared{path.suffix}") if threshold else path
+        path = cleared if threshold else plain
         print_table(write_scores(path, scores, empty_rule, threshold))
         print(f"-> {path}\n")
 
