@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import yaml
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
 
 from conftest import BUNDLE, TINY
@@ -135,3 +135,11 @@ def test_teachers_are_swapped_in_the_config_alone(data_options, tmp_path):
 def test_the_workflows_have_monais_required_properties(name, properties):
     parser = parser_of([name], [])
     assert [item["id"] for item in properties.values() if item["required"] and item["id"] not in parser] == []
+
+
+@pytest.mark.parametrize("name, kind", [("train", "train"), ("inference", "inference")])
+def test_what_monai_reads_by_name_is_what_the_engines_use(name, kind):
+    """MONAI's own check: a property such as postprocessing must be what its engine refers to."""
+    workflow = ConfigWorkflow(str(CONFIGS / f"{name}.yaml"), workflow_type=kind, logging_file=False)
+    optional = {key: item for key, item in workflow.properties.items() if not item["required"]}
+    assert [key for key, item in optional.items() if not workflow._check_optional_id(name=key, property=item)] == []
