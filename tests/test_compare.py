@@ -29,9 +29,12 @@ def test_paired_difference_by_hand():
     assert (distances.wins, distances.losses, distances.ties) == (1, 3, 1)
 
 
-def test_of_volume_errors_the_smaller_size_wins():
-    result = paired_difference(np.array([-1.0, 5.0]), np.array([3.0, -2.0]), less_is_better=True)
-    assert (result.wins, result.losses) == (1, 1)
+def test_of_volume_errors_the_size_is_compared(tmp_path, capsys):
+    for name, sign in (("a", -1), ("b", 1)):
+        write_scores(tmp_path / name / "metrics.csv", scores([5.0 * sign, 9.0 * sign]), "brats")
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), output=str(tmp_path / "t.csv"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("WT volume_error_ml"))
+    assert line.split()[-4:] == ["1.000", "0", "0", "2"]
 
 
 def test_p_is_the_exact_signed_rank_test():
@@ -72,7 +75,7 @@ def test_equal_runs_do_not_differ(tmp_path, capsys):
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     write_scores(tmp_path / "a" / "metrics.csv", scores([0.5, 0.7]), "brats")
     write_scores(tmp_path / "b" / "metrics.csv", scores([0.5, 0.7]), "exclude")
-    with pytest.raises(UserError, match="'brats' and 'exclude'"):
+    with pytest.raises(UserError, match="have the empty_rule 'brats' and 'exclude'"):
         compare(str(tmp_path / "a"), str(tmp_path / "b"))
     other = [item._replace(case="other") for item in scores([0.5])]
     write_scores(tmp_path / "c" / "metrics.csv", other, "brats")

@@ -1,10 +1,13 @@
 import csv
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from conftest import TINY
+from conftest import BUNDLE, TINY
 from scripts.cross_validate import cross_validate, merge_calibration
 from scripts.errors import UserError
 
@@ -58,6 +61,21 @@ def test_every_patient_is_scored_out_of_fold_and_finished_folds_are_kept(line, t
 
     other = command(*line, "--seed", "7")
     assert other.returncode == 1 and "was begun with seed None, now it is 7" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_the_cross_validation_that_is_stopped(line, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", *map(str, line), "--epochs", "500"], cwd=BUNDLE)
+    checkpoint = tmp_path / "cv" / "fold_0" / "models" / "checkpoint.pt"
+    deadline = time.time() + 120
+    while not checkpoint.is_file() and time.time() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(timeout=60) == 1
+    time.sleep(1)
+    written = checkpoint.stat().st_mtime_ns
+    time.sleep(3)  # some epochs
+    assert checkpoint.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

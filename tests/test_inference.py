@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 
@@ -99,27 +100,36 @@ def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tm
 
 def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
     (tmp_path / "phantom_0002_seg.nii.gz").touch()
-    images = find_work(str(cohort_source / "data"), str(tmp_path))
-    assert len(images) == 5 and "phantom_0002" not in {image["case"] for image in images}
+    images = find_work(str(cohort_source / "data"), output_dir=str(tmp_path))
+    assert len(images["all"]) == 6
+    assert {image["case"] for image in images["all"]} - {image["case"] for image in images["left"]} == {"phantom_0002"}
     assert "1 of 6 label maps are in" in caplog.text
-    assert len(find_work(str(cohort_source / "data"), str(tmp_path), overwrite=True)) == 6
+    assert len(find_work(str(cohort_source / "data"), output_dir=str(tmp_path), overwrite=True)["left"]) == 6
 
 
 def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):
     source = cohort_source / "data"
-    predict(source / "phantom_0000", tmp_path, weights[0])
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0)
     first = read(tmp_path, "phantom_0000")
     (tmp_path / "phantom_0000_seg.nii.gz").write_bytes(b"kept")
     predict(source, tmp_path, weights[0], overlap=0)
     assert (tmp_path / "phantom_0000_seg.nii.gz").read_bytes() == b"kept"
     assert len(list(tmp_path.glob("*_seg.nii.gz"))) == 6
-    predict(source, tmp_path, weights[0])  # nothing left to do
-    predict(source / "phantom_0000", tmp_path, weights[0], overwrite=True)
+    predict(source, tmp_path, weights[0], overlap=0)  # nothing left to do
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
+    about = json.loads((tmp_path / "inference.json").read_text())
+    assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
+    with pytest.raises(UserError, match=r"holds 6 label map\(s\) made with other mirror, weights: give another"):
+        predict(source, tmp_path, weights[1], overlap=0, mirror=True)
+    predict(source / "phantom_0000", tmp_path, weights[1], overlap=0, overwrite=True)
+    assert len(json.loads((tmp_path / "inference.json").read_text())["cases"]) == 1
+    assert not np.array_equal(read(tmp_path, "phantom_0000"), first)
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
     assert np.array_equal(read(tmp_path, "phantom_0000"), first)
 
 
 def test_a_datalist_names_the_images(cohort_source, weights, tmp_path):
-    images = find_work(str(cohort_source / "data"), str(tmp_path), "t1", str(cohort_source / "datalist.json"))
+    images = find_work(str(cohort_source / "data"), "t1", str(cohort_source / "datalist.json"))["all"]
     assert [image["case"] for image in images] == [f"phantom_000{index}" for index in range(6)]
     assert all(image["image"].endswith("_t1.nii.gz") and "label" not in image for image in images)
 
@@ -175,7 +185,7 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
                 raise MemoryError("out of memory\nand so on")
             return image
 
-    images = find_work(str(cohort_source / "data"), str(tmp_path))
+    images = find_work(str(cohort_source / "data"))["all"]
     loader = DataLoader(CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")])))
     predictor = Predictor(torch.device("cpu"), loader, [Fragile()], ["pred"], inferer=SimpleInferer())
     with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 fault"):
@@ -197,7 +207,7 @@ def test_members_are_independent_copies(weights):
 @pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
 def test_images_of_no_single_sequence_are_refused(cohort_source, sequence):
     with pytest.raises(UserError, match=r"student_sequence is .*expected one of"):
-        find_work(str(cohort_source / "data"), "out", sequence)
+        find_work(str(cohort_source / "data"), sequence)
 
 
 @pytest.mark.slow

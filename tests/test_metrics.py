@@ -86,8 +86,7 @@ def test_the_rule_for_empty_regions():
     assert (false["dice"], false["hd95"], false["lesion_hd95"]) == (0, NO_OVERLAP_MM, 374)
     for masks in ((nothing, nothing), (something, nothing), (nothing, something)):
         left_out = region_metrics(*masks, (1, 1, 1), empty_rule="exclude")
-        known = {name for name, value in left_out.items() if not np.isnan(value)}
-        assert known == {"volume_error_ml", "slice_mean_dice"}
+        assert all(np.isnan(value) for value in left_out.values())
 
 
 def test_masks_of_different_shapes_and_unknown_rules_are_refused():

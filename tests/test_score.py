@@ -161,7 +161,7 @@ def test_faults_end_with_a_sentence_and_write_nothing(fault, folders, truth):
     assert not (folders / "m.csv").exists()
 
 
-@pytest.mark.parametrize("option", [{"pred": "nowhere"}, {"empty_rule": "skip"}, {"et_threshold_ml": -1}])
+@pytest.mark.parametrize("option", [{"pred": "no"}, {"empty_rule": "skip"}, {"et_threshold_ml": -1}, {"output": "."}])
 def test_wrong_options_are_named(option, folders):
     options = {"pred": str(folders / "pred"), "truth": str(folders / "truth"), "output": str(folders / "m.csv")}
     with pytest.raises(UserError, match=next(iter(option))):

@@ -168,7 +168,9 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
     maps: dict[str, Path] = {}
     for case, file in sorted(named or plain):
         if case in maps:
-            raise UserError(f"{key}: {maps[case]} and {file} are both of case {case}: keep one.")
+            raise UserError(
+                f"{key}: {maps[case]} and {file} are both of case {case}: keep one, and name files after their case."
+            )
         maps[case] = file
     if not maps:
         raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")

@@ -17,14 +17,14 @@ from scipy.stats import wilcoxon
 from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS
-from scripts.records import write_table
+from scripts.records import check_output, write_table
 from scripts.summary import Estimate, Scores, caption, cell, estimate, format_table, number, read_scores
 
 __all__ = ["Difference", "compare", "paired_difference"]
 
 logger = logging.getLogger(__name__)
 
-LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")  # of the volume error, its size
+LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
 DECIMALS = 6  # of metrics.csv: what is equal there is a tie
 
 
@@ -50,21 +50,23 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> None:
         UserError: if a run has no metrics.csv, the runs have no patient in common, or follow different rules for
             empty regions.
     """
+    if output:
+        check_output(output, "output", ".csv")
     a, b = read_scores(run_a), read_scores(run_b)
     common = sorted(set(a.cases) & set(b.cases))
     if not common:
         raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
-    if (a.empty_rule, a.et_threshold_ml) != (b.empty_rule, b.et_threshold_ml):
-        raise UserError(
-            f"{a.path} and {b.path} follow the rules {a.empty_rule!r} and {b.empty_rule!r} for empty regions, with ET "
-            f"cleared below {a.et_threshold_ml} and {b.et_threshold_ml} ml: score both in the same way."
-        )
+    for key in ("empty_rule", "et_threshold_ml"):
+        if getattr(a, key) != getattr(b, key):
+            values = f"{getattr(a, key)!r} and {getattr(b, key)!r}"
+            raise UserError(f"{a.path} and {b.path} have the {key} {values}: score both in the same way.")
     if only := sorted(set(a.cases) ^ set(b.cases)):
         logger.warning(f"Left out {len(only)} patient(s) of one run alone: {', '.join(only)}.")
     rows = [difference_row(a, b, common, region, metric) for region in TABLE_ORDER for metric in COLUMNS]
     print(f"A = {run_a}\nB = {run_b}\n{caption(a).splitlines()[1]} ({run_a})\n{caption(b).splitlines()[1]} ({run_b})")
     print(f"{len(common)} patients in both; A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided,")
-    print("not corrected for the number of lines; a win is a patient on whom A is better.\n")
+    print("not corrected for the number of lines; a win is a patient on whom A is better. Of volume errors the size is")
+    print("compared, without its sign.\n")
     print(format_table([["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"], *map(line, rows)]))
     if output:
         write_table(Path(output), rows)
@@ -72,6 +74,8 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> None:
 
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
     of_a, of_b = a.column(region, metric, cases), b.column(region, metric, cases)
+    if metric == "volume_error_ml":
+        of_a, of_b = np.abs(of_a), np.abs(of_b)
     result = paired_difference(of_a, of_b, less_is_better=metric in LESS_IS_BETTER)
     interval = result.difference
     return {
@@ -92,15 +96,14 @@ def line(row: dict[str, Any]) -> list[str]:
 def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False) -> Difference:
     """Mean of a - b with its bootstrap interval, Wilcoxon signed-rank p (1 where all differences are 0), and counts.
 
-    Where less is better, the smaller size wins. Patients with NaN in either are left out.
+    Where less is better, the smaller wins. Patients with NaN in either are left out.
 
     Shapes: a, b (N,).
     """
     known = ~(np.isnan(a) | np.isnan(b))
     a, b = a[known].round(DECIMALS), b[known].round(DECIMALS)
     differences = (a - b).round(DECIMALS)
-    gains = np.abs(b) - np.abs(a) if less_is_better else differences
-    gains = gains.round(DECIMALS)
+    gains = -differences if less_is_better else differences
     if not len(differences):
         p = np.nan
     elif not differences.any():

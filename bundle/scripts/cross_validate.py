@@ -11,9 +11,12 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +111,12 @@ def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, 
     arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     line = [sys.executable, "-m", *launcher, "monai.bundle", "run", run_id, "--config_file", str(list(files))]
     logger.info(f"Fold {fold}: {run_id}.")
-    code = subprocess.run([*line, *arguments]).returncode
+    with subprocess.Popen([*line, *arguments]) as process:
+        try:
+            code = process.wait()
+        except BaseException:  # interrupted: two trainings must not write to one folder
+            process.terminate()
+            raise
     if code:
         raise UserError(
             f"fold {fold} ended in {run_id} with code {code}, see above: mend it, then run this command again."
@@ -133,7 +141,10 @@ def collect(out: Path, folds: int) -> Scores:
     abouts = [json.loads((part.path.parent / "evaluation.json").read_text()) for part in parts]
     cases = [case for about in abouts for case in about["cases"]]
     weights = {path: checksum for about in abouts for path, checksum in about["weights"].items()}
-    write_json(out / "evaluation.json", {**abouts[0], "cases": cases, "weights": weights, "folds": folds})
+    command = shlex.join(["python", "-m", "scripts.cross_validate", *sys.argv[1:]])
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    merged = {"command": command, "date": date, "folds": folds, "cases": cases, "weights": weights}
+    write_json(out / "evaluation.json", {**abouts[0], **merged})
     write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
     return write_scores(out / "metrics.csv", list(scores.values()), parts[0].empty_rule)
 
@@ -158,4 +169,5 @@ def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: run the command again to go on"))
     fire.Fire(cross_validate)

@@ -83,6 +83,8 @@ def make_datalist(
     seen = find_overlap(named, trained_on, mapping) if trained_on else []
     left_out = settle([*faults, *mixed, *duplicates(rows), *seen], strict)
     kept = [case for case in cases if case.name not in left_out]
+    if not kept:
+        raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
     checksums = {case.name: reports[case.name].checksum for case in kept}
     write_datalist(output, Path(dataset_dir), kept, fold_of, values, checksums)
 
@@ -178,7 +180,7 @@ def write_datalist(
     os.replace(partial, path)
     sizes = [sum(entry["fold"] == fold for entry in parts["training"]) for fold in sorted(set(fold_of.values()))]
     print(
-        f"{output}: {len(parts['training'])} training cases in folds of {sizes}, {len(parts['testing'])} testing cases."
+        f"{output}: {len(parts['training'])} labelled cases in folds of {sizes}, {len(parts['testing'])} without label."
     )
 
 

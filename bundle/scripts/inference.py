@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,27 +19,28 @@ from scripts.distillation import load_weights
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
 from scripts.loading import datalist_images
+from scripts.output import label_map
+from scripts.provenance import record_run, sha256
 
-__all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members"]
+__all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
 
 def find_work(
-    dataset_dir: str,
-    output_dir: str,
-    sequence: str = "t1ce",
-    datalist: str = "",
-    overwrite: bool = False,
-) -> list[dict[str, Any]]:
-    """Images to predict, as ``{"image": path, "case": name}``, less those whose label map is in output_dir.
+    dataset_dir: str, sequence: str = "t1ce", datalist: str = "", output_dir: str = "", overwrite: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Images to predict, as ``{"image": path, "case": name}``.
 
     Args:
         dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
-        output_dir: where NAME_seg.nii.gz are.
         sequence: which files of a BraTS folder, or of the datalist, to take.
         datalist: a file as written by scripts.datalist; all its cases are taken.
+        output_dir: where label maps (NAME_seg.nii.gz) are.
         overwrite: predict again what has been predicted.
+
+    Returns:
+        ``all``, and ``left``: those to be predicted now.
 
     Raises:
         UserError: if the sequence is not one of the four, or there are no images.
@@ -46,14 +48,46 @@ def find_work(
     if sequence not in SEQUENCES:
         raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
     images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
-    if overwrite:
-        return images
-    left = [image for image in images if not Path(output_dir, f"{image['case']}_seg.nii.gz").is_file()]
+    left = [image for image in images if overwrite or not label_map(output_dir, image["image"]).is_file()]
     if done := len(images) - len(left):
-        logger.warning(
-            f"{done} of {len(images)} label maps are in {output_dir} already: --overwrite True predicts anew."
+        logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them anew.")
+    return {"all": images, "left": left}
+
+
+def record_inference(
+    output_dir: str,
+    images: Sequence[Mapping[str, Any]],
+    ckpt_path: str | Sequence[str],
+    settings: Mapping[str, Any],
+    overwrite: bool = False,
+    label_values: Sequence[int] | None = None,
+) -> None:
+    """Write inference.json: these images, those of earlier runs into the same folder, and what made their label maps.
+
+    Raises:
+        UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
+    """
+    path = Path(output_dir, "inference.json")
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    weights = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
+    settings = {**settings, "weights": [sha256(weight) for weight in weights]}
+    kept = [case for case in before.get("cases", []) if Path(case["prediction"]).is_file()]
+    other = sorted(key for key in settings if before.get("settings", {}).get(key) != settings[key])
+    if kept and other and not overwrite:
+        raise UserError(
+            f"{output_dir} holds {len(kept)} label map(s) made with other {', '.join(other)}: give another output_dir, "
+            "or --overwrite True to predict them anew."
         )
-    return left
+    now = {image["case"] for image in images}
+    earlier = [] if other else [case for case in kept if case["case"] not in now]
+    record_run(
+        output_dir,
+        "inference",
+        ckpt_path=ckpt_path,
+        cases=[*earlier, *images],
+        settings=settings,
+        label_values=label_values,
+    )
 
 
 class CheckedImages(Dataset):
@@ -106,7 +140,7 @@ class Predictor(EnsembleEvaluator):
         total = len(self.data_loader.dataset)
         if total:
             super().run(global_epoch)
-        logger.info(f"{total - len(self.faults)} label maps are written.")
+        logger.info(f"Label maps written: {total - len(self.faults)}.")
         settle(self.faults, True, "not predicted; the others are written. Mend them and run the command again.")
 
 

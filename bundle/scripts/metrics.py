@@ -24,7 +24,7 @@ NSD_TOLERANCE_MM = 1.0
 NO_OVERLAP_MM = 373.13  # BraTS: HD95 where one mask is empty, the diagonal of a 240 x 240 x 155 volume of 1 mm
 EMPTY_RULES = {
     "brats": f"a region empty in truth and prediction scores 1 and 0 mm, in one of them 0 and {NO_OVERLAP_MM} mm",
-    "exclude": "a region empty in truth or prediction is left out of the means",
+    "exclude": "a region empty in truth or prediction, so one missed altogether too, is left out of the means",
 }
 
 
@@ -47,7 +47,7 @@ def region_metrics(
         predicted: boolean mask.
         truth: boolean mask.
         spacing: voxel size in mm.
-        empty_rule: a key of EMPTY_RULES, for all but volume_error_ml and slice_mean_dice.
+        empty_rule: a key of EMPTY_RULES; of "exclude" all metrics of an empty region are NaN.
 
     Shapes: predicted, truth (H, W, D); spacing (3,).
 
@@ -61,6 +61,8 @@ def region_metrics(
     found, real = int(predicted.sum()), int(truth.sum())
     voxel_ml = float(np.prod(spacing)) / 1000
     metrics = dict.fromkeys(COLUMNS, float("nan"))
+    if empty_rule == "exclude" and not (found and real):
+        return metrics
     metrics |= {"volume_error_ml": (found - real) * voxel_ml, "slice_mean_dice": slice_mean_dice(predicted, truth)}
     if found and real:
         overlap = int((predicted & truth).sum())
@@ -68,7 +70,7 @@ def region_metrics(
         box = bounding_box(predicted | truth)
         metrics |= surface_metrics(predicted[box], truth[box], spacing)
         metrics |= lesion_metrics(predicted[box], truth[box], spacing)
-    elif empty_rule == "brats":
+    else:
         both = not found and not real
         metrics |= dict.fromkeys(OVERLAPS, 1.0 if both else 0.0)
         metrics |= {"hd95": 0.0 if both else NO_OVERLAP_MM}

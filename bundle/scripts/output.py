@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
 from scripts.cases import case_of
 from scripts.labels import CLASSES
 
-__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et"]
+__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et", "label_map"]
 
 NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
 
@@ -110,3 +110,8 @@ class AtomicWriter(NibabelWriter):
 def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     """Names a file after its case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
     return {"subject": case_of(meta["filename_or_obj"]), "idx": None}
+
+
+def label_map(output_dir: str, image: str | Sequence[str]) -> Path:
+    """Where SaveImaged puts the label map of an image; of several, which are channels, the first names it."""
+    return Path(output_dir, f"{case_of(image if isinstance(image, str) else image[0])}_seg.nii.gz")

@@ -18,7 +18,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.cases import case_of
+from scripts.output import label_map
 from scripts.preflight import bundle_options
 from scripts.records import write_json
 
@@ -75,14 +75,13 @@ def sha256(path: str) -> str:
 
 def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
     """The case's name, image, label and label map, with paths that hold from any folder."""
-    first = case["image"] if isinstance(case["image"], str) else case["image"][0]
-    paths = {"prediction": str(Path(output_dir, f"{case_of(first)}_seg.nii.gz").resolve())}
-    for key in ("image", "label"):
-        if key in case:
-            first = case[key] if isinstance(case[key], str) else case[key][0]
-            paths[key] = str(Path(first).resolve())
+    paths = {
+        key: case[key] if isinstance(case[key], str) else case[key][0] for key in ("image", "label") if key in case
+    }
+    prediction = case.get("prediction") or label_map(output_dir, case["image"])
     channels = {"channels": case["channels"]} if "channels" in case else {}
-    return {"case": case["case"], **paths, **channels}
+    resolved = {key: str(Path(path).resolve()) for key, path in {**paths, "prediction": prediction}.items()}
+    return {"case": case["case"], **resolved, **channels}
 
 
 def configuration() -> dict[str, Any] | None:

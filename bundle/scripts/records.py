@@ -12,9 +12,10 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from scripts.errors import UserError
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice", "write_json", "write_table", "write_text"]
+__all__ = ["History", "RegionDice", "check_output", "write_json", "write_table", "write_text"]
 
 
 class RegionDice:
@@ -76,6 +77,17 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     os.replace(partial, path)
+
+
+def check_output(path: str, key: str, suffix: str) -> None:
+    """Raises UserError, before any work, if a file cannot be written."""
+    target = Path(path)
+    if target.is_dir() or target.suffix != suffix:
+        raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key} {path}: its folder cannot be made ({error.strerror}): give another path.") from error
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

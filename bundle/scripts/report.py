@@ -26,7 +26,7 @@ from scripts.page import (
     provenance_section,
     summary_section,
 )
-from scripts.records import write_json, write_table, write_text
+from scripts.records import check_output, write_json, write_table, write_text
 from scripts.score import BRATS_VALUES
 from scripts.summary import Scores, read_scores
 from scripts.volumes import read_volumes
@@ -46,6 +46,9 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
         UserError: if the folder holds neither evaluation.json nor inference.json, or files that they name have gone.
     """
     folder, history = Path(run), Path(training or run)
+    target = Path(output) if output else folder / "report.html"
+    if output:
+        check_output(output, "output", ".html")
     about = {
         "training": read_json_file(history / "training.json"),
         "evaluation": read_json_file(folder / "evaluation.json"),
@@ -73,7 +76,6 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     ]
     title = f"{'Evaluation' if tables else 'Label maps'}: {folder.resolve().name}"
     subtitle = f"{len(cases)} patients. Research only, not for clinical use."
-    target = Path(output) if output else folder / "report.html"
     write_text(target, build_page(title, subtitle, sections, mosaics))
     write_table(target.with_suffix(".csv"), rows)
     errors = {region: calibration_error(calibration, region) for region in TABLE_ORDER} if calibration else None
@@ -104,7 +106,7 @@ def find_files(run: str, about: Mapping[str, Any] | None) -> dict[str, dict[str,
         raise UserError(f"run {run} holds no evaluation.json or inference.json: give the output_dir of one of them.")
     cases = {case["case"]: case for case in about["cases"] if Path(case["prediction"]).is_file()}
     if not cases:
-        raise UserError(f"run {run}: none of the label maps that its JSON names is there: run it again.")
+        raise UserError(f"run {run}: none of the label maps that its JSON names is there: predict first.")
     for case in cases.values():
         for key in ("image", "label"):
             if key in case and not Path(case[key]).is_file():

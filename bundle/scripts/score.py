@@ -18,12 +18,13 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from tqdm import tqdm
 
-from scripts.cases import case_of, find_label_maps
+from scripts.cases import find_label_maps
 from scripts.checks import Fault, Volume, check_grid, read_volume, settle
 from scripts.errors import UserError
 from scripts.labels import REGIONS, TABLE_ORDER
 from scripts.metrics import EMPTY_RULES, region_metrics
-from scripts.output import clear_small_et
+from scripts.output import clear_small_et, label_map
+from scripts.records import check_output
 from scripts.summary import CaseScore, print_table, write_scores
 
 __all__ = ["score", "score_cases"]
@@ -84,10 +85,7 @@ def score_cases(
     label_values: Sequence[int] | None = None,
 ) -> None:
     """As ``score``, of the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
-    pairs = []
-    for case in cases:
-        first = case["image"] if isinstance(case["image"], str) else case["image"][0]
-        pairs.append(Pair(case["case"], Path(pred, f"{case_of(first)}_seg.nii.gz"), Path(case["label"])))
+    pairs = [Pair(case["case"], label_map(pred, case["image"]), Path(case["label"])) for case in cases]
     score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
 
 
@@ -98,6 +96,7 @@ def score_pairs(
     et_threshold_ml: float,
     label_values: Sequence[int] | None,
 ) -> None:
+    check_output(output, "output", ".csv")
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
@@ -117,7 +116,7 @@ def score_pairs(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(one, pairs), total=len(pairs), desc="Scoring", disable=None))
-    settle([result for result in results if isinstance(result, Fault)], strict=True)
+    settle([result for result in results if isinstance(result, Fault)], True, "mend them, or take them away.")
     plain = Path(output)
     cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
     for stale in (cleared, cleared.with_suffix(".json")):
