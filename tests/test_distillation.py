@@ -56,6 +56,24 @@ def test_the_fusion_trains_every_teacher():
     assert all(gradient(teacher) > 0 for teacher in teachers.values())
 
 
+def test_activation_checkpointing_changes_memory_not_gradients():
+    gradients, saved = [], []
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        teachers = {name: Teacher(unet(), [name], ["decoder2"]) for name in ("flair", "t2")}
+        fusion = CooperativeFusion({name: [8] for name in teachers})
+        model = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, activation_checkpointing=wanted)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, k=kept: (k.append(t.numel()), t)[1], lambda t: t):
+            output = model.train()(**images("image", "flair", "t2"))
+        (output.student[0].square().mean() + output.fused[0].square().mean()).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        saved.append(sum(kept))
+    assert len(gradients[0]) == len(gradients[1]) > 50
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients))
+    assert saved[1] < 0.1 * saved[0]
+
+
 def test_a_teacher_may_see_several_sequences_and_the_students():
     teachers = {"all": Teacher(unet(4), ["flair", "t1", "t1ce", "t2"])}
     model = DistillationNetwork(unet(), teachers, student_sequence="t1ce").train()

@@ -32,7 +32,7 @@ class RunCheckpoint:
         objects: name -> object with state_dict and load_state_dict (networks, optimizer, scheduler, confidence).
         evaluator: the validation engine with its best metric.
         seed: the seed of EpochSeed; a resumed run must have the same.
-        resume: continue from ``checkpoint.pt``.
+        resume: continue from ``checkpoint.pt``; "auto" if there is one, for jobs that are restarted.
 
     Raises:
         UserError: if there is nothing to resume from, or the checkpoint is of another configuration.
@@ -45,9 +45,10 @@ class RunCheckpoint:
         objects: Mapping[str, Any],
         evaluator: Engine,
         seed: int,
-        resume: bool = False,
+        resume: bool | str = False,
     ) -> None:
         self.path = Path(ckpt_dir, "checkpoint.pt")
+        resume = self.path.is_file() if resume == "auto" else resume
         self.student = student
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.evaluator = evaluator

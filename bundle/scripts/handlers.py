@@ -14,9 +14,10 @@ from monai.data.utils import set_rnd
 from monai.utils import set_determinism
 
 from scripts.confidence import TeacherConfidence
+from scripts.errors import UserError
 from scripts.losses import DistillationLoss
 
-__all__ = ["ConfidenceUpdate", "EpochSeed", "LossTerms", "ProgressBar", "WarmUp", "key_metric"]
+__all__ = ["ConfidenceUpdate", "EpochSeed", "FiniteLoss", "LossTerms", "ProgressBar", "WarmUp", "key_metric"]
 
 
 class EpochSeed:
@@ -101,6 +102,37 @@ class LossTerms:
         means = idist.all_reduce(torch.stack(list(self.sums.values()))) / iterations
         engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(self.sums, means)}
         engine.state.metrics["loss/total"] = means.sum().item()
+
+
+class FiniteLoss:
+    """Ends the run, on all ranks together, at the end of an epoch in which the loss was NaN or infinite.
+
+    Ignite's TerminateOnNan stops one rank, and the others wait for it; this one asks all, once an epoch, so that no
+    step waits. Attach it before RunCheckpoint, which then keeps the last sound epoch.
+
+    Raises:
+        UserError: names the epoch and what to do.
+    """
+
+    def __init__(self) -> None:
+        self.broken: torch.Tensor | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check)
+
+    def __call__(self, engine: Engine) -> None:
+        broken = (~torch.isfinite(engine.state.output["loss"].detach())).float()
+        self.broken = broken if self.broken is None else self.broken + broken
+
+    def check(self, engine: Engine) -> None:
+        steps = float(idist.all_reduce(self.broken))
+        if steps:
+            raise UserError(
+                f"the loss was not finite in {steps:.0f} step(s) of epoch {engine.state.epoch}: lower --learning_rate, "
+                "then continue from the epoch before with --resume True, or begin anew."
+            )
+        self.broken = None
 
 
 class ProgressBar(IgniteProgressBar):

@@ -60,6 +60,8 @@ RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "fold": (lambda v: whole(v, 0), "a whole number of at least 0"),
     "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
+    "accumulation_steps": (lambda v: whole(v, 1), "a whole number of at least 1"),
+    "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "roi_size": (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
     "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
     "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
@@ -70,7 +72,7 @@ RULES = {
     "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
     "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
     **dict.fromkeys(
-        ("resume", "strict", "mirror", "uncertainty", "overwrite"),
+        ("strict", "mirror", "uncertainty", "overwrite", "activation_checkpointing"),
         (lambda v: isinstance(v, bool), "True or False"),
     ),
 }

@@ -1,0 +1,200 @@
+"""Several processes, real ones (gloo): they learn what one learns, and end together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import BUNDLE, TINY
+from scripts.datalist import make_datalist
+from scripts.phantom import make_phantoms
+
+# No chance in data or order, so that processes and batches can be compared; all ranks write what they hold at the end.
+# SGD, because Adam divides by the size of a gradient: biases before a normalisation have none but rounding.
+FIXED = """
+augmentation:
+  _target_: Compose
+  transforms:
+  - {_target_: SpatialPadd, keys: "@spatial_keys", spatial_size: "@roi_size"}
+  - {_target_: CenterSpatialCropd, keys: "@spatial_keys", roi_size: "@roi_size"}
+  - {_target_: SelectItemsd, keys: "@spatial_keys"}
+  - {_target_: EnsureTyped, keys: "@spatial_keys", track_meta: false}
+train::dataloader::shuffle: false
+lr_scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR, optimizer: "@optimizer", factor: 1.0, total_iters: 0}
+optimizer:
+  _target_: torch.optim.SGD
+  params:
+    _target_: scripts.distillation.parameter_groups
+    network: "@distillation"
+    student: {lr: 0.05}
+    teachers: {lr: 0.05}
+  momentum: 0.9
+state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evaluator.state.metric_details]
++training:
+- $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
+"""
+ORDERED = "train::dataloader::sampler::shuffle: false\n"
+POISON = """
+loss::segmentation: {_target_: test_distributed.Poisoned}
+"""
+
+
+class Poisoned(torch.nn.Module):
+    """A segmentation loss that is NaN on rank 1 in the second epoch (a mock of a fault)."""
+
+    calls = 0
+
+    def forward(self, logits, label):
+        Poisoned.calls += 1
+        late = Poisoned.calls > 40 and os.environ["RANK"] == "1"
+        return logits.square().mean() * (float("nan") if late else 1.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Seven phantom patients, four to train on and three to validate on: no two ranks get the same number."""
+    folder = tmp_path_factory.mktemp("seven")
+    make_phantoms(str(folder / "data"), cases=7, size=32, seed=3)
+    make_datalist(str(folder / "data"), str(folder / "datalist.json"), folds=2)
+    document = json.loads((folder / "datalist.json").read_text())
+    for index, entry in enumerate(document["training"]):
+        entry["fold"] = int(index >= 3)
+    (folder / "datalist.json").write_text(json.dumps(document))
+    for name, text in {"fixed": FIXED, "ordered": ORDERED, "poison": POISON}.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def start(data, out, overlays, processes, *options, launcher=()):
+    files = ["configs/train.yaml", *(["configs/multi_gpu_train.yaml"] if processes else []), *map(str, overlays)]
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *launcher, "-m"]
+    line = [
+        sys.executable, "-m", *(torchrun if processes else []), "monai.bundle", "run", "training",
+        "--config_file", str(files), *TINY, "--dataset_dir", str(data / "data"),
+        "--datalist", str(data / "datalist.json"), "--output_dir", str(out), "--ckpt_dir", str(out / "models"),
+        "--val_interval", "1", *options,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    log = open(f"{out}.log", "w")  # noqa: SIM115 the process keeps it open
+    return subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(process, out):
+    assert process.wait(timeout=240) == 0, Path(f"{out}.log").read_text()[-3000:]
+    return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
+
+
+def largest_difference(states, others):
+    return max(float((value.double() - others[name].double()).abs().max()) for name, value in states.items())
+
+
+def history(out):
+    with open(out / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def one_process(data, tmp_path_factory):
+    """Three epochs of two steps, batches of two patients, in one process."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    process = start(data, out, [data / "fixed.yaml"], 0, "--epochs", "3", "--batch_size", "2")
+    return out, finish(process, out)[0]
+
+
+def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_process, tmp_path):
+    out, overlays = tmp_path / "two", [data / "fixed.yaml", data / "ordered.yaml"]
+    ranks = finish(start(data, out, overlays, 2, "--epochs", "3", "--batch_size", "1"), out)
+    expected_out, expected = one_process
+    assert len(ranks) == 2
+    for network, confidence, details in ranks:
+        assert largest_difference(network, expected[0]) < 1e-5  # after six steps
+        assert largest_difference(confidence, expected[1]) < 1e-5
+        dice = details["val_mean_dice"]
+        assert dice.shape == (3, 3)  # every patient once, though two ranks cannot share three evenly
+        assert sorted(dice[:, 1].tolist()) == pytest.approx(
+            sorted(expected[2]["val_mean_dice"][:, 1].tolist()), abs=1e-4
+        )
+    assert all(torch.equal(ranks[0][i][name], ranks[1][i][name]) for i in (0, 1) for name in ranks[0][i])
+    assert float(ranks[0][1]["weights"].min()) > 0.001
+    for row, wanted in zip(history(out), history(expected_out)):
+        for name in ("loss/total", "weight/flair", "dice/t1", "validation/dice/WT"):
+            assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_process, tmp_path):
+    """One patient a step and process, two steps an update: with one process the batches of two above."""
+    out = tmp_path / "accumulated"
+    overlays = [data / "fixed.yaml", *([data / "ordered.yaml"] if processes else [])]
+    options = ["--batch_size", "1", "--accumulation_steps", "2", "--epochs", "3"]
+    ranks = finish(start(data, out, overlays, processes, *options), out)
+    if processes:
+        assert all(torch.equal(ranks[0][0][name], ranks[1][0][name]) for name in ranks[0][0])
+        whole = tmp_path / "whole"
+        wanted = finish(start(data, whole, [data / "fixed.yaml"], 0, "--batch_size", "4", "--epochs", "3"), whole)[0]
+    else:
+        wanted = one_process[1]
+    assert largest_difference(ranks[0][0], wanted[0]) < 1e-5
+
+
+def kill_a_rank(process, out):
+    """Kill the second worker of a torchrun when a checkpoint is there."""
+    checkpoint = out / "models" / "checkpoint.pt"
+    deadline = time.time() + 120
+    while not checkpoint.is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    ranks = {
+        dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry).get(
+            "RANK"
+        ): int(pid)
+        for pid in workers
+    }
+    os.kill(ranks["1"], signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker by /proc")
+def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(data, tmp_path):
+    out = tmp_path / "dies"
+    process = start(data, out, [], 2, "--epochs", "1000")
+    kill_a_rank(process, out)
+    died = time.time()
+    assert process.wait(timeout=60) != 0
+    assert time.time() - died < 60
+    epoch = torch.load(out / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"]  # one step an epoch
+    assert epoch >= 1 and not list((out / "models").glob("*.part"))
+    resumed = start(data, out, [], 0, "--epochs", str(epoch + 1), "--resume", "True")
+    assert resumed.wait(timeout=120) == 0, Path(f"{out}.log").read_text()[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the worker by /proc")
+def test_torchrun_restarts_and_resumes(data, tmp_path):
+    out = tmp_path / "restarts"
+    options = ["--epochs", "12", "--resume", "auto"]
+    process = start(data, out, [], 2, *options, launcher=["--max-restarts=1"])
+    kill_a_rank(process, out)
+    assert process.wait(timeout=240) == 0, Path(f"{out}.log").read_text()[-3000:]
+    assert "Resumed" in Path(f"{out}.log").read_text()
+    assert [row["epoch"] for row in history(out)] == [str(epoch) for epoch in range(1, 13)]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all(data, tmp_path):
+    out = tmp_path / "poisoned"
+    process = start(data, out, [data / "poison.yaml"], 2, "--epochs", "50", "--batch_size", "1")
+    assert process.wait(timeout=120) != 0
+    log = Path(f"{out}.log").read_text()
+    assert "the loss was not finite in" in log and "lower --learning_rate" in log
+    weights = torch.load(out / "models" / "checkpoint.pt", weights_only=True)["distillation"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
