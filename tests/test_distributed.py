@@ -84,6 +84,7 @@ def start(data, out, overlays, processes, *options, launcher=()):
         "--val_interval", "1", *options,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted workers meet the dead ones' addresses
     log = open(f"{out}.log", "w")  # noqa: SIM115 the process keeps it open
     return subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
