@@ -49,7 +49,7 @@ loss::segmentation: {_target_: test_distributed.Poisoned}
 
 
 class Poisoned(torch.nn.Module):
-    """A segmentation loss that is NaN on rank 1 in the second epoch (a mock of a fault)."""
+    """A segmentation loss that is NaN on rank 1 after some epochs (a mock of a fault)."""
 
     calls = 0
 

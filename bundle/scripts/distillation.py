@@ -98,8 +98,7 @@ class DistillationNetwork(nn.Module):
         student_sequence: name of the student's sequence, or names where ``image`` stacks several. Teachers may
             see these as well.
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
-            turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): the memory of one network instead of
-            all, for a third more time.
+            turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
 
     Shapes: image (B, S, H, W, D) and further sequences (B, 1, H, W, D) by name -> DistillationOutput.
 

@@ -11,10 +11,9 @@ from string import Template
 from typing import Any
 
 from scripts.figures import Figure
-from scripts.labels import CLASSES, TABLE_ORDER
-from scripts.metrics import COLUMNS
+from scripts.labels import CLASSES
 from scripts.mosaic import CLASS_COLOURS, ERROR_COLOURS, STEPS, Mosaic
-from scripts.summary import Scores, caption, cell
+from scripts.summary import Scores, caption, summary_rows
 
 __all__ = ["build_page", "figure_section", "mosaic_section", "patient_section", "provenance_section", "summary_section"]
 
@@ -59,11 +58,8 @@ def summary_section(tables: Sequence[Scores]) -> str:
     """Means with intervals, one table for each way of scoring."""
     parts = ["<h2>Summary</h2>"]
     for scores in tables:
-        summary = scores.summary()
-        rows = [["metric", *TABLE_ORDER]]
-        rows += [[metric, *(cell(metric, summary[region][metric]) for region in TABLE_ORDER)] for metric in COLUMNS]
         parts += [f"<p>{html.escape(line)}</p>" for line in caption(scores).splitlines()]
-        parts.append(f'<div class="wide">{table(rows)}</div>')
+        parts.append(f'<div class="wide">{table(summary_rows(scores))}</div>')
     parts.append("<p>slice_mean_dice is the score of the paper: empty slices count 1, so it says little.</p>")
     return "\n".join(parts)
 

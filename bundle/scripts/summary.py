@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,14 +161,17 @@ def number(metric: str, value: float) -> str:
     return f"{value:.1f}" if metric in (*MILLIMETRES, "volume_error_ml") else f"{value:.3f}"
 
 
-def cell(metric: str, item: Estimate | Mapping[str, float]) -> str:
-    mean, low, high = list(item.values())[:3] if isinstance(item, Mapping) else item[:3]
-    return f"{number(metric, mean)} [{number(metric, low)}, {number(metric, high)}]"
+def cell(metric: str, item: Estimate) -> str:
+    return f"{number(metric, item.mean)} [{number(metric, item.low)}, {number(metric, item.high)}]"
+
+
+def summary_rows(scores: Scores) -> list[list[str]]:
+    """The means of a run as cells: a header, then a line a metric and a column a region."""
+    summary = scores.summary()
+    lines = [[metric, *(cell(metric, summary[region][metric]) for region in TABLE_ORDER)] for metric in COLUMNS]
+    return [["metric", *TABLE_ORDER], *lines]
 
 
 def print_table(scores: Scores) -> None:
-    """The means of a run, a line a metric and a column a region."""
-    summary = scores.summary()
-    rows = [["metric", *TABLE_ORDER]]
-    rows += [[metric, *(cell(metric, summary[region][metric]) for region in TABLE_ORDER)] for metric in COLUMNS]
-    print(f"{caption(scores)}\n\n{format_table(rows)}")
+    """The means of a run, under what every table must say."""
+    print(f"{caption(scores)}\n\n{format_table(summary_rows(scores))}")
