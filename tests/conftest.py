@@ -22,7 +22,7 @@ SHARED = ROOT.parent / "shared"
 # Small enough for a run of seconds; every other setting is train.yaml's.
 TINY = [
     "--roi_size", "[16,16,16]", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
-    "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003",
+    "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False",
 ]  # fmt: skip
 
 

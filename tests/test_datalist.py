@@ -204,6 +204,14 @@ def test_training_gets_every_sequence_and_validation_the_students(cohort):
     assert [Path(p).name.split("_")[-1] for p in stacked["training"][0]["image"]] == ["t1.nii.gz", "t2.nii.gz"]
 
 
+def test_without_a_fold_every_patient_is_for_training_and_the_log_says_what_scores_mean(cohort, caplog):
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, "t1ce", ["flair"])
+    names = [[entry["case"] for entry in part] for part in parts.values()]
+    assert names[0] == names[1] and len(set(names[0])) == 6
+    assert "flair" in parts["training"][0] and "flair" not in parts["validation"][0]
+    assert "those of training patients" in caplog.text
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

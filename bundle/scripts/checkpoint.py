@@ -78,8 +78,6 @@ class RunCheckpoint:
             "best_metric_epoch": best.best_metric_epoch,
             "seed": self.seed,
         }
-        if engine.scaler is not None:
-            run["scaler"] = engine.scaler.state_dict()
         self.save(states | run, self.path.name)
 
     def load(self, engine: Engine) -> None:
@@ -95,8 +93,6 @@ class RunCheckpoint:
             raise UserError(
                 f"{self.path} is of another configuration: {error}. Resume with the same config."
             ) from error
-        if engine.scaler is not None and "scaler" in checkpoint:
-            engine.scaler.load_state_dict(checkpoint["scaler"])
         engine.load_state_dict(checkpoint["trainer"] | {"max_epochs": engine.state.max_epochs})
         self.evaluator.state.best_metric = checkpoint["best_metric"]
         self.evaluator.state.best_metric_epoch = checkpoint["best_metric_epoch"]

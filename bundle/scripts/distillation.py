@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scripts.errors import UserError
 from scripts.fusion import CooperativeFusion
+from scripts.precision import autocast
 
 __all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups"]
 
@@ -99,6 +100,7 @@ class DistillationNetwork(nn.Module):
             see these as well.
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
             turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
+        amp: let the networks compute in bfloat16. The losses are float32, so no gradient needs scaling.
 
     Shapes: image (B, S, H, W, D) and further sequences (B, 1, H, W, D) by name -> DistillationOutput.
 
@@ -114,9 +116,11 @@ class DistillationNetwork(nn.Module):
         fusion: CooperativeFusion | None = None,
         student_sequence: str | Sequence[str] = "t1ce",
         activation_checkpointing: bool = False,
+        amp: bool = False,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
+        self.amp = amp
         self.student = student
         self.teachers = nn.ModuleDict(teachers)
         self.fusion = fusion
@@ -135,13 +139,14 @@ class DistillationNetwork(nn.Module):
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences
         if missing := sorted(self.expected - set(images)):
             raise ValueError(f"the teachers expect {sorted(self.expected)}, but {missing} are not in the batch.")
-        outputs = {name: self.run(teacher, images) for name, teacher in self.teachers.items()}
-        features = {name: output[1] for name, output in outputs.items()}
-        return DistillationOutput(
-            student=logits_list(self.run(self.student, image)),
-            teachers={name: output[0] for name, output in outputs.items()},
-            fused=self.fusion(features) if self.fusion is not None else [],
-        )
+        with autocast(image.device, self.amp):
+            outputs = {name: self.run(teacher, images) for name, teacher in self.teachers.items()}
+            features = {name: output[1] for name, output in outputs.items()}
+            return DistillationOutput(
+                student=logits_list(self.run(self.student, image)),
+                teachers={name: output[0] for name, output in outputs.items()},
+                fused=self.fusion(features) if self.fusion is not None else [],
+            )
 
     def run(self, network: nn.Module, inputs: Any) -> Any:
         """One network's forward, checkpointed in training if wanted."""

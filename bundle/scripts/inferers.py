@@ -10,38 +10,46 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from scripts.networks import STRIDE
+from scripts.precision import autocast
 
 __all__ = ["VolumeInferer"]
 
 
 class VolumeInferer(SlidingWindowInferer):
-    """MONAI's SlidingWindowInferer, with one pass for volumes that fit, and test-time mirroring.
+    """MONAI's SlidingWindowInferer, with one pass for volumes that fit, test-time mirroring, and bfloat16 anywhere.
 
     Args:
         whole_volume: volumes of up to this many voxels go through the network in one pass, padded to multiples of 8;
             0 for windows always.
         mirror: average the probabilities over all eight flips of the volume (Simonyan and Zisserman 2015,
             https://arxiv.org/abs/1409.1556); the result is the logarithm of the mean, so logits as without.
+        amp: let the network compute in bfloat16; windows are still blended in float32.
         options: those of SlidingWindowInferer.
 
     Shapes: inputs (B, C, H, W, D) -> logits (B, classes, H, W, D).
     """
 
-    def __init__(self, whole_volume: int = 0, mirror: bool = False, **options: Any) -> None:
+    def __init__(self, whole_volume: int = 0, mirror: bool = False, amp: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.whole_volume = whole_volume
         self.mirror = mirror
+        self.amp = amp
         self.window = options["roi_size"]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = inputs.shape[2:]
         whole = size.numel() <= self.whole_volume
+
+        def predict(window: torch.Tensor) -> torch.Tensor:
+            with autocast(window.device, self.amp):
+                return network(window, *args, **kwargs).float()
+
         self.roi_size: Any = [-(-length // STRIDE) * STRIDE for length in size] if whole else self.window
         if not self.mirror:
-            return super().__call__(inputs, network, *args, **kwargs)
+            return super().__call__(inputs, predict)
         total = torch.zeros(())
         for count in range(4):
             for axes in itertools.combinations((2, 3, 4), count):
-                logits = super().__call__(inputs.flip(axes), network, *args, **kwargs).flip(axes)
+                logits = super().__call__(inputs.flip(axes), predict).flip(axes)
                 total = total.to(logits) + logits.softmax(dim=1)
         return (total / 8).clamp_min(torch.finfo(total.dtype).tiny).log()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
 __all__ = ["label_values", "load_cases", "datalist_images", "read_json"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_json(path: str, key: str) -> dict:
@@ -40,7 +43,7 @@ def label_values(datalist: str) -> list[int]:
 def load_cases(
     datalist: str,
     dataset_dir: str,
-    fold: int = 0,
+    fold: int | None = 0,
     student_sequence: str | Sequence[str] = "t1ce",
     sequences: Sequence[str] = (),
     strict: bool = True,
@@ -51,7 +54,7 @@ def load_cases(
     Args:
         datalist: a file as written by scripts.datalist.
         dataset_dir: the folder that its paths are relative to.
-        fold: the validation fold; the others are for training.
+        fold: the validation fold; the others are for training. None trains on every patient, and validates on these.
         student_sequence: what ``image`` holds; several names are stacked.
         sequences: further keys of the training cases, for the teachers.
         strict: stop at faulty files; False leaves their cases out and names them.
@@ -66,7 +69,7 @@ def load_cases(
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
     if unknown := sorted({*student, *sequences} - set(SEQUENCES)):
         raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
-    chosen = [entry for entry in read_entries(datalist, fold, training) if training or entry["fold"] == fold]
+    chosen = [entry for entry in read_entries(datalist, fold, training) if training or fold in (None, entry["fold"])]
     needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
     values = set(label_values(datalist))
 
@@ -85,18 +88,22 @@ def load_cases(
     parts: dict[str, list[dict]] = {"training": [], "validation": []}
     for entry in chosen:
         if entry["case"] not in left_out:
-            part = "validation" if entry["fold"] == fold else "training"
-            parts[part].append(network_entry(entry, dataset_dir, student, [] if part == "validation" else sequences))
+            if entry["fold"] != fold:
+                parts["training"].append(network_entry(entry, dataset_dir, student, sequences))
+            if fold in (None, entry["fold"]):
+                parts["validation"].append(network_entry(entry, dataset_dir, student, []))
     return parts
 
 
-def read_entries(datalist: str, fold: int, training: bool) -> list[dict[str, Any]]:
+def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:
     """The labelled cases of a datalist that has the fold, and another one if there is to be training."""
     if not datalist:
         raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
     entries = read_json(datalist, "datalist").get("training", [])
     folds = sorted({entry["fold"] for entry in entries})
-    if fold not in folds or (training and len(folds) < 2):
+    if fold is None and entries:
+        logger.warning("fold is null: the scores in validation are those of training patients.")
+    elif fold not in folds or (training and len(folds) < 2):
         raise UserError(
             f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), with another to train on."
         )

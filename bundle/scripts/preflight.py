@@ -58,7 +58,7 @@ def files(value: Any) -> bool:
 
 RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
-    "fold": (lambda v: whole(v, 0), "a whole number of at least 0"),
+    "fold": (lambda v: v is None or whole(v, 0), "a whole number of at least 0, or null for every patient"),
     "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "accumulation_steps": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
@@ -72,7 +72,7 @@ RULES = {
     "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
     "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
     **dict.fromkeys(
-        ("strict", "mirror", "uncertainty", "overwrite", "activation_checkpointing"),
+        ("amp", "strict", "mirror", "uncertainty", "overwrite", "activation_checkpointing"),
         (lambda v: isinstance(v, bool), "True or False"),
     ),
 }

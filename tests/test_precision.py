@@ -1,0 +1,59 @@
+"""bfloat16: only where the hardware has it, in the networks alone, and near float32."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.distillation import DistillationNetwork, Teacher
+from scripts.inferers import VolumeInferer
+from scripts.losses import SegmentationLoss
+from scripts.networks import ResUNet
+from scripts.precision import autocast, fast_bfloat16
+
+
+def test_gpus_have_it_and_cpus_as_their_flags_say():
+    assert fast_bfloat16("cuda:1") and fast_bfloat16(torch.device("cuda"))
+    flags = Path("/proc/cpuinfo")
+    if not flags.is_file():
+        pytest.skip("no /proc/cpuinfo to compare with")
+    words = set(flags.read_text().split())
+    assert fast_bfloat16("cpu") == bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_autocast_concerns_convolutions(enabled):
+    conv, x = torch.nn.Conv3d(1, 2, 1), torch.rand(1, 1, 4, 4, 4)
+    with autocast(x.device, enabled):
+        assert conv(x).dtype == (torch.bfloat16 if enabled else torch.float32)
+
+
+def gradients(amp):
+    torch.manual_seed(0)
+    teachers = {"flair": Teacher(ResUNet(widths=(4, 8, 8, 16)), ["flair"])}
+    model = DistillationNetwork(ResUNet(widths=(4, 8, 8, 16)), teachers, amp=amp).train()
+    image, flair = torch.rand(2, 2, 1, 16, 16, 16)
+    output = model(image, flair=flair)
+    label = torch.randint(0, 4, (2, 1, 16, 16, 16))
+    loss = SegmentationLoss()(output.student[0], label) + SegmentationLoss()(output.teachers["flair"], label)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    return output.student[0].dtype, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def test_training_gradients_are_near_those_of_float32():
+    (half, near), (full, exact) = gradients(True), gradients(False)
+    assert (half, full) == (torch.bfloat16, torch.float32)
+    assert near.dtype == torch.float32
+    difference = (near - exact).norm() / exact.norm()
+    assert 0 < difference < 0.05
+
+
+def test_windows_are_blended_in_float32():
+    torch.manual_seed(0)
+    network, volume = ResUNet(widths=(4, 8, 8, 16)).eval(), torch.rand(1, 1, 24, 20, 16)
+    options = {"roi_size": [16, 16, 16], "overlap": 0.5, "mode": "gaussian"}
+    with torch.no_grad():
+        near, exact = (VolumeInferer(amp=amp, **options)(volume, network) for amp in (True, False))
+    assert near.dtype == torch.float32
+    assert 0 < (near - exact).abs().max() < 0.05 * exact.abs().max()
