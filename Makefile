@@ -1,5 +1,5 @@
 # make demo: the main job on phantom patients, from nothing to a table, a picture and a report, under 10 minutes on two cores
-# make benchmark PATIENTS=DIR: seconds of a training step against the authors' step, on BraTS patients
+# make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
 # make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
 PYTHON ?= python3
@@ -39,7 +39,7 @@ test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
 benchmark: $(VENV)/ready
-	$(BIN)/python tests/benchmarks/step.py --dataset_dir $(PATIENTS)
+	$(BIN)/python tests/benchmarks/benchmark.py --dataset_dir $(PATIENTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -56,6 +56,17 @@ def test_the_fusion_trains_every_teacher():
     assert all(gradient(teacher) > 0 for teacher in teachers.values())
 
 
+def test_channels_last_is_a_layout_and_no_other_network():
+    outputs = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        model = DistillationNetwork(unet(), {}, channels_last=channels_last)
+        outputs.append(model(**images("image")).student[0])
+        weight = model.student.encoder1.conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last_3d) == channels_last
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
 def test_activation_checkpointing_changes_memory_not_gradients():
     gradients, saved = [], []
     for wanted in (False, True):

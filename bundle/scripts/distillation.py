@@ -101,6 +101,8 @@ class DistillationNetwork(nn.Module):
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
             turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
         amp: let the networks compute in bfloat16. The losses are float32, so no gradient needs scaling.
+        channels_last: keep weights and activations in this layout, which suits convolutions of GPUs (and of CPUs in
+            float32).
 
     Shapes: image (B, S, H, W, D) and further sequences (B, 1, H, W, D) by name -> DistillationOutput.
 
@@ -117,6 +119,7 @@ class DistillationNetwork(nn.Module):
         student_sequence: str | Sequence[str] = "t1ce",
         activation_checkpointing: bool = False,
         amp: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
@@ -134,6 +137,8 @@ class DistillationNetwork(nn.Module):
                     f"the fusion expects feature levels {expected}, but the teachers' feature_layers give {levels}: "
                     "name the layers, or take the teacher out of fusion.in_channels."
                 )
+        if channels_last:
+            self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, image: torch.Tensor, **sequences: torch.Tensor) -> DistillationOutput:
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences

@@ -1,12 +1,11 @@
-"""Times contenders in turns, so that whatever else the machine does meets all of them, and writes a table and JSON."""
+"""Times contenders in turns, so that whatever else the machine does meets all of them, and prints tables."""
 
 from __future__ import annotations
 
-import json
-import platform
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +14,73 @@ import torch
 
 from scripts.summary import format_table
 
-__all__ = ["interleave", "show", "write"]
+__all__ = ["interleave", "show", "timed"]
+
+GIB = 2**30
 
 
 def interleave(
     contenders: Mapping[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of each call, by contender; the first ``warm_up`` rounds do not count."""
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each call and the peak memory in GiB, by contender; the first ``warm_up`` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    memory = dict.fromkeys(contenders, 0.0)
     for turn in range(warm_up + repeats):
         for name, call in contenders.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            value, peak = timed(call)
+            memory[name] = max(memory[name], peak)
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                seconds[name].append(value)
+    return seconds, memory
 
 
-def show(title: str, seconds: Mapping[str, list[float]], base: str) -> dict[str, Any]:
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds and peak memory in GiB: what the GPU allocated, or without one the process's resident memory."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with ResidentMemory() as resident:
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return seconds, torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else resident.peak / GIB
+
+
+class ResidentMemory:
+    """Largest resident memory of this process, in bytes, looked at every 5 ms."""
+
+    def __enter__(self) -> ResidentMemory:
+        self.peak, self.done = 0, threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while True:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.peak = max(self.peak, pages * os.sysconf("SC_PAGE_SIZE"))
+            if self.done.wait(0.005):
+                return
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def show(title: str, seconds: Mapping[str, list[float]], memory: Mapping[str, float], base: str) -> dict[str, Any]:
     """Print ratios to the base first, then medians and spread; the same as a mapping."""
     result = {}
-    rows = [["", f"times {base}", "median s", "min", "max"]]
+    rows = [["", f"times {base}", "median s", "min", "max", "peak GiB"]]
     for name, values in seconds.items():
         ratio = float(np.median(np.array(values) / np.array(seconds[base])))
-        result[name] = {"ratio": ratio, "median": float(np.median(values)), "seconds": values}
-        rows.append([name, f"{ratio:.2f}", *(f"{f(values):.3f}" for f in (np.median, min, max))])
-    print(f"\n{title}\n\n{format_table(rows)}")
-    return result
-
-
-def write(path: str, results: Mapping[str, Any]) -> None:
-    """Results with machine, versions and date, as JSON."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    about = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    print(f"\n-> {path}")
+        result[name] = {
+            "ratio": ratio,
+            "median": float(np.median(values)),
+            "seconds": values,
+            "peak_gib": memory[name],
+        }
+        row = [name, f"{ratio:.3f}", *(f"{f(values):.3f}" for f in (np.median, min, max)), f"{memory[name]:.1f}"]
+        rows.append(row)
+    print(f"\n{title}\n\n{format_table(rows)}", flush=True)
+    return {"title": title, "results": result}

@@ -1,0 +1,114 @@
+"""One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
+
+All run inference.yaml; peers get its crop to the brain and its bfloat16 too, but work at the patient's own spacing, as
+they do at home. Weights are random: they do not change the time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import interleave, show
+from monai.bundle import ConfigParser
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts.summary import format_table
+
+__all__ = ["inference"]
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+NATIVE = {"spacing": None, "roi_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0, "mirror": False}
+PEERS = {
+    "SegResNet 16 (zoo brats_mri_segmentation)": {
+        "_target_": "SegResNet",
+        "in_channels": 1,
+        "out_channels": 4,
+        "init_filters": 16,
+        "blocks_down": [1, 2, 2, 4],
+        "blocks_up": [1, 1, 1],
+    },
+    "DynUNet 32-320 (nnU-Net)": {
+        "_target_": "DynUNet",
+        "spatial_dims": 3,
+        "in_channels": 1,
+        "out_channels": 4,
+        "kernel_size": [3] * 6,
+        "strides": [1, 2, 2, 2, 2, 2],
+        "upsample_kernel_size": [2] * 5,
+        "filters": [32, 64, 128, 256, 320, 320],
+    },
+    "SwinUNETR 24": {"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 4, "feature_size": 24},
+}
+WIDTHS = {f"student {w}-{8 * w}": {"student_widths": [w, 2 * w, 4 * w, 8 * w]} for w in (8, 16, 24, 32)}
+STAGES = ("read", "preprocess", "network", "postprocess", "write")
+
+
+def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
+    """The first patient of the folder; without a warm-up round, as a user meets it."""
+    image = str(sorted(Path(dataset_dir).rglob("*t1ce*.nii*"))[0])
+    contenders: dict[str, Mapping[str, Any]] = {"student as shipped": {}, **WIDTHS}
+    contenders |= {name: {**NATIVE, "network_def": network} for name, network in PEERS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        patients = {name: Patient(image, folder, options) for name, options in contenders.items()}
+        seconds, memory = interleave(patients, repeats, warm_up=0)
+    report = show("One patient, file to file", seconds, memory, "student as shipped")
+    rows = [["", "parameters", "GFLOP", *(f"{stage} s" for stage in STAGES)]]
+    for name, patient in patients.items():
+        stages = {stage: float(np.median([turn[stage] for turn in patient.turns])) for stage in STAGES}
+        report["results"][name] |= {"parameters": patient.parameters, "gflop": patient.gflop, "stages": stages}
+        shares = [f"{stages[stage]:.2f}" for stage in STAGES]
+        rows.append([name, f"{patient.parameters:,}", f"{patient.gflop:.0f}", *shares])
+    print(f"\n{format_table(rows)}", flush=True)
+    return report
+
+
+class Patient:
+    """Calls go from the file to a label map on disk; ``turns`` holds the seconds of the stages of each."""
+
+    def __init__(self, image: str, output_dir: str, options: Mapping[str, Any]) -> None:
+        parser = ConfigParser()
+        parser.read_config(str(BUNDLE / "configs" / "inference.yaml"))
+        parser.update({"bundle_root": str(BUNDLE), "output_dir": output_dir, **options})
+        self.image = image
+        self.device = parser.get_parsed_content("device")
+        self.network = parser.get_parsed_content("network_def").to(self.device).eval()
+        self.inferer = parser.get_parsed_content("inferer")
+        self.before = parser.get_parsed_content("preprocessing").transforms
+        self.after = parser.get_parsed_content("postprocessing").transforms
+        self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.gflop = 0.0
+        self.turns: list[dict[str, float]] = []
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        turn = dict.fromkeys(STAGES, 0.0)
+        data: Any = {"image": self.image}
+        for transform in self.before:
+            stage = "read" if type(transform).__name__ == "LoadImaged" else "preprocess"
+            data = self.clocked(turn, stage, transform, data)
+        volume = data["image"].to(self.device)[None]
+        if self.turns:
+            logits = self.clocked(turn, "network", self.inferer, volume, self.network)
+        else:
+            with FlopCounterMode(display=False) as counter:
+                logits = self.clocked(turn, "network", self.inferer, volume, self.network)
+            self.gflop = counter.get_total_flops() / 1e9
+        data["pred"] = logits[0].cpu()
+        for transform in self.after:
+            stage = "write" if type(transform).__name__ == "SaveImaged" else "postprocess"
+            data = self.clocked(turn, stage, transform, data)
+        self.turns.append(turn)
+
+    def clocked(self, turn: dict[str, float], stage: str, call: Callable, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = call(*arguments)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        turn[stage] += time.perf_counter() - start
+        return result
