@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
 RUN := cd bundle && $(BIN)/python -m
-FILES := configs/train.yaml','configs/demo.yaml
+FILES := configs/train.yaml','configs/mtcm_kd.yaml','configs/demo.yaml
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
 .PHONY: demo test test-slow benchmark lint clean

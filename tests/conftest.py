@@ -19,9 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SHARED = ROOT.parent / "shared"
 
+# MTCM-KD itself: three teachers that learn with the student, and CDSFL.
+METHOD = ["configs/train.yaml", "configs/mtcm_kd.yaml"]
+
 # Small enough for a run of seconds; every other setting is train.yaml's.
 TINY = [
-    "--roi_size", "[16,16,16]", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
+    "--spacing", "$None", "--roi_size", "[16,16,16]", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
     "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False",
 ]  # fmt: skip
 

@@ -16,12 +16,17 @@ CONFIGS = BUNDLE / "configs"
 LISTS = {
     "train": ["train"],
     "alone": ["train", "no_distillation"],
-    "paper": ["train", "paper"],
-    "demo": ["train", "demo"],
-    "demo alone": ["train", "demo", "no_distillation"],
+    "method": ["train", "mtcm_kd"],
+    "paper": ["train", "mtcm_kd", "paper"],
+    "full": ["train", "full_resolution"],
+    "evaluate full": ["train", "full_resolution", "evaluate"],
+    "teacher": ["train", "no_distillation", "four_sequences"],
+    "demo": ["train", "mtcm_kd", "demo"],
+    "demo alone": ["train", "mtcm_kd", "demo", "no_distillation"],
     "evaluate": ["train", "evaluate"],
-    "evaluate paper": ["train", "paper", "evaluate"],
+    "evaluate paper": ["train", "mtcm_kd", "paper", "evaluate"],
     "multi": ["train", "multi_gpu_train"],
+    "method multi": ["train", "mtcm_kd", "multi_gpu_train"],
 }
 
 
@@ -45,7 +50,8 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
     else:
         trainer = parser.get_parsed_content("train::trainer")
         assert trainer.state.epoch_length == (4 if "paper" in names else 2)
-        assert set(trainer.network.teachers) == (set() if "no_distillation" in names else {"flair", "t2", "t1"})
+        teachers = {"flair", "t2", "t1"} if "mtcm_kd" in names else {"all"}
+        assert set(trainer.network.teachers) == (set() if "no_distillation" in names else teachers)
 
 
 def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_options):
@@ -57,7 +63,18 @@ def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_op
 
 
 @pytest.mark.parametrize(
-    "key", ["network_def", "preprocessing", "postprocessing", "clear_small_et", "student_widths", "roi_size", "overlap"]
+    "key",
+    [
+        "network_def",
+        "preprocessing",
+        "postprocessing",
+        "clear_small_et",
+        "student_widths",
+        "roi_size",
+        "overlap",
+        "spacing",
+        "whole_volume",
+    ],
 )
 def test_training_and_inference_say_the_same(key):
     assert load("train")[key] == load("inference")[key]
@@ -75,7 +92,8 @@ def test_every_key_is_read(name):
         readers = [text for stem, text in files.items() if re.search(rf"@{root}\b", text)]
         assert readers, f"{name}.yaml: nothing reads {key}"
         if name not in ("train", "inference", "evaluate", "multi_gpu_train"):
-            assert root in load("train"), f"{name}.yaml: {key} is not in train.yaml"
+            own = re.search(rf"@{root}\b", files[name])
+            assert own or root in load("train"), f"{name}.yaml: {key} is not in train.yaml"
 
 
 def test_expressions_are_short_and_hold_no_code():
@@ -85,8 +103,8 @@ def test_expressions_are_short_and_hold_no_code():
                 assert len(expression) <= 62 and not re.search(r"\blambda\b|\bif\b", expression), f"{path.name}: {line}"
 
 
-def test_the_student_of_the_default_config_is_the_papers_network():
-    network = parser_of(["inference"], []).get_parsed_content("network_def")
+def test_the_student_at_full_resolution_is_the_papers_network():
+    network = parser_of(["inference", "full_resolution"], []).get_parsed_content("network_def")
     assert sum(p.numel() for p in network.parameters()) == 9_458_702 + 260  # the published one less a quarter head
     shape = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]["inputs"]["image"][
         "spatial_shape"
@@ -122,7 +140,8 @@ def test_teachers_are_swapped_in_the_config_alone(data_options, tmp_path):
         },
         "fusion::in_channels": {"all": ["$@teacher_widths[1]"]},
     }  # fmt: skip
-    parser = parser_of(["train"], [*TINY, *data_options], output_dir=str(tmp_path), ckpt_dir=str(tmp_path), **overrides)
+    folders = {"output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+    parser = parser_of(["train", "mtcm_kd"], [*TINY, *data_options], **folders, **overrides)
     trainer = parser.get_parsed_content("train::trainer")
     parser.get_parsed_content("loss").distilling = True
     batch = next(iter(trainer.data_loader))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import BUNDLE, TINY
+from conftest import BUNDLE, METHOD, TINY
 from scripts.datalist import make_datalist
 from scripts.phantom import make_phantoms
 
@@ -75,7 +75,7 @@ def data(tmp_path_factory):
 
 
 def start(data, out, overlays, processes, *options, launcher=()):
-    files = ["configs/train.yaml", *(["configs/multi_gpu_train.yaml"] if processes else []), *map(str, overlays)]
+    files = [*METHOD, *(["configs/multi_gpu_train.yaml"] if processes else []), *map(str, overlays)]
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *launcher, "-m"]
     line = [
         sys.executable, "-m", *(torchrun if processes else []), "monai.bundle", "run", "training",

@@ -45,14 +45,24 @@ def test_resampling_is_linear_for_images_and_nearest_for_labels_and_off_without_
     ramp = torch.arange(8.0)[None, :, None, None].expand(1, 8, 8, 8).clone()
     data = {key: MetaTensor(ramp.clone(), affine=affine) for key in ("image", "label")}
     halved = Resampled(["image", "label"], spacing=[0.5, 1, 1])(dict(data))
-    assert halved["image"].shape == (1, 15, 8, 8)
-    torch.testing.assert_close(halved["image"].as_tensor()[0, :, 0, 0], torch.arange(15) / 2)
+    assert halved["image"].shape == (1, 16, 8, 8)
+    positions = halved["image"].affine[0, 3] + torch.arange(16) / 2  # the ramp's values are positions in mm
+    torch.testing.assert_close(halved["image"].as_tensor()[0, :, 0, 0], positions.clamp(0, 7).float())
     assert set(halved["label"].unique().tolist()) <= set(range(8))
     native = Resampled(["image", "label"], spacing=None)
     assert native(data)["image"] is data["image"]
     assert native.inverse(data)["image"] is data["image"]
     back = Resampled(["image"], spacing=[2, 2, 2])
     assert back.inverse(back({"image": data["image"]}))["image"].shape == (1, 8, 8, 8)
+
+
+def test_half_the_resolution_is_the_mean_of_eight_neighbours():
+    volume = torch.rand(1, 12, 10, 8, generator=torch.Generator().manual_seed(0))
+    coarse = Resampled(["image"], spacing=[2, 2, 2])({"image": MetaTensor(volume, affine=torch.eye(4))})["image"]
+    first = ((coarse.affine[:3, 3] + 2) - 0.5).round().int().tolist()  # lower neighbour of the second sample
+    inner = volume[:, first[0] :, first[1] :, first[2] :]
+    means = torch.nn.functional.avg_pool3d(inner, 2)
+    torch.testing.assert_close(coarse.as_tensor()[:, 1:, 1:, 1:], means[:, :5, :4, :3])
 
 
 @pytest.mark.parametrize("cache, kind", [("memory", CacheDataset), ("disk", PersistentDataset)])

@@ -18,13 +18,13 @@ import yaml
 from monai.bundle import run as bundle_run
 from monai.metrics import DiceMetric
 
-from conftest import BUNDLE, TINY, real_data
+from conftest import BUNDLE, METHOD, TINY, real_data
 from scripts.errors import UserError
 from scripts.labels import REGIONS
 from scripts.preflight import command_line_options
 
-TRAIN = ["monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
-STUDENT = ["--student_widths", "[4,4,8,8]", "--roi_size", "[16,16,16]"]
+TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
+STUDENT = ["--student_widths", "[4,4,8,8]", "--roi_size", "[16,16,16]", "--spacing", "$None"]
 
 
 def outputs(folder):
@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, 
 
 
 def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, command, cohort_source):
-    files = "['configs/train.yaml','configs/evaluate.yaml']"
+    files = str([*METHOD, "configs/evaluate.yaml"])
     result = command(
         "monai.bundle", "run", "evaluating", "--config_file", files, *options,
         "--output_dir", tmp_path, "--ckpt_dir", trained / "models",
@@ -164,7 +164,7 @@ def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, coh
 
 
 def test_two_processes_train_and_count_every_case_once(options, tmp_path, command):
-    files = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
+    files = str([*METHOD, "configs/multi_gpu_train.yaml"])
     result = command(
         "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
         "--config_file", files, *options, *outputs(tmp_path), "--epochs", "2",
@@ -177,16 +177,14 @@ def test_two_processes_train_and_count_every_case_once(options, tmp_path, comman
     assert sum(float(rows[1][f"weight/{name}"]) for name in ("flair", "t2", "t1")) == pytest.approx(0.15)
 
 
-def run_here(options, tmp_path, overlays=(), run_id="training", **changed):
+def run_here(options, tmp_path, overlays=(), run_id="training", base=METHOD, **changed):
     """A run in this process, with the options of the tiny run and some changed."""
     settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
     settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out"), **changed}
-    bundle_run(
-        run_id, config_file=[str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *overlays)], **settings
-    )
+    files = [*base, *(f"configs/{name}.yaml" for name in overlays)]
+    bundle_run(run_id, config_file=[str(BUNDLE / file) for file in files], **settings)
 
 
-ALL_SEQUENCES = ["flair", "t1", "t1ce", "t2"]
 VARIANTS = {
     "CBAM": ([], {"network_def::attention": "cbam"}),
     "T1 student": ([], {"student_sequence": "t1"}),
@@ -194,7 +192,7 @@ VARIANTS = {
     "no fusion": ([], {"fusion": "$None"}),
     "two levels": ([], {"deep_supervision": 2}),
     "FLAIR network": (["no_distillation"], {"student_sequence": "flair"}),
-    "four sequences": (["no_distillation"], {"student_sequence": ALL_SEQUENCES, "network_def::in_channels": 4}),
+    "four sequences": (["no_distillation", "four_sequences"], {}),
 }
 
 
@@ -235,6 +233,22 @@ def test_a_frozen_teacher_is_read_from_its_checkpoint_and_kept(trained, options,
     after = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["distillation"]
     assert all(torch.equal(after[prefix + name], value) for name, value in flair.items())
     assert not torch.equal(after["teachers.t2.network.head.weight"], weights["teachers.t2.network.head.weight"])
+
+
+def test_the_default_teacher_sees_four_sequences_and_learns_or_is_kept(options, tmp_path):
+    default = METHOD[:1]
+    teacher, online, kept = (tmp_path / name for name in ("teacher", "online", "kept"))
+    run_here(options, teacher, ["no_distillation", "four_sequences"], base=default, epochs=1)
+    weights = torch.load(teacher / "out" / "model.pt", weights_only=True)
+    assert weights["stem.conv1.weight"].shape[1] == 4
+    run_here(options, online, base=default, epochs=2)
+    with open(online / "out" / "history.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert float(second["loss/teacher_all"]) < float(first["loss/teacher_all"])
+    assert float(second["weight/all"]) == pytest.approx(0.1)
+    run_here(options, kept, base=default, epochs=1, teacher_checkpoint=str(teacher / "out" / "model.pt"))
+    after = torch.load(kept / "out" / "checkpoint.pt", weights_only=True)["distillation"]
+    assert all(torch.equal(after[f"teachers.all.network.{name}"], value) for name, value in weights.items())
 
 
 def test_the_papers_protocol_is_evaluated_on_the_original_grid(options, tmp_path, cohort_source):
@@ -278,7 +292,7 @@ def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("overlay, extra", [("no_distillation", ["--spacing", "[6,6,6]"]), ("paper", [])])
 def test_overlays_train(overlay, extra, options, tmp_path, command):
-    files = f"['configs/train.yaml','configs/{overlay}.yaml']"
+    files = str([*METHOD, f"configs/{overlay}.yaml"])
     arguments = ["--config_file", files, *options, *outputs(tmp_path), "--epochs", "2", *extra]
     result = command("monai.bundle", "run", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]

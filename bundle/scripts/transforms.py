@@ -43,6 +43,9 @@ class SelectChannelsd(MapTransform):
 class Resampled(Spacingd):
     """MONAI's Spacingd with a spacing that may be absent: linear for images, nearest neighbour for the label.
 
+    The new grid's samples lie between voxels, not on them (``scale_extent``): at half the resolution each is the mean
+    of eight neighbours, as in data that were brought to that resolution by averaging, and not one noisy voxel.
+
     Args:
         keys: images and the label, each (C, H, W, D).
         spacing: voxel size in mm after resampling, or None to keep each volume's own.
@@ -59,7 +62,14 @@ class Resampled(Spacingd):
     ) -> None:
         names = (keys,) if isinstance(keys, str) else tuple(keys)
         modes = ["nearest" if name == label_key else "bilinear" for name in names]
-        super().__init__(keys, pixdim=spacing or (1.0, 1.0, 1.0), mode=modes, allow_missing_keys=allow_missing_keys)
+        super().__init__(
+            keys,
+            pixdim=spacing or (1.0, 1.0, 1.0),
+            mode=modes,
+            scale_extent=True,
+            align_corners=True,  # of no effect here; silences a warning
+            allow_missing_keys=allow_missing_keys,
+        )
         self.active = spacing is not None
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
