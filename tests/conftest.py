@@ -24,7 +24,8 @@ METHOD = ["configs/train.yaml", "configs/mtcm_kd.yaml"]
 
 # Small enough for a run of seconds; every other setting is train.yaml's.
 TINY = [
-    "--spacing", "$None", "--roi_size", "[16,16,16]", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
+    "--spacing", "$None", "--roi_size", "[16,16,16]", "--window_size", "[16,16,16]",
+    "--overlap", "0.5", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
     "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False",
 ]  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_op
         "postprocessing",
         "clear_small_et",
         "student_widths",
-        "roi_size",
+        "window_size",
         "overlap",
         "spacing",
         "whole_volume",

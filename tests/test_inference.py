@@ -39,7 +39,15 @@ def predict(source, output, ckpt_path, **options):
         output_dir=str(output),
         ckpt_path=ckpt_path,
         student_widths=WIDTHS,
-        **{"spacing": "$None", "roi_size": [16, 16, 16], "whole_volume": 0, "mirror": False, "amp": False, **options},
+        **{
+            "spacing": "$None",
+            "window_size": [16, 16, 16],
+            "overlap": 0.5,
+            "whole_volume": 0,
+            "mirror": False,
+            "amp": False,
+            **options,
+        },
     )
 
 
@@ -161,7 +169,7 @@ def test_faulty_patients_are_reported_at_the_end_and_the_others_written(cohort_s
     result = command(
         "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
         "--output_dir", tmp_path / "out", "--ckpt_path", weights[0], "--student_widths", str(WIDTHS),
-        "--roi_size", "[16,16,16]", "--spacing", "$None",
+        "--window_size", "[16,16,16]", "--overlap", "0.5", "--spacing", "$None",
     )  # fmt: skip
     assert result.returncode == 1
     assert "Traceback" not in result.stderr

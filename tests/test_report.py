@@ -210,7 +210,7 @@ def test_an_evaluation_can_be_reported_as_it_is(cohort_source, tmp_path, command
         "monai.bundle", "run", "evaluating", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']",
         "--dataset_dir", cohort_source / "data", "--datalist", cohort_source / "datalist.json",
         "--ckpt_path", tmp_path / "model.pt", "--output_dir", tmp_path / "out", "--student_widths", "[4,4,8,8]",
-        "--roi_size", "[32,32,32]", "--overlap", "0",
+        "--window_size", "[32,32,32]", "--spacing", "$None", "--overlap", "0",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
     result = command("scripts.report", "--run", tmp_path / "out", cwd=BUNDLE)
@@ -218,6 +218,6 @@ def test_an_evaluation_can_be_reported_as_it_is(cohort_source, tmp_path, command
     document = json.loads((tmp_path / "out" / "report.json").read_text())
     about = document["evaluation"]
     assert about["seed"] == 0 and len(about["data"]["sha256"]) == 64 and len(about["weights"]) == 1
-    assert "--overlap 0" in about["command"] and about["configuration"]["roi_size"] == [32, 32, 32]
+    assert "--overlap 0" in about["command"] and about["configuration"]["window_size"] == [32, 32, 32]
     assert about["versions"]["monai"] == "1.6.1" and about["label_values"] == [0, 1, 2, 4]
     assert 'data-panel="uncertainty"' in (tmp_path / "out" / "report.html").read_text()

@@ -24,7 +24,7 @@ from scripts.labels import REGIONS
 from scripts.preflight import command_line_options
 
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
-STUDENT = ["--student_widths", "[4,4,8,8]", "--roi_size", "[16,16,16]", "--spacing", "$None"]
+STUDENT = ["--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--spacing", "$None"]
 
 
 def outputs(folder):
@@ -302,7 +302,7 @@ def test_overlays_train(overlay, extra, options, tmp_path, command):
 @pytest.mark.slow
 def test_real_patients_get_label_maps_on_their_grid(trained, tmp_path, command):
     folder = real_data("brats_1mm")
-    options = ["--student_widths", "[4,4,8,8]", "--roi_size", "[96,96,96]", "--overlap", "0.1"]
+    options = ["--student_widths", "[4,4,8,8]", "--window_size", "[96,96,96]", "--overlap", "0.1"]
     result = command(
         "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
         "--output_dir", tmp_path, "--ckpt_path", trained / "models" / "model.pt", *options,

@@ -62,7 +62,10 @@ RULES = {
     "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "accumulation_steps": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
-    "roi_size": (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
+    **dict.fromkeys(
+        ("roi_size", "window_size"),
+        (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
+    ),
     "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
     "overlap": (lambda v: isinstance(v, (int, float)) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),

@@ -23,7 +23,7 @@ from scripts.summary import format_table
 __all__ = ["inference"]
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-NATIVE = {"spacing": None, "roi_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0, "mirror": False}
+NATIVE = {"spacing": None, "window_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0, "mirror": False}
 PEERS = {
     "SegResNet 16 (zoo brats_mri_segmentation)": {
         "_target_": "SegResNet",
