@@ -21,13 +21,11 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready
 	$(RUN) scripts.phantom --output_dir $(DEMO)/data --cases 24 --size 48
 	$(RUN) scripts.datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
-	$(RUN) monai.bundle run training --config_file "['$(FILES)']" $(DATA) \
-	  --output_dir $(DEMO)/distilled --ckpt_dir $(DEMO)/distilled/models
-	$(RUN) monai.bundle run training --config_file "['$(FILES)','configs/no_distillation.yaml']" $(DATA) \
-	  --output_dir $(DEMO)/alone --ckpt_dir $(DEMO)/alone/models
+	$(RUN) monai.bundle run training --config_file "['$(FILES)']" $(DATA) --output_dir $(DEMO)/distilled
+	$(RUN) monai.bundle run training --config_file "['$(FILES)','configs/no_distillation.yaml']" $(DATA) --output_dir $(DEMO)/alone
 	for run in distilled alone; do \
 	  ($(RUN) monai.bundle run evaluating --config_file "['$(FILES)','configs/evaluate.yaml']" $(DATA) \
-	    --output_dir $(DEMO)/$$run --ckpt_dir $(DEMO)/$$run/models) || exit 1; done
+	    --output_dir $(DEMO)/$$run) || exit 1; done
 	$(RUN) scripts.overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
 	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone
 	$(RUN) scripts.report --run $(DEMO)/distilled

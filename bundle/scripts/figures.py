@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import matplotlib
@@ -86,7 +87,7 @@ def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Figure]:
                 f"{name.rpartition('/')[2]} {[row[name] for row in rows if row[name]][-1][:6]}" for name in known
             )
             alt = f"{title} over {len(rows)} epochs; at the end {last}"
-            figures.append(render(lambda axis, t=title, k=known: draw_panel(axis, rows, t, k), title, alt))  # type: ignore[misc]
+            figures.append(render(partial(draw_panel, rows=rows, title=title, columns=known), title, alt))
     return figures
 
 
