@@ -138,7 +138,7 @@ class DistillationNetwork(nn.Module):
                     "name the layers, or take the teacher out of fusion.in_channels."
                 )
         if channels_last:
-            self.to(memory_format=torch.channels_last_3d)
+            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not in torch's stubs
 
     def forward(self, image: torch.Tensor, **sequences: torch.Tensor) -> DistillationOutput:
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences
