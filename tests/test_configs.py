@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
 
 from conftest import BUNDLE, TINY
+from scripts.distillation import load_weights
 from scripts.preflight import command_line_options
 
 CONFIGS = BUNDLE / "configs"
@@ -111,6 +112,14 @@ def test_the_student_at_full_resolution_is_the_papers_network():
     ]
     assert shape == ["8*n"] * 3
     assert network.eval()(torch.zeros(1, 1, 8, 8, 16)).shape == (1, 4, 8, 8, 16)
+
+
+def test_the_shipped_weights_are_small_and_fit_the_network_of_inference():
+    path = BUNDLE / "models" / "model.pt"
+    assert path.stat().st_size <= 25 * 2**20
+    network = parser_of(["inference"], []).get_parsed_content("network_def")
+    load_weights(network, str(path))
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
 
 
 def test_one_override_makes_a_student_of_another_sequence(data_options, tmp_path):
