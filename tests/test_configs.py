@@ -81,6 +81,10 @@ def test_training_and_inference_say_the_same(key):
     assert load("train")[key] == load("inference")[key]
 
 
+def test_a_pretrained_teacher_sees_its_sequences_in_the_order_of_its_training():
+    assert load("four_sequences")["student_sequence"] == load("train")["teachers"]["all"]["sequences"]
+
+
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])
 def test_every_key_is_read(name):
     """A top-level key that nothing refers to, no tool knows, and no other file has, is a mistake."""

@@ -163,8 +163,11 @@ def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, coh
     assert len(list((tmp_path / "out").glob("phantom_000?_seg.nii.gz"))) == 6
 
 
-def test_two_processes_train_and_count_every_case_once(options, tmp_path, command):
-    files = str([*METHOD, "configs/multi_gpu_train.yaml"])
+@pytest.mark.parametrize(
+    "base, teachers", [(METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}), (METHOD[:1], {"all": 0.1})]
+)
+def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, teachers, options, tmp_path, command):
+    files = str([*base, "configs/multi_gpu_train.yaml"])
     result = command(
         "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
         "--config_file", files, *options, *outputs(tmp_path), "--epochs", "2",
@@ -174,7 +177,8 @@ def test_two_processes_train_and_count_every_case_once(options, tmp_path, comman
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
-    assert sum(float(rows[1][f"weight/{name}"]) for name in ("flair", "t2", "t1")) == pytest.approx(0.15)
+    weights = [float(rows[1][f"weight/{name}"]) for name in teachers]
+    assert sum(weights) == pytest.approx(sum(teachers.values()))
 
 
 def run_here(options, tmp_path, overlays=(), run_id="training", base=METHOD, **changed):
@@ -249,6 +253,17 @@ def test_the_default_teacher_sees_four_sequences_and_learns_or_is_kept(options, 
     run_here(options, kept, base=default, epochs=1, teacher_checkpoint=str(teacher / "out" / "model.pt"))
     after = torch.load(kept / "out" / "checkpoint.pt", weights_only=True)["distillation"]
     assert all(torch.equal(after[f"teachers.all.network.{name}"], value) for name, value in weights.items())
+
+
+def test_a_student_begins_with_the_weights_that_it_is_given(trained, options, tmp_path):
+    weights = str(trained / "models" / "model.pt")
+    changed = {"epochs": 1, "learning_rate": 0.0, "pretrained": weights}
+    run_here(options, tmp_path, ["no_distillation"], **changed)
+    before, after = (torch.load(path, weights_only=True) for path in (weights, tmp_path / "out" / "model.pt"))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    with pytest.raises(UserError, match=r"checkpoint nowhere\.pt does not exist"):
+        run_here(options, tmp_path / "no", ["no_distillation"], pretrained="nowhere.pt")
+    assert not (tmp_path / "no" / "out").exists()
 
 
 def test_the_papers_protocol_is_evaluated_on_the_original_grid(options, tmp_path, cohort_source):

@@ -17,7 +17,17 @@ import numpy as np
 
 from scripts.errors import UserError
 
-__all__ = ["Fault", "CaseReport", "check_cases", "check_case", "duplicates", "settle"]
+__all__ = [
+    "CaseReport",
+    "Fault",
+    "Volume",
+    "check_case",
+    "check_cases",
+    "check_shape",
+    "check_voxels",
+    "duplicates",
+    "settle",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +127,11 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
     if volume.voxels.dtype.kind not in "biuf":
         raise ValueError(f"voxels of type {volume.voxels.dtype}, expected numbers")
+    return check_shape(volume, channels)
+
+
+def check_shape(volume: Volume, channels: int) -> Volume:
+    """The volume less an axis of one sequence. Raises ValueError for another number of channels or no voxel size."""
     if not abs(np.linalg.det(volume.affine[:3, :3])) > 0:
         raise ValueError("no voxel size: the affine is singular")
     if channels == 1 and volume.voxels.shape[3:] == (1,):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import Dataset, MetaTensor
 from monai.engines import EnsembleEvaluator
+from monai.transforms import Compose
 
 from scripts.cases import find_images
-from scripts.checks import Fault, check_case, settle
+from scripts.checks import Fault, Volume, check_shape, check_voxels, settle
 from scripts.distillation import load_weights
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
@@ -94,20 +95,39 @@ class CheckedImages(Dataset):
     """A MONAI dataset that gives a faulty image as ``{"case", "image", "fault"}`` instead of raising.
 
     An image is read and checked when its turn comes: 3-D, finite, not empty.
+
+    Args:
+        data: entries as find_work gives them.
+        transform: the first of its transforms reads the file.
     """
 
-    def __init__(self, data: Sequence[dict], transform: Callable) -> None:
+    def __init__(self, data: Sequence[dict], transform: Compose) -> None:
         super().__init__(data, transform)
 
     def __getitem__(self, index: int) -> Any:
         entry = self.data[index]
-        channels = len(SEQUENCES) if "channels" in entry else 1
         try:
-            report = check_case(entry["case"], {"image": Path(entry["image"])}, ["image"], set(), channels)
-            return entry | {"fault": report.faults[0].fault} if report.faults else super().__getitem__(index)
+            loaded = self.read(entry)
+        except ValueError as error:
+            return entry | {"fault": str(error)}
+        try:
+            return self.transform(loaded, start=1)
         except Exception as error:  # whatever is wrong with one image, the others are still to be predicted
             logger.debug("a transform failed", exc_info=True)
             return entry | {"fault": root_cause(error)}
+
+    def read(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with its image read. Raises ValueError if there is something wrong with the file."""
+        try:
+            loaded = self.transform(entry, end=1)
+        except Exception as error:  # nibabel, gzip and zlib fail in many ways
+            raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
+        image = loaded["image"]
+        channels = len(SEQUENCES) if "channels" in entry else 1
+        volume = check_shape(Volume(image.numpy(), image.affine.numpy()), channels)
+        for fault, _ in check_voxels("image", volume.voxels, set()):
+            raise ValueError(fault)
+        return loaded
 
 
 class Predictor(EnsembleEvaluator):

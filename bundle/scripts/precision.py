@@ -9,7 +9,7 @@ __all__ = ["autocast", "fast_bfloat16"]
 
 def fast_bfloat16(device: torch.device | str) -> bool:
     """Whether the device has bfloat16 arithmetic: GPUs, and CPUs with AVX-512 BF16 or AMX. Others only emulate it,
-    up to 70 times slower than float32."""
+    slower than float32."""
     if torch.device(device).type != "cpu":
         return True
     capabilities = torch.cpu.get_capabilities()

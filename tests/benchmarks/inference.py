@@ -18,6 +18,7 @@ from measure import interleave, show
 from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.inference import CheckedImages
 from scripts.summary import format_table
 
 __all__ = ["inference"]
@@ -79,7 +80,8 @@ class Patient:
         self.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network_def").to(self.device).eval()
         self.inferer = parser.get_parsed_content("inferer")
-        self.before = parser.get_parsed_content("preprocessing").transforms
+        preprocessing = parser.get_parsed_content("preprocessing")
+        self.before = [CheckedImages([], preprocessing).read, *preprocessing.transforms[1:]]
         self.after = parser.get_parsed_content("postprocessing").transforms
         self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.gflop = 0.0
@@ -89,9 +91,8 @@ class Patient:
     def __call__(self) -> None:
         turn = dict.fromkeys(STAGES, 0.0)
         data: Any = {"image": self.image}
-        for transform in self.before:
-            stage = "read" if type(transform).__name__ == "LoadImaged" else "preprocess"
-            data = self.clocked(turn, stage, transform, data)
+        for index, transform in enumerate(self.before):
+            data = self.clocked(turn, "preprocess" if index else "read", transform, data)
         volume = data["image"].to(self.device)[None]
         if self.turns:
             logits = self.clocked(turn, "network", self.inferer, volume, self.network)
