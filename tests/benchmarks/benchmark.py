@@ -47,8 +47,9 @@ def benchmark(
         if name == "data":
             results["data"] = data(dataset_dir, 128, repeats)
         elif name == "step":
-            for size in (64, 128):
-                results[f"step_{size}"] = step(dataset_dir, size, widths, repeats)
+            variants = {"float32": {"amp": False}, "channels last": {"channels_last": True}}
+            results["step_64"] = step(dataset_dir, 64, widths, repeats, variants)
+            results["step_128"] = step(dataset_dir, 128, widths, repeats, variants if cuda else {})
         elif name == "inference":
             results["inference"] = inference(dataset_dir, repeats)
         elif name == "memory":

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import torch
 from measure import timed
 from monai.bundle import ConfigParser
+from step import METHOD
 
 from scripts.summary import format_table
 
 __all__ = ["memory"]
-
-BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 
 
 def memory(size: int, widths: list[int]) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def memory(size: int, widths: list[int]) -> dict[str, Any]:
 
 def one_step(size: int, widths: list[int], checkpointing: bool) -> tuple[float, float]:
     parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / "train.yaml"))
+    parser.read_config(METHOD)
     parser.update({"student_widths": widths, "teacher_widths": widths, "activation_checkpointing": checkpointing})
     network, loss = parser.get_parsed_content("network").train(), parser.get_parsed_content("loss")
     loss.distilling = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +21,54 @@ from scripts.handlers import ConfidenceUpdate
 __all__ = ["build_trainer", "step"]
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+METHOD = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", "mtcm_kd")]
 
 
-def step(dataset_dir: str, size: int, widths: list[int], repeats: int) -> dict[str, Any]:
+def step(
+    dataset_dir: str, size: int, widths: list[int], repeats: int, variants: Mapping[str, Mapping[str, Any]] = {}
+) -> dict[str, Any]:
     """Batches of 1, as the authors; three BraTS patients or more. Without the first epoch, which fills the cache."""
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(dataset_dir, f"{folder}/list.json", folds=2)
-        trainer = build_trainer(folder, dataset_dir, roi_size=[size] * 3, widths=widths)
-        precise = build_trainer(folder, dataset_dir, roi_size=[size] * 3, widths=widths, amp=False)
-        last = build_trainer(folder, dataset_dir, roi_size=[size] * 3, widths=widths, channels_last=True)
-        bare = build_trainer(folder, dataset_dir, roi_size=[size] * 3, widths=widths)
-        batch = next(iter(bare.data_loader))
+        options = {"roi_size": [size] * 3, "widths": widths}
+        trainer = build_trainer(folder, dataset_dir, **options)
+        batch = next(iter(trainer.data_loader))
         trainer.state.output = trainer._iteration(trainer, batch)
         confidence = ConfidenceUpdate(ConfigParser.get_parsed_content(trainer.parser, "confidence"))
         cases = sorted(path for path in Path(dataset_dir).iterdir() if path.is_dir())
         plain = PlainLoop(cases, size, widths, trainer.state.device)
-        seconds, memory = interleave(
-            {
-                "bundle": stepper(trainer),
-                "bundle, float32": stepper(precise),
-                "bundle, channels last": stepper(last),
-                "bundle without loader and handlers": lambda: bare._iteration(bare, batch),
-                "the teachers' Dice": lambda: confidence(trainer),
-                "plain loop": plain.step,
-            },
-            repeats,
-        )
+        contenders = {
+            "bundle": stepper(trainer, trainer.data_loader),
+            "without loader": stepper(trainer, [batch]),
+            "without loader and handlers": lambda: trainer._iteration(trainer, batch),
+            "the teachers' Dice": lambda: confidence(trainer),
+            "plain loop": plain.step,
+        }
+        for name, changed in variants.items():
+            other = build_trainer(folder, dataset_dir, **options, **changed)
+            contenders[name] = stepper(other, other.data_loader)
+        seconds, memory = interleave(contenders, repeats)
     return show(f"Training step of four networks, {size}³, widths {widths}, batch 1", seconds, memory, "bundle")
 
 
-def stepper(trainer: SupervisedTrainer) -> Callable[[], None]:
-    """One step of a trainer with all that its handlers do after it."""
-    for _ in trainer.data_loader:
+def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
+    """One step of a trainer with all that its handlers do after it, on the next of the batches, which begin anew."""
+    for _ in batches:
         pass
-    batches = itertools.chain.from_iterable(itertools.repeat(trainer.data_loader))
+    endless = itertools.chain.from_iterable(itertools.repeat(batches))
 
     def run() -> None:
         trainer.state.iteration += 1
-        trainer.state.output = trainer._iteration(trainer, next(batches))
+        trainer.state.output = trainer._iteration(trainer, next(endless))
         trainer.fire_event(Events.ITERATION_COMPLETED)
 
     return run
 
 
 def build_trainer(folder: str, dataset_dir: str, widths: list[int], **options: Any) -> SupervisedTrainer:
-    """The trainer of train.yaml, as in the midst of a run."""
+    """The trainer of mtcm_kd.yaml, as in the midst of a run."""
     parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / "train.yaml"))
+    parser.read_config(METHOD)
     parser.update(
         {
             "bundle_root": str(BUNDLE),
