@@ -1,16 +1,21 @@
 # make demo: the main job on phantom patients, from nothing to a table, a picture and a report, under 10 minutes on two cores
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
+# make label STUDIES=DIR [PORT=8000]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
+# make zoo: what the Model Zoo asks of a bundle
 # make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
 PYTHON ?= python3
 VENV := .venv
+LABEL := .venv-label
+PORT := 8000
+APP := serving/app
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
 RUN := cd bundle && $(BIN)/python -m
 FILES := configs/train.yaml','configs/mtcm_kd.yaml','configs/demo.yaml
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
-.PHONY: demo test test-slow benchmark lint clean
+.PHONY: demo test test-slow zoo label benchmark lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,11 +41,27 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
+zoo: $(VENV)/ready
+	$(BIN)/python -m pytest tests/test_zoo.py tests/test_exported.py tests/test_sharing.py
+	$(BIN)/black -q --check -l 120 bundle tests/zoo
+	$(BIN)/isort -q --check --profile black -l 120 bundle tests/zoo
+	$(BIN)/flake8 --max-line-length 120 --extend-ignore E203 bundle tests/zoo
+
+$(LABEL)/ready: serving/constraints.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(LABEL)/bin/pip install -q --disable-pip-version-check -c serving/constraints.txt monailabel
+	touch $@
+
+label: $(LABEL)/ready
+	exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --port $(PORT) --app $(APP)
+
 benchmark: $(VENV)/ready
+	$(BIN)/pip install -q --disable-pip-version-check ".[benchmark]"
 	$(BIN)/python tests/benchmarks/benchmark.py --dataset_dir $(PATIENTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(LABEL) $(APP) $(DEMO) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -44,8 +44,10 @@ def cached_dataset(
         num_workers: threads that fill the memory cache.
 
     Raises:
-        UserError: if cache is none of these.
+        UserError: if cache is none of these, or there are no entries.
     """
+    if not data:
+        raise UserError("there are no patients to work on: pass --dataset_dir DIR and --datalist FILE.")
     transform = Compose([*preprocessing.transforms, Compact(), *(augmentation.transforms if augmentation else ())])
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)

@@ -19,7 +19,7 @@ def whole_tumour_dice(logits: torch.Tensor, label: torch.Tensor, score: str = "v
     Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) -> (B,), NaN where volumetric Dice is undefined (no tumour
     in either).
     """
-    predicted = logits.argmax(dim=1) > 0  # (B, H, W, D)
+    predicted = logits[:, 1:].amax(dim=1) > logits[:, 0]  # (B, H, W, D); argmax over few channels is 70 times slower
     truth = label[:, 0] > 0
     axes = (1, 2, 3) if score == "volume" else (2, 3)
     intersection = (predicted & truth).sum(axes)
@@ -44,7 +44,7 @@ class TeacherConfidence(nn.Module):
     Shapes: ``weights``, ``dice`` (M,).
 
     Raises:
-        ValueError: if there is no teacher, or score is unknown.
+        ValueError: if score is unknown.
     """
 
     weights: torch.Tensor
@@ -61,8 +61,6 @@ class TeacherConfidence(nn.Module):
         dynamic: bool = True,
     ) -> None:
         super().__init__()
-        if not teachers:
-            raise ValueError("teachers must name at least one teacher, got none.")
         if score not in ("volume", "slice_mean"):
             raise ValueError(f'score must be "volume" or "slice_mean", got {score!r}.')
         self.teachers = list(teachers)
@@ -81,6 +79,8 @@ class TeacherConfidence(nn.Module):
     @torch.no_grad()
     def accumulate(self, logits: Mapping[str, torch.Tensor], label: torch.Tensor) -> None:
         """Add one batch. Shapes: {teacher: (B, C, H, W, D)}, label (B, 1, H, W, D)."""
+        if not self.teachers:
+            return
         label = label.as_subclass(torch.Tensor)  # MONAI's MetaTensor would turn the buffers into its kind
         dice = torch.stack(
             [whole_tumour_dice(logits[n].as_subclass(torch.Tensor), label, self.score) for n in self.teachers]
@@ -93,7 +93,7 @@ class TeacherConfidence(nn.Module):
         """Renew the weights from the epoch's sums and clear these. ``reduce`` adds the sums of all ranks, (2, M)."""
         dice_sum, volumes = reduce(torch.stack([self.dice_sum, self.volumes]))
         self.dice.copy_(dice_sum / volumes.clamp(min=1))
-        if self.dynamic:
+        if self.dynamic and self.teachers:
             known = self.dice.sum() > 0
             share = self.dice / self.dice.sum() if known else torch.full_like(self.dice, 1 / len(self.teachers))
             self.weights.copy_(self.total * share)

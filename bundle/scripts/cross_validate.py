@@ -27,6 +27,7 @@ from scripts.errors import UserError
 from scripts.loading import read_json
 from scripts.records import write_json, write_table
 from scripts.summary import CaseScore, Scores, print_table, read_scores, write_scores
+from scripts.tracking import send_cross_validation
 
 __all__ = ["collect", "cross_validate"]
 
@@ -80,6 +81,9 @@ def cross_validate(
         run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
         run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
     print_table(collect(out, folds))
+    if uri := overrides.get("mlflow_uri"):
+        where = {"mlflow_uri": uri, "mlflow_experiment": overrides.get("mlflow_experiment", "mtcm_kd")}
+        send_cross_validation(output_dir, folds, **where)
     members = [str(out / f"fold_{fold}" / "models" / "model.pt") for fold in range(folds)]
     print(f'-> {out / "metrics.csv"}\n\nThe ensemble of the folds, for inference.yaml: --ckpt_path "{members}"')
 

@@ -98,6 +98,8 @@ class DistillationNetwork(nn.Module):
         fusion: CDSFL over the teachers' features, or None.
         student_sequence: name of the student's sequence, or names where ``image`` stacks several. Teachers may
             see these as well.
+        sequences: those at hand besides the student's; teachers that see others are left out, and the fusion if it
+            needs one of these. None keeps all.
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
             turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
         amp: let the networks compute in bfloat16. The losses are float32, so no gradient needs scaling.
@@ -117,6 +119,7 @@ class DistillationNetwork(nn.Module):
         teachers: Mapping[str, Teacher],
         fusion: CooperativeFusion | None = None,
         student_sequence: str | Sequence[str] = "t1ce",
+        sequences: Sequence[str] | None = None,
         activation_checkpointing: bool = False,
         amp: bool = False,
         channels_last: bool = False,
@@ -124,10 +127,14 @@ class DistillationNetwork(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.amp = amp
+        self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+        if sequences is not None:
+            given = {*self.student_sequences, *sequences}
+            teachers = {name: teacher for name, teacher in teachers.items() if given.issuperset(teacher.sequences)}
+            fusion = fusion if fusion is not None and set(fusion.teachers) <= set(teachers) else None
         self.student = student
         self.teachers = nn.ModuleDict(teachers)
         self.fusion = fusion
-        self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
         self.expected = {name for teacher in teachers.values() for name in teacher.sequences}
         if fusion is not None:
             levels = {name: len(teacher.feature_layers) for name, teacher in teachers.items()}
@@ -152,6 +159,12 @@ class DistillationNetwork(nn.Module):
                 teachers={name: output[0] for name, output in outputs.items()},
                 fused=self.fusion(features) if self.fusion is not None else [],
             )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Also takes the weights of a student alone, which is what MONAI Label loads into the network of a training."""
+        if not any(name.startswith("student.") for name in state_dict):
+            return self.student.load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def run(self, network: nn.Module, inputs: Any) -> Any:
         """One network's forward, checkpointed in training if wanted."""

@@ -18,6 +18,7 @@ from scripts.cases import find_images
 from scripts.checks import Fault, Volume, check_shape, check_voxels, settle
 from scripts.distillation import load_weights
 from scripts.errors import UserError
+from scripts.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.loading import datalist_images
 from scripts.output import label_map
@@ -174,16 +175,20 @@ def root_cause(error: BaseException) -> str:
 def make_members(
     network: torch.nn.Module, ckpt_path: str | Sequence[str], device: torch.device
 ) -> list[torch.nn.Module]:
-    """The networks of an ensemble, as many as there are files of weights, not loaded yet; the first is ``network``."""
-    count = 1 if isinstance(ckpt_path, str) else len(ckpt_path)
-    return [network.to(device), *(copy.deepcopy(network).to(device) for _ in range(count - 1))]
+    """The networks of an ensemble, one for each file: exported ones, or ``network`` and copies, not loaded yet."""
+    members: list[torch.nn.Module] = []
+    for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
+        own = copy.deepcopy(network) if members else network
+        members.append(load_exported(path, device) if is_exported(path) else own.to(device))
+    return members
 
 
 def load_members(networks: Sequence[torch.nn.Module], ckpt_path: str | Sequence[str]) -> None:
-    """Load each file of weights into its network.
+    """Load each file of weights into its network; exported networks bring theirs.
 
     Raises:
         UserError: if a file is missing or does not fit the network.
     """
     for network, path in zip(networks, [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path):
-        load_weights(network, path)
+        if not is_exported(path):
+            load_weights(network, path)

@@ -12,7 +12,7 @@ from scripts.checks import CaseReport, check_case, check_cases, duplicates, sett
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["label_values", "load_cases", "datalist_images", "read_json"]
+__all__ = ["datalist_images", "label_values", "load_cases", "read_json", "sequences_at_hand"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,16 @@ def load_cases(
         training: False reads the validation cases only.
 
     Returns:
-        ``training`` (image, the sequences, label) and ``validation`` (image, label).
+        ``training`` (image, the sequences, label) and ``validation`` (image, label); no case at all where neither
+        datalist nor dataset_dir is given, as MONAI Label does, which brings its own.
 
     Raises:
         UserError: for a missing file, an unknown fold or sequence, or faulty data.
     """
+    if not datalist and not dataset_dir:
+        return {"training": [], "validation": []}
+    if not dataset_dir or not Path(dataset_dir).is_dir():
+        raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
     if unknown := sorted({*student, *sequences} - set(SEQUENCES)):
         raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
@@ -93,6 +98,17 @@ def load_cases(
             if fold in (None, entry["fold"]):
                 parts["validation"].append(network_entry(entry, dataset_dir, student, []))
     return parts
+
+
+def sequences_at_hand(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> list[str]:
+    """Those of the sequences that all entries have, with a warning about the others."""
+    given = [name for name in sequences if all(name in entry for entry in data)]
+    if lacking := [name for name in sequences if name not in given]:
+        logger.warning(
+            f"The training data hold no {', '.join(lacking)}: teachers that see these are left out; without any "
+            "teacher the student is trained alone."
+        )
+    return given
 
 
 def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:

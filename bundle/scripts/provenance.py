@@ -81,7 +81,7 @@ def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
     prediction = case.get("prediction") or label_map(output_dir, case["image"])
     channels = {"channels": case["channels"]} if "channels" in case else {}
     resolved = {key: str(Path(path).resolve()) for key, path in {**paths, "prediction": prediction}.items()}
-    return {"case": case["case"], **resolved, **channels}
+    return {"case": case.get("case", Path(paths["image"]).name), **resolved, **channels}
 
 
 def configuration() -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ python tests/benchmarks/benchmark.py --dataset_dir DIR [--output FILE] [--repeat
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import sys
 from collections.abc import Sequence
@@ -42,21 +43,25 @@ def benchmark(
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     widths = FULL if cuda else SMALL
-    results = {}
-    for name in [parts] if isinstance(parts, str) else parts:
-        if name == "data":
-            results["data"] = data(dataset_dir, 128, repeats)
-        elif name == "step":
-            variants = {"float32": {"amp": False}, "channels last": {"channels_last": True}}
-            results["step_64"] = step(dataset_dir, 64, widths, repeats, variants)
-            results["step_128"] = step(dataset_dir, 128, widths, repeats, variants if cuda else {})
-        elif name == "inference":
-            results["inference"] = inference(dataset_dir, repeats)
-        elif name == "memory":
-            results["memory"] = memory(128, FULL)
-        else:
-            raise SystemExit(f"parts names {name!r}, expected some of data, step, inference, memory.")
-        Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
+    variants = {"float32": {"amp": False}, "channels last": {"channels_last": True}}
+    calls: dict[str, list[tuple]] = {
+        "data": [(data, dataset_dir, 128, repeats)],
+        "step": [
+            (step, dataset_dir, 64, widths, repeats, variants),
+            (step, dataset_dir, 128, widths, repeats, variants if cuda else {}),
+        ],
+        "inference": [(inference, dataset_dir, repeats)],
+        "memory": [(memory, 128, FULL, False), (memory, 128, FULL, True)],
+    }
+    chosen = [parts] if isinstance(parts, str) else list(parts)
+    if unknown := [name for name in chosen if name not in calls]:
+        raise SystemExit(f"parts names {unknown[0]!r}, expected some of {', '.join(calls)}.")
+    results: dict[str, list] = {name: [] for name in chosen}
+    for name in chosen:
+        for function, *arguments in calls[name]:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:  # which begins with no memory of the others
+                results[name].append(pool.apply(function, arguments))
+            Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
 
 

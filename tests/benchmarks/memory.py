@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from typing import Any
 
 import torch
@@ -10,22 +9,16 @@ from measure import timed
 from monai.bundle import ConfigParser
 from step import METHOD
 
-from scripts.summary import format_table
-
 __all__ = ["memory"]
 
 
-def memory(size: int, widths: list[int]) -> dict[str, Any]:
-    """One patch; each way in a process of its own, which starts with nothing."""
-    rows, results = [["activation checkpointing", "peak GiB", "s"]], {}
-    for name, checkpointing in (("no", False), ("yes", True)):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, peak = pool.apply(one_step, (size, widths, checkpointing))
-        results[name] = {"peak_gib": peak, "seconds": seconds}
-        rows.append([name, f"{peak:.1f}", f"{seconds:.1f}"])
-    title = f"Memory of a training step, {size}³, widths {widths}, batch 1"
-    print(f"\n{title}\n\n{format_table(rows)}", flush=True)
-    return {"title": title, "results": results}
+def memory(size: int, widths: list[int], checkpointing: bool) -> dict[str, Any]:
+    """One patch; call it in a process of its own, which starts with nothing."""
+    seconds, peak = one_step(size, widths, checkpointing)
+    state = "on" if checkpointing else "off"
+    title = f"A training step, {size}³, widths {widths}, batch 1, activation checkpointing {state}"
+    print(f"\n{title}: peak {peak:.1f} GiB, {seconds:.1f} s", flush=True)
+    return {"title": title, "peak_gib": peak, "seconds": seconds}
 
 
 def one_step(size: int, widths: list[int], checkpointing: bool) -> tuple[float, float]:

@@ -1,0 +1,57 @@
+"""A MONAI Label server with this bundle, for 3D Slicer and OHIF: `make label STUDIES=DIR`, in its own environment.
+
+python serving/serve.py --studies DIR [--port 8000] [--host 127.0.0.1] [--app serving/app]
+
+The app's folder gets a copy of the bundle, so training from Slicer changes the copy's weights and not the shipped ones;
+remove the folder to begin anew. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NAME = "brats_t1ce_kd_segmentation"  # by "segmentation" MONAI Label knows what kind of model it is
+
+
+def stage(app: Path) -> None:
+    """MONAI Label's app for bundles with a copy of this one in it; weights that are there already are kept."""
+    if not (app / "main.py").is_file():
+        download = ["apps", "--download", "--name", "monaibundle", "--output", str(app.parent / "downloaded")]
+        subprocess.run([sys.executable, "-m", "monailabel.main", *download], check=True, stdout=subprocess.DEVNULL)
+        app.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(app.parent / "downloaded" / "monaibundle", app)
+        (app.parent / "downloaded").rmdir()
+    target = app / "model" / NAME
+    trained = (target / "models" / "model.pt").is_file()
+    leave = shutil.ignore_patterns("__pycache__", "eval", *(["models"] if trained else []))
+    shutil.copytree(HERE.parent / "bundle", target, ignore=leave, dirs_exist_ok=True)
+
+
+def main() -> None:
+    """Stage the app, then become the server."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--studies", required=True, help="folder of T1ce volumes (labels go to its labels/final), or DICOMweb"
+    )
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--app", default=str(HERE / "app"))
+    options = parser.parse_args()
+    if not (Path(options.studies).is_dir() or options.studies.startswith(("http://", "https://"))):
+        sys.exit(f"STUDIES is {options.studies!r}, expected a folder of T1ce volumes: make label STUDIES=DIR")
+    stage(Path(options.app).resolve())
+    server = ["start_server", "--app", options.app, "--studies", options.studies, "--host", options.host]
+    # any zoo_source but the default takes the bundle as it is; sam2 would download weights
+    conf = ["--conf", "models", NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
+    arguments = [sys.executable, "-W", "ignore", "-m", "monailabel.main", *server, "--port", str(options.port), *conf]
+    os.execve(sys.executable, arguments, os.environ | {"PYTHONPATH": str(HERE)})
+
+
+if __name__ == "__main__":
+    main()
