@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
-from monai.transforms import Compose, CropForegroundd, LoadImaged, RandGaussianNoise, RandScaleIntensity
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    CropForegroundd,
+    LoadImaged,
+    RandGaussianNoise,
+    RandScaleIntensity,
+)
 
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
-from scripts.transforms import PerSequenced, Resampled, SelectChannelsd
+from scripts.transforms import ArgMaxd, PerSequenced, Resampled, SelectChannelsd
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -92,3 +99,11 @@ def test_a_cropped_case_is_stored_at_its_cropped_size(tmp_path):
 def test_an_unknown_cache_is_named():
     with pytest.raises(UserError, match="cache is 'ram'"):
         cached_dataset([], Compose([]), cache="ram")
+
+
+def test_the_class_of_the_largest_logit_is_monais():
+    logits = MetaTensor(torch.randint(-3, 3, (4, 6, 7, 8), generator=torch.Generator().manual_seed(0)).float())
+    logits.meta["spacing"] = 2
+    wanted = AsDiscreted("pred", argmax=True)({"pred": logits})["pred"]
+    (found,) = ArgMaxd("pred")({"pred": logits}).values()
+    assert torch.equal(found.as_tensor().float(), wanted.as_tensor()) and found.meta["spacing"] == 2

@@ -46,6 +46,8 @@ def cached_dataset(
     Raises:
         UserError: if cache is none of these, or there are no entries.
     """
+    if cache not in ("memory", "disk", "none"):
+        raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')
     if not data:
         raise UserError("there are no patients to work on: pass --dataset_dir DIR and --datalist FILE.")
     transform = Compose([*preprocessing.transforms, Compact(), *(augmentation.transforms if augmentation else ())])
@@ -53,6 +55,4 @@ def cached_dataset(
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
     if cache == "disk":
         return PersistentDataset(data, transform, cache_dir=cache_dir, hash_transform=pickle_hashing)
-    if cache == "none":
-        return Dataset(data, transform)
-    raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')
+    return Dataset(data, transform)

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
 from monai.utils import MAX_SEED
 
-__all__ = ["SelectChannelsd", "Resampled", "PerSequenced"]
+__all__ = ["ArgMaxd", "PerSequenced", "Resampled", "SelectChannelsd"]
 
 
 class SelectChannelsd(MapTransform):
@@ -73,10 +73,32 @@ class Resampled(Spacingd):
         self.active = spacing is not None
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        return super().__call__(data, lazy) if self.active else dict(data)
+        if not self.active:
+            return dict(data)
+        own = {key: data[key] for key in self.key_iterator(data)}  # MONAI fails on what MONAI Label puts beside them
+        return {**data, **super().__call__(own, lazy)}
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return super().inverse(data) if self.active else dict(data)
+
+
+class ArgMaxd(MapTransform):
+    """The class with the largest logit, the first of equal ones: AsDiscreted(argmax=True), many times faster on a CPU.
+
+    Shapes: (C, H, W, D) -> (1, H, W, D), uint8.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            logits = result[key].as_subclass(torch.Tensor)
+            largest, index = logits[0], torch.zeros_like(logits[0], dtype=torch.uint8)
+            for channel in range(1, len(logits)):
+                index.masked_fill_(logits[channel] > largest, channel)
+                largest = torch.maximum(largest, logits[channel])
+            meta = {"meta": result[key].meta} if isinstance(result[key], MetaTensor) else {}
+            result[key] = MetaTensor(index[None], **meta) if meta else index[None]
+        return result
 
 
 class PerSequenced(Randomizable, MapTransform):
