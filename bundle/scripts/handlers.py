@@ -135,6 +135,19 @@ class FiniteLoss:
         self.broken = None
 
 
+class LossAlone:
+    """Keeps only the loss of a step's output, as MONAI's handlers expect it, and frees the networks' outputs.
+
+    Attach it after all handlers that read the outputs; those that ``--tracking`` adds come later still.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        engine.state.output = [{"loss": engine.state.output["loss"].detach()}]
+
+
 class ProgressBar(IgniteProgressBar):
     """Ignite's tqdm bar with the loss of the last step (of a trainer), the speed and the time left.
 

@@ -169,8 +169,13 @@ class MlflowRun:
 
     def create(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
-        experiment = found.experiment_id if found else self.client.create_experiment(self.experiment)
+        experiment = found.experiment_id if found else self.client.create_experiment(self.experiment, self.artifacts())
         return self.client.create_run(experiment, run_name=self.name).info.run_id
+
+    def artifacts(self) -> str | None:
+        """A store in a file keeps artifacts beside it, in ``mlruns``; a server knows its own place."""
+        scheme, _, path = self.uri.partition(":///")
+        return (Path(path).resolve().parent / "mlruns").as_uri() if scheme == "sqlite" else None
 
     def note(self, **changed: Any) -> None:
         self.state |= changed
@@ -191,7 +196,7 @@ class MlflowRun:
                 self.client.set_tag(self.state["run_id"], key, str(value))
         configuration = about if stage == "cross_validation" else about.get("configuration") or {}
         known = self.client.get_run(self.state["run_id"]).data.params
-        flat = {key: value for key, value in flatten(configuration) if key not in known}
+        flat = {key: value for key, value in flatten(configuration) if key and key not in known}
         entries = [Param(key, value[:LONGEST_VALUE]) for key, value in flat.items()]
         for start in range(0, len(entries), 100):  # MLflow's limit for a request
             self.client.log_batch(self.state["run_id"], params=entries[start : start + 100])
@@ -215,12 +220,12 @@ class MlflowRun:
         network = torch.jit.script(copy.deepcopy(student).cpu().eval())
         shape = (-1, channels, -1, -1, -1)
         signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("float32"), shape, "image")]),
+            Schema([TensorSpec(np.dtype("float32"), shape)]),
             Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]),
         )
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self.state["run_id"]):
-            mlflow.pytorch.log_model(network, name="student", signature=signature)
+            mlflow.pytorch.log_model(network, name="student", signature=signature, serialization_format="pickle")
 
     def finish(self) -> None:
         """Send the folder's tables, reports, pictures and checkpoints, and close the run."""

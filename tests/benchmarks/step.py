@@ -16,7 +16,6 @@ from monai.engines import SupervisedTrainer
 from plain_loop import PlainLoop
 
 from scripts.datalist import make_datalist
-from scripts.handlers import ConfidenceUpdate
 
 __all__ = ["build_trainer", "step"]
 
@@ -33,15 +32,15 @@ def step(
         options = {"roi_size": [size] * 3, "widths": widths}
         trainer = build_trainer(folder, dataset_dir, **options)
         batch = next(iter(trainer.data_loader))
-        trainer.state.output = trainer._iteration(trainer, batch)
-        confidence = ConfidenceUpdate(ConfigParser.get_parsed_content(trainer.parser, "confidence"))
+        output = trainer._iteration(trainer, batch)
+        confidence = trainer.parser.get_parsed_content("confidence")
         cases = sorted(path for path in Path(dataset_dir).iterdir() if path.is_dir())
         plain = PlainLoop(cases, size, widths, trainer.state.device)
         contenders = {
             "bundle": stepper(trainer, trainer.data_loader),
             "without loader": stepper(trainer, [batch]),
             "without loader and handlers": lambda: trainer._iteration(trainer, batch),
-            "the teachers' Dice": lambda: confidence(trainer),
+            "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
             "plain loop": plain.step,
         }
         for name, changed in variants.items():

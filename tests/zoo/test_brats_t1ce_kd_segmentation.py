@@ -12,6 +12,7 @@ import numpy as np
 from monai.bundle import ConfigWorkflow
 
 ROOT = "models/brats_t1ce_kd_segmentation"
+sys.path.insert(0, ROOT)  # the bundle's own scripts
 TINY = {
     "bundle_root": ROOT,
     "epochs": 1,

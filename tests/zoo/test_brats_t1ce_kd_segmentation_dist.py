@@ -36,7 +36,7 @@ class TestBratsT1ceKdSegmentationMGPU(unittest.TestCase):
         command += ["-m", "monai.bundle", "run", "--config_file", merged]
         command += ["--logging_file", os.path.join(ROOT, "configs/logging.conf")]
         command += ["--meta_file", os.path.join(ROOT, "configs/metadata.json")]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT})
         self.assertTrue(os.path.isfile(os.path.join(output_dir, "models", "model.pt")))
 
 
