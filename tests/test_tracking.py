@@ -177,7 +177,8 @@ def test_folds_are_parts_of_one_run(server, data_options, tmp_path, command):
 
 
 @pytest.mark.slow
-def test_monais_own_tracking_works(data_options, tmp_path, command):
+def test_monais_own_tracking_works(data_options, tmp_path, command, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # set_tracking_uri, above, leaves it
     options = [*TINY, *data_options, "--output_dir", tmp_path, "--epochs", "1"]
     store = f"sqlite:///{tmp_path}/own.db"
     result = command(

@@ -144,7 +144,9 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
     for case in cases:
         patients[case.patient].append(case)
     if folds < 1 or len(patients) < folds:
-        raise UserError(f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients).")
+        raise UserError(
+            f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients): pass --folds."
+        )
     order = sorted(patients.values(), key=lambda group: (group[0].source, sizes[group[0].name], group[0].name))
     random = np.random.default_rng(seed)
     rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]
