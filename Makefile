@@ -44,7 +44,7 @@ test-slow: $(VENV)/ready
 zoo: $(VENV)/ready
 	$(BIN)/python -m pytest tests/test_zoo.py tests/test_exported.py tests/test_sharing.py
 	$(BIN)/black -q --check -l 120 bundle tests/zoo
-	$(BIN)/isort -q --check --profile black -l 120 bundle tests/zoo
+	$(BIN)/isort -q --check --profile black -l 120 --src bundle bundle tests/zoo
 	$(BIN)/flake8 --max-line-length 120 --extend-ignore E203 bundle tests/zoo
 
 $(LABEL)/ready: serving/constraints.txt
