@@ -17,8 +17,9 @@ import torch
 
 from conftest import METHOD, TINY
 from scripts.errors import UserError
+from scripts.mlflow_run import flatten
 from scripts.networks import ResUNet
-from scripts.tracking import Tracking, flatten, send_run
+from scripts.tracking import Tracking, send_run
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '.[track]'")
 ONE = {"loss/total": 1.5, "weight/t1": 0.05}
