@@ -36,13 +36,13 @@ demo: $(VENV)/ready
 	$(RUN) scripts.report --run $(DEMO)/distilled
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not zoo"
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
 
 zoo: $(VENV)/ready
-	$(BIN)/python -m pytest tests/test_zoo.py tests/test_exported.py tests/test_sharing.py
+	$(BIN)/python -m pytest -m zoo
 	$(BIN)/black -q --check -l 120 bundle tests/zoo
 	$(BIN)/isort -q --check --profile black -l 120 --src bundle bundle tests/zoo
 	$(BIN)/flake8 --max-line-length 120 --extend-ignore E203 bundle tests/zoo

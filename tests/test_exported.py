@@ -15,6 +15,7 @@ from scripts.errors import UserError
 from scripts.exported import load_exported
 from scripts.networks import ResUNet
 
+pytestmark = pytest.mark.zoo
 CPU = torch.device("cpu")
 FILES = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.yaml"]
 EXPORTS = {

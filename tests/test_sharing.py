@@ -20,6 +20,7 @@ from monai.bundle import scripts as bundle_scripts
 from conftest import BUNDLE
 
 NAME = "brats_t1ce_kd_segmentation"
+pytestmark = pytest.mark.zoo
 VERSION = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
 
 

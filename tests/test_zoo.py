@@ -16,6 +16,7 @@ from conftest import BUNDLE, ROOT
 
 NAME = "brats_t1ce_kd_segmentation"
 ZOO = ROOT / "tests" / "zoo"
+pytestmark = pytest.mark.zoo
 METADATA = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
 
 
@@ -71,7 +72,6 @@ def test_the_docs_follow_the_template():
     assert {"Commands", "Limits", "References", "License"} <= set(headings)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", [f"test_{NAME}", f"test_{NAME}_dist"])
 def test_the_zoos_unit_tests_pass_in_a_checkout(module, tmp_path):
     shutil.copytree(BUNDLE, tmp_path / "models" / NAME, ignore=shutil.ignore_patterns("__pycache__", "eval"))
