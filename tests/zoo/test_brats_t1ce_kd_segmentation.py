@@ -66,7 +66,8 @@ class TestBratsT1ceKdSegmentation(unittest.TestCase):
             **override,
         )
         workflow.initialize()
-        self.assertFalse(workflow.check_properties())
+        if not isinstance(config_file, list):  # an evaluation has no training data, a property of MONAI's
+            self.assertFalse(workflow.check_properties())
         workflow.run()
         workflow.finalize()
 
