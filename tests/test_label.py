@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -50,12 +49,6 @@ def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, 
     assert not any(name.startswith(("loss/teacher", "loss/distil", "weight/")) for name in row)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def study(tmp_path, cohort_source):
     """One T1ce volume, turned and with odd sizes, as the only study."""
@@ -68,7 +61,7 @@ def study(tmp_path, cohort_source):
 
 
 @pytest.fixture
-def server(study, tmp_path):
+def server(study, tmp_path, free_port):
     """``make label``, in a process group of its own."""
     port = free_port()
     line = ["make", "label", f"STUDIES={study.parent}", f"PORT={port}", f"APP={tmp_path / 'app'}"]

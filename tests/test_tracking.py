@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,14 +24,8 @@ mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '
 ONE = {"loss/total": 1.5, "weight/t1": 0.05}
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, free_port):
     """``mlflow server`` on loopback: SQLite, artifacts in a folder."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     line = [
@@ -90,11 +83,11 @@ def test_a_folder_is_sent_once_and_then_what_is_new(tmp_path):
     assert {file.path for file in client.list_artifacts(first)} == {"history.csv", "training.json"}
 
 
-def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(tmp_path, caplog):
+def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(tmp_path, caplog, free_port):
     """The mock of a fault: nobody listens at the address until the third epoch."""
     folder, store = tmp_path / "run", f"sqlite:///{tmp_path}/store.db"
     tracking = Tracking(str(folder), f"http://127.0.0.1:{free_port()}")
-    tracking.start(None)
+    tracking(None)
     for epoch in (1, 2):
         write_history(folder, epoch)
         tracking(None)
@@ -107,7 +100,7 @@ def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(tmp_path, ca
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.05), (2, 0.05), (3, 0.05)]
 
 
-def test_sending_to_nobody_ends_with_a_sentence(tmp_path):
+def test_sending_to_nobody_ends_with_a_sentence(tmp_path, free_port):
     write_history(tmp_path, 1)
     (tmp_path / "training.json").write_text("{}")
     with pytest.raises(UserError, match=r"mlflow_uri http://127\.0\.0\.1:\d+ does not take .*: start it"):
@@ -115,7 +108,8 @@ def test_sending_to_nobody_ends_with_a_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command):
+def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     folder = tmp_path / "followed"
     options = [
         *TINY, *data_options, "--output_dir", folder, "--mlflow_uri", server, "--mlflow_experiment", "brains",
@@ -146,6 +140,7 @@ def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command):
         assert [metric.value for metric in history] == pytest.approx(wanted), name
     metrics = run.data.metrics
     summary = json.loads((folder / "metrics.json").read_text())["summary"]
+    assert metrics["system/cpu_utilization_percentage"] >= 0
     assert metrics["test/WT/dice"] == pytest.approx(summary["WT"]["dice"]["mean"])
     files = {file.path for part in ("", "models") for file in client.list_artifacts(run.info.run_id, part)}
     wanted = {"training.json", "history.csv", "metrics.csv", "report.html", "models/model.pt", "models/checkpoint.pt"}
@@ -154,11 +149,7 @@ def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command):
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/student")
     image = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 24)).astype(np.float32)
     network = ResUNet(1, 4, [4, 4, 8, 8], deep_supervision=1).eval()
-    network.load_state_dict({
-        name.removeprefix("student."): value
-        for name, value in torch.load(folder / "models" / "checkpoint.pt", weights_only=True)["distillation"].items()
-        if name.startswith("student.")
-    })  # fmt: skip
+    network.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
     with torch.no_grad():
         np.testing.assert_allclose(model.predict(image), network(torch.from_numpy(image)), atol=1e-5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import importlib.util
 import json
@@ -15,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 
+from scripts.distillation import load_weights
 from scripts.errors import UserError
+from scripts.provenance import sha256
 from scripts.records import write_json
 
 __all__ = ["STAGES", "MlflowRun", "flatten"]
@@ -122,27 +124,36 @@ class MlflowRun:
         if metrics:
             self.client.log_batch(self.state["run_id"], metrics=metrics)
 
-    def send_model(self, student: torch.nn.Module, channels: int) -> None:
-        """The student as a TorchScript model named ``student``, which ``mlflow.pyfunc`` loads without this bundle."""
+    def send_model(self) -> None:
+        """models/model.pt as a TorchScript model named ``student``: ``mlflow.pyfunc`` loads it without this bundle."""
         import mlflow
         from mlflow.models import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        network = torch.jit.script(copy.deepcopy(student).cpu().eval())
-        shape = (-1, channels, -1, -1, -1)
+        weights, settings = self.folder / "models" / "model.pt", self.folder / "training.json"
+        configuration = json.loads(settings.read_text()).get("configuration") if settings.is_file() else None
+        if not configuration or not weights.is_file() or sha256(str(weights)) == self.state.get("student"):
+            return
+        parser = ConfigParser(configuration)
+        student = parser.get_parsed_content("network_def")
+        load_weights(student, str(weights))
+        network = torch.jit.script(student.cpu().eval())
+        channels = parser.get_parsed_content("network_def::in_channels")
         signature = ModelSignature(
-            Schema([TensorSpec(np.dtype("float32"), shape)]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, channels, -1, -1, -1))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]),
         )
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self.state["run_id"]):
             mlflow.pytorch.log_model(network, name="student", signature=signature, serialization_format="pickle")
+        self.note(student=sha256(str(weights)))
 
     def finish(self) -> None:
-        """Send the folder's tables, reports, pictures and checkpoints, and close the run."""
+        """Send the folder's tables, reports, pictures, checkpoints and the student, and close the run."""
         for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
             place = path.parent.relative_to(self.folder)
             self.client.log_artifact(self.state["run_id"], str(path), None if place == Path() else str(place))
+        self.send_model()
         self.client.set_terminated(self.state["run_id"])
 
 

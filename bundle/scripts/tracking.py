@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import fire
-import torch
 from ignite.engine import Engine, Events
 
 from scripts.errors import UserError
@@ -37,8 +36,6 @@ class Tracking:
         mlflow_uri: a server or a store, as MLflow takes it.
         mlflow_experiment: name of the experiment.
         run_name: by default the folder's name.
-        student: logged as a TorchScript model, logits (B, C, H, W, D) from images (B, S, H, W, D).
-        channels: S.
 
     Raises:
         UserError: if mlflow is not installed.
@@ -50,44 +47,33 @@ class Tracking:
         mlflow_uri: str,
         mlflow_experiment: str = "mtcm_kd",
         run_name: str | None = None,
-        student: torch.nn.Module | None = None,
-        channels: int = 1,
     ) -> None:
         self.run = MlflowRun(output_dir, mlflow_uri, mlflow_experiment, run_name)
-        self.student = student
-        self.channels = channels
         self.monitor: Any = None
         self.warned = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def start(self, engine: Engine) -> None:
-        self.attempt(self.run.send)
-        self.attempt(self.watch_system)
-
     def __call__(self, engine: Engine) -> None:
         self.attempt(self.run.send)
-
-    def finish(self, engine: Engine) -> None:
-        if self.monitor is not None:
-            self.attempt(self.monitor.finish)
-        self.attempt(self.send_the_rest)
-
-    def send_the_rest(self) -> None:
-        self.run.send()
-        if self.student is not None:
-            self.run.send_model(self.student, self.channels)
-        self.run.finish()
+        if self.monitor is None and "run_id" in self.run.state:
+            self.attempt(self.watch_system)
 
     def watch_system(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        if "run_id" in self.run.state:
-            self.monitor = SystemMetricsMonitor(self.run.state["run_id"], tracking_uri=self.run.uri)
-            self.monitor.start()
+        monitor = SystemMetricsMonitor(self.run.state["run_id"], tracking_uri=self.run.uri)
+        monitor.start()
+        self.monitor = monitor
+
+    def finish(self, engine: Engine) -> None:
+        if self.monitor is not None:
+            self.attempt(self.monitor.finish)
+        self.attempt(self.run.send)
+        self.attempt(self.run.finish)
 
     def attempt(self, action: Callable[[], object]) -> None:
         try:

@@ -11,7 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
-from monai.utils import MAX_SEED
+from monai.utils import MAX_SEED, convert_to_dst_type
 
 __all__ = ["ArgMaxd", "PerSequenced", "Resampled", "SelectChannelsd"]
 
@@ -96,8 +96,7 @@ class ArgMaxd(MapTransform):
             for channel in range(1, len(logits)):
                 index.masked_fill_(logits[channel] > largest, channel)
                 largest = torch.maximum(largest, logits[channel])
-            meta = {"meta": result[key].meta} if isinstance(result[key], MetaTensor) else {}
-            result[key] = MetaTensor(index[None], **meta) if meta else index[None]
+            result[key] = convert_to_dst_type(index[None], result[key], dtype=torch.uint8)[0]
         return result
 
 
