@@ -112,6 +112,22 @@ def test_cases_without_labels_are_for_testing(cohort):
     assert all("label" not in entry and "fold" not in entry for entry in document["testing"])
 
 
+def test_t1ce_alone_is_enough_if_one_says_so(cohort):
+    for path in cohort.rglob("*.nii.gz"):
+        if not path.name.endswith(("_t1ce.nii.gz", "_seg.nii.gz")):
+            path.unlink()
+    with pytest.raises(UserError, match="missing flair"):
+        make(cohort)
+    assert [{*entry} & {"image", "flair", "t1", "t2"} for entry in make(cohort, sequences="t1ce")["training"]] == [
+        {"image"}
+    ] * 6
+    (cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").unlink()
+    with pytest.raises(UserError, match="missing t1ce"):
+        make(cohort, sequences="t1ce")
+    with pytest.raises(UserError, match=r"sequences are \['flair'\], expected t1ce"):
+        make(cohort, sequences="flair")
+
+
 def test_msd_keeps_its_channel_and_label_order(tmp_path):
     for i in range(2):
         image = np.stack([np.full((4, 4, 4), 10.0 * (channel + 1) + i) for channel in range(4)], axis=-1)
@@ -187,7 +203,7 @@ def test_a_patient_in_two_folds_is_found_by_name_and_by_content(cohort):
     (cohort / "datalist.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match="duplicate patient"):
         load_cases(str(cohort / "datalist.json"), str(cohort / "data"))
-    scan(cohort, 1, "flair").write_bytes(scan(cohort, 0, "flair").read_bytes())
+    scan(cohort, 1, "t1ce").write_bytes(scan(cohort, 0, "t1ce").read_bytes())
     split = {"training": ["phantom_0000"], "validation": ["phantom_0001"]}
     (cohort / "split.json").write_text(json.dumps(split))
     with pytest.raises(UserError, match="duplicate patient: fold 0 here, fold 1 as phantom_0000"):

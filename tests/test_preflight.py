@@ -17,6 +17,10 @@ MAIN = "site-packages/monai/bundle/__main__.py"
         (["--learning-rte=0.1"], "--learning_rte .*did you mean --learning_rate"),
         (["--fusion", "None"], r"--fusion None is ignored by MONAI: pass --fusion '\$None'"),
         (["--networkdef::widths", "[8,8,8,8]"], "--networkdef::widths .*did you mean --network_def"),
+        (["--network_def::atention", "cbam"], "--network_def::atention: there is no atention .*did you mean attention"),
+        (["--train::trainr::max_epochs", "2"], "no trainr to set; did you mean trainer"),
+        (["--train::handlers::99::seed", "2"], "no 99 to set; did you mean 9"),
+        (["--network_def::attention::kind", "cbam"], "no kind to set; the config has a single value there"),
     ],
 )
 def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
@@ -29,6 +33,8 @@ def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
     [
         [],
         ["--epochs", "9", "--network_def::widths", "[8,8,8,8]", "--network_def#attention=cbam"],
+        ["--network_def::in_channels", "2", "--teachers::second", "{}", "--train::inferer::network_wrapper", "x"],
+        ["--train::trainer::compile", "True", "--train::handlers::0::seed", "2"],
         ["--meta_file", "x.json", "--tracking", "mlflow", "--run_name", "first"],
     ],
 )

@@ -1,7 +1,7 @@
 """From a dataset folder to a datalist in the Decathlon form, with folds.
 
 python -m scripts.datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
-  [--trained_on FILE] [--mapping CSV]
+  [--sequences t1ce] [--trained_on FILE] [--mapping CSV]
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def make_datalist(
     folds: int = 5,
     seed: int = 0,
     strict: bool = True,
+    sequences: str | Sequence[str] = SEQUENCES,
     trained_on: str | None = None,
     mapping: str | None = None,
 ) -> None:
@@ -50,14 +51,20 @@ def make_datalist(
             which is then fold 0.
         seed: of the fold assignment.
         strict: stop at faulty files and at patients seen in training; False leaves their cases out and names them.
+        sequences: that every case must have, T1ce among them: it alone is enough to train the student alone, and to
+            evaluate.
         trained_on: the datalist of a training whose patients must not be in this one.
         mapping: the organisers' CSV of names in several editions, for ``trained_on``.
 
     Raises:
-        UserError: for faulty data, a split that does not fit it, or patients seen in training.
+        UserError: for faulty data, sequences that are unknown or lack T1ce, a split that does not fit, or patients
+            seen in training.
     """
     if mapping and not trained_on:
         raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
+    needed = [sequences] if isinstance(sequences, str) else list(sequences)
+    if "t1ce" not in needed or set(needed) - set(SEQUENCES):
+        raise UserError(f"sequences are {needed}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
     cases = find_cases(dataset_dir)
     labelled = {case.group for case in cases if "label" in case.files}
     training = [case for case in cases if case.group in labelled]
@@ -70,7 +77,8 @@ def make_datalist(
 
     def check(index: int) -> CaseReport:
         case = cases[index]
-        roles = [*SEQUENCES, "label"] if index < len(training) else SEQUENCES
+        roles = list(dict.fromkeys(["t1ce", *needed]))  # T1ce first: its voxels give the checksum
+        roles += ["label"] if index < len(training) else []
         return check_case(case.name, case.files, roles, allowed(case), channels=len(case.channels) or 1)
 
     reports = dict(zip((case.name for case in cases), check_cases(check, len(cases))))

@@ -6,13 +6,15 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
 from monai.bundle import run as bundle_run
+from monai.bundle.config_item import ComponentLocator
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import UserError
@@ -105,16 +107,49 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
         return
     known = set(inspect.signature(bundle_run).parameters) | {"workflow_type", "properties_path"}
     files = yaml.safe_load(str(options["config_file"]))
-    known |= {re.split("#|::", key)[0].lstrip("+") for key in ConfigParser.load_config_files(files)}
+    config = ConfigParser.load_config_files(files)
+    known |= {re.split("#|::", key)[0].lstrip("+") for key in config}
     if "tracking" in options:
         known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
     for key, value in options.items():
         if value == "None":
             raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
-        name = re.split("#|::", key)[0].lstrip("+")
+        name, *inner = re.split("#|::", key.lstrip("+"))
         if name not in known:
-            nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-            raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest}?")
+            raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest(name, known)}?")
+        if inner:
+            refuse_unknown_inner_key(key, config[name], inner)
+
+
+def refuse_unknown_inner_key(key: str, parent: Any, path: Sequence[str]) -> None:
+    """Refuse an override in a part of the config that has no such part, or whose target takes no such argument.
+
+    A new key is good in a plain mapping (another teacher), and as an argument that the target has a default for.
+
+    Raises:
+        UserError: names the key and the nearest known one.
+    """
+    step, *rest = path
+    known = (
+        [*parent] if isinstance(parent, Mapping) else [str(i) for i in range(len(parent) * isinstance(parent, list))]
+    )
+    if step in known and rest:
+        return refuse_unknown_inner_key(key, parent[step] if isinstance(parent, Mapping) else parent[int(step)], rest)
+    if step not in known and not rest and isinstance(parent, Mapping):
+        if "_target_" not in parent or step.startswith("_"):
+            return
+        target = locate(str(ConfigComponent(parent, locator=ComponentLocator()).resolve_module_name()))
+        parameters = inspect.signature(target).parameters if callable(target) else {}
+        if step in parameters or not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        known = [*parameters]
+    if step not in known:
+        hint = f"did you mean {nearest(step, known)}?" if known else "the config has a single value there."
+        raise UserError(f"--{key}: there is no {step} to set; {hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
 def command_line_options(arguments: Sequence[str]) -> dict[str, str]:
