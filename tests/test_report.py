@@ -17,7 +17,7 @@ from scripts.errors import UserError
 from scripts.figures import calibration_error
 from scripts.mosaic import STEPS, draw_mosaic, errors, plane
 from scripts.networks import ResUNet
-from scripts.report import report
+from scripts.report import ends_and_middle, report
 from scripts.score import score
 from test_score import save
 
@@ -100,6 +100,19 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert rows["C_3"] == {"case": "C_3", "WT_ml": "6.400", "TC_ml": "0.512", "ET_ml": "0.512"}
     assert float(rows["D_4"]["WT_ml"]) == 0
+
+
+@pytest.mark.parametrize(
+    "order, shown",
+    [
+        ("", {}),
+        ("a", {"Best": "a"}),
+        ("ab", {"Best": "a", "Worst": "b"}),
+        ("abcd", {"Best": "a", "Median": "c", "Worst": "d"}),
+    ],
+)
+def test_no_patient_is_shown_twice(order, shown):
+    assert ends_and_middle(order, ["Best", "Median", "Worst"]) == shown
 
 
 def test_runs_without_what_a_report_needs_are_refused(run, tmp_path):

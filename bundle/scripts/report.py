@@ -131,17 +131,22 @@ def pick_by_dice(scores: Scores, cases: Mapping[str, Any]) -> dict[str, str]:
     """Best, median and worst patient by whole-tumour Dice, by title."""
     dice = {case: scores.values[case, "WT"]["dice"] for case in scores.cases if case in cases}
     order = sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
-    titles = {"Best": 0, "Median": len(order) // 2, "Worst": len(order) - 1}
-    return (
-        {f"{title}, whole-tumour Dice {dice[order[i]]:.3f}": order[i] for title, i in titles.items()} if order else {}
-    )
+    picked = ends_and_middle(order, ["Best", "Median", "Worst"])
+    return {f"{title}, whole-tumour Dice {dice[case]:.3f}": case for title, case in picked.items()}
 
 
 def pick_by_volume(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Patients with the largest, median and smallest whole tumour, by title."""
     order = sorted(rows, key=lambda row: -float(row["WT_ml"]))
-    titles = {"Largest": 0, "Median": len(order) // 2, "Smallest": len(order) - 1}
-    return {f"{title} tumour, {order[i]['WT_ml']} ml": order[i]["case"] for title, i in titles.items()}
+    picked = ends_and_middle(order, ["Largest", "Median", "Smallest"])
+    return {f"{title} tumour, {row['WT_ml']} ml": row["case"] for title, row in picked.items()}
+
+
+def ends_and_middle(order: Sequence[Any], titles: Sequence[str]) -> dict[str, Any]:
+    """First, middle and last by title; of fewer than three, none twice."""
+    first, middle, last = titles
+    chosen = {len(order) // 2: middle, len(order) - 1: last, 0: first}  # of equal places, the later title
+    return {chosen[place]: order[place] for place in sorted(chosen)} if order else {}
 
 
 def mosaic_of(case: Mapping[str, Any], values: Mapping[int, int]) -> Mosaic:
