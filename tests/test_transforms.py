@@ -63,13 +63,31 @@ def test_resampling_is_linear_for_images_and_nearest_for_labels_and_off_without_
     assert back.inverse(back({"image": data["image"]}))["image"].shape == (1, 8, 8, 8)
 
 
-def test_half_the_resolution_is_the_mean_of_eight_neighbours():
+@pytest.mark.parametrize("origin", [0.0, -0.6, 0.4, 120.0, -239.0])
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_half_the_resolution_is_the_mean_of_eight_wherever_the_volume_lies(origin, direction):
     volume = torch.rand(1, 12, 10, 8, generator=torch.Generator().manual_seed(0))
-    coarse = Resampled(["image"], spacing=[2, 2, 2])({"image": MetaTensor(volume, affine=torch.eye(4))})["image"]
-    first = ((coarse.affine[:3, 3] + 2) - 0.5).round().int().tolist()  # lower neighbour of the second sample
-    inner = volume[:, first[0] :, first[1] :, first[2] :]
-    means = torch.nn.functional.avg_pool3d(inner, 2)
-    torch.testing.assert_close(coarse.as_tensor()[:, 1:, 1:, 1:], means[:, :5, :4, :3])
+    affine = torch.diag(torch.tensor([direction, 1.0, direction, 1.0]))
+    affine[:3, 3] = origin
+    image = MetaTensor(volume, affine=affine)
+    halve, keep = Resampled("image", spacing=[2, 2, 2]), Resampled("image", spacing=[1, 1, 1])
+    coarse = halve({"image": image})["image"]
+    torch.testing.assert_close(coarse.as_tensor(), torch.nn.functional.avg_pool3d(volume, 2))
+    first = affine.double() @ torch.tensor([0.5, 0.5, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(coarse.affine[:, 3], first)
+    assert torch.equal(keep({"image": image})["image"], image)
+    assert torch.equal(halve.inverse({"image": coarse})["image"].affine, image.affine)
+
+
+def test_a_voxel_size_that_does_not_divide_keeps_the_centre():
+    affine = torch.tensor([[0.0, -1.5, 0.0, 3.0], [1.0, 0.0, 0.0, 0.2], [0.0, 0.0, 4.0, -7.0], [0.0, 0.0, 0.0, 1.0]])
+    image = MetaTensor(torch.rand(1, 9, 11, 5), affine=affine)
+    coarse = Resampled("image", spacing=[2, 2, 2])({"image": image})["image"]
+    assert coarse.shape == (1, 4, 8, 10) and torch.allclose(coarse.pixdim, torch.tensor(2.0).double())
+    centres = [
+        v.affine.double() @ torch.tensor([*((n - 1) / 2 for n in v.shape[1:]), 1.0]).double() for v in (image, coarse)
+    ]
+    torch.testing.assert_close(*centres)
 
 
 @pytest.mark.parametrize("cache, kind", [("memory", CacheDataset), ("disk", PersistentDataset)])

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Randomizable, Spacingd
+from monai.data.utils import affine_to_spacing, zoom_affine
+from monai.transforms import Compose, InvertibleTransform, MapTransform, Randomizable, SpatialResample
 from monai.utils import MAX_SEED, convert_to_dst_type
 
 __all__ = ["ArgMaxd", "PerSequenced", "Resampled", "SelectChannelsd"]
@@ -40,11 +41,13 @@ class SelectChannelsd(MapTransform):
         return result
 
 
-class Resampled(Spacingd):
-    """MONAI's Spacingd with a spacing that may be absent: linear for images, nearest neighbour for the label.
+class Resampled(MapTransform, InvertibleTransform):
+    """Bring volumes to a voxel size, over the same field of view: linear for images, nearest neighbour for the label.
 
-    The new grid's samples lie between voxels, not on them (``scale_extent``): at half the resolution each is the mean
-    of eight neighbours, as in data that were brought to that resolution by averaging, and not one noisy voxel.
+    At half the resolution each voxel is the mean of eight, as in data that were brought there by averaging; a volume
+    that has the voxel size passes unchanged. MONAI's Spacingd with ``scale_extent``, which is meant to do the same,
+    moves volumes by half a voxel along every axis whose first voxel lies within half a voxel of the world's origin
+    (MONAI 1.6.1 takes the sign of its offset from the volume's corner); BraTS has such an axis.
 
     Args:
         keys: images and the label, each (C, H, W, D).
@@ -60,26 +63,37 @@ class Resampled(Spacingd):
         label_key: str = "label",
         allow_missing_keys: bool = False,
     ) -> None:
-        names = (keys,) if isinstance(keys, str) else tuple(keys)
-        modes = ["nearest" if name == label_key else "bilinear" for name in names]
-        super().__init__(
-            keys,
-            pixdim=spacing or (1.0, 1.0, 1.0),
-            mode=modes,
-            scale_extent=True,
-            align_corners=True,  # of no effect here; silences a warning
-            allow_missing_keys=allow_missing_keys,
-        )
-        self.active = spacing is not None
+        super().__init__(keys, allow_missing_keys)
+        self.spacing = spacing
+        self.label_key = label_key
+        self.resample = SpatialResample(padding_mode="border", dtype=torch.float64)
 
-    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        if not self.active:
-            return dict(data)
-        own = {key: data[key] for key in self.key_iterator(data)}  # MONAI fails on what MONAI Label puts beside them
-        return {**data, **super().__call__(own, lazy)}
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        if self.spacing is None:
+            return result
+        for key in self.key_iterator(result):
+            image = result[key]
+            affine, shape = same_view(image.affine.numpy(), image.shape[1:], self.spacing)
+            mode = "nearest" if key == self.label_key else "bilinear"
+            result[key] = self.resample(image, dst_affine=affine, spatial_size=shape, mode=mode)
+        return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return super().inverse(data) if self.active else dict(data)
+        result = dict(data)
+        for key in self.key_iterator(result) if self.spacing is not None else ():
+            result[key] = self.resample.inverse(result[key])
+        return result
+
+
+def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]) -> tuple[torch.Tensor, list[int]]:
+    """Affine and shape of the grid of another voxel size (mm) with the same centre and, rounded, the same extent."""
+    size = np.array(shape) * affine_to_spacing(affine) / np.array(spacing)
+    rounded = np.maximum(np.round(size), 1)
+    new = zoom_affine(affine, spacing, diagonal=False)
+    centre = affine @ np.append((np.array(shape) - 1) / 2, 1)
+    new[:3, 3] = centre[:3] - new[:3, :3] @ (rounded - 1) / 2
+    return torch.as_tensor(new), rounded.astype(int).tolist()
 
 
 class ArgMaxd(MapTransform):
