@@ -78,7 +78,7 @@ class Tracking:
     def attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # a network fails in many ways, and none may end a training
+        except (Exception, UserError) as error:  # a network fails in many ways, and none may end a training
             if not self.warned:
                 logger.warning(
                     f"mlflow_uri {self.run.uri} does not take the run ({type(error).__name__}); training goes on. "
