@@ -103,6 +103,8 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
     touch(tmp_path, "anna.nii.gz", "bert_scan.nii", "bert_seg.nii")
     (tmp_path / "notes.txt").write_text("")
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
+    (tmp_path / "anna_entropy.nii.gz").touch()  # of a prediction into the same folder
+    assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
     assert find_images(tmp_path / "bert_seg.nii") == [{"image": str(tmp_path / "bert_seg.nii"), "case": "bert"}]
 
 

@@ -107,11 +107,19 @@ def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tm
 
 def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
     (tmp_path / "phantom_0002_seg.nii.gz").touch()
+    (tmp_path / "inference.json").write_text('{"cases": [{"prediction": "there/phantom_0002_seg.nii.gz"}]}')
     images = find_work(str(cohort_source / "data"), output_dir=str(tmp_path))
     assert len(images["all"]) == 6
     assert {image["case"] for image in images["all"]} - {image["case"] for image in images["left"]} == {"phantom_0002"}
     assert "1 of 6 label maps are in" in caplog.text
     assert len(find_work(str(cohort_source / "data"), output_dir=str(tmp_path), overwrite=True)["left"]) == 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_truth_beside_an_image_is_never_taken_for_a_prediction_or_overwritten(cohort, overwrite):
+    folder = cohort / "data" / "phantom_0002"
+    with pytest.raises(UserError, match=r"holds 1 label map\(s\) that its inference.json does not list"):
+        find_work(str(folder), output_dir=str(folder), overwrite=overwrite)
 
 
 def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):

@@ -132,9 +132,13 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
     chosen = [file for file in files if roles[file] == sequence]
     if not chosen:
-        chosen = files if root.is_file() else [file for file in files if roles[file] is None]
+        plain = [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
+        chosen = files if root.is_file() else plain
     if not chosen:
-        raise UserError(f"dataset_dir {root} holds no {sequence} image: expected .nii or .nii.gz files.")
+        raise UserError(
+            f"dataset_dir {root} holds no {sequence} image: expected .nii or .nii.gz files that are not named as "
+            "another sequence, a label or an entropy map."
+        )
     images: dict[str, dict] = {}
     for file in chosen:
         name = case_of(file)

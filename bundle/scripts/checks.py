@@ -26,6 +26,7 @@ __all__ = [
     "check_shape",
     "check_voxels",
     "duplicates",
+    "few",
     "settle",
 ]
 
@@ -149,10 +150,16 @@ def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[
     if role == "label":
         unknown = sorted(set(np.unique(voxels).tolist()) - labels)
         if unknown:
-            return [(f"unknown label values {unknown}", f"expected {sorted(labels)}: relabel the file")]
+            return [(f"unknown label values {few(unknown)}", f"expected {sorted(labels)}: relabel the file")]
     elif not voxels.any():
         return [("empty image (all voxels 0)", "replace the file, or leave it out")]
     return []
+
+
+def few(values: Sequence[float]) -> str:
+    """The values, or the first five and their number: an image in a label's place has thousands."""
+    shown = ", ".join(f"{value:g}" for value in values[:5])
+    return f"[{shown}]" if len(values) <= 5 else f"[{shown}, ... {len(values)} in all]"
 
 
 def check_grid(shape: tuple, affine: np.ndarray, grid: tuple[str, tuple, np.ndarray]) -> list[tuple[str, str]]:

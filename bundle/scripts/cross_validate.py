@@ -15,12 +15,13 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import fire
+from monai.bundle import ConfigParser
 
 from scripts.datalist import make_datalist
 from scripts.errors import UserError
@@ -66,7 +67,7 @@ def cross_validate(
     files = [config_file] if isinstance(config_file, str) else list(config_file)
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
-        make_datalist(dataset_dir, listed, folds=folds)
+        make_datalist(dataset_dir, listed, folds=folds, sequences=needed_sequences(files, overrides))
     check_folds(listed, folds)
     same_as_before(out, {"config_file": files, "dataset_dir": dataset_dir, "datalist": listed, **overrides})
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
@@ -107,6 +108,15 @@ def same_as_before(out: Path, options: dict[str, Any]) -> None:
             f"{path} was begun with {changed[0]} {before.get(changed[0])!r}, now it is {options.get(changed[0])!r}: "
             "repeat the options to go on, or give another output_dir."
         )
+
+
+def needed_sequences(files: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
+    """Those that the config names for student and teachers, and T1ce, which every datalist holds."""
+    config = {**ConfigParser.load_config_files(list(files)), **overrides}
+    named = [config["student_sequence"], config["sequences"]]
+    return list(
+        dict.fromkeys(["t1ce", *(name for part in named for name in ([part] if isinstance(part, str) else part))])
+    )
 
 
 def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:

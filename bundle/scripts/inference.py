@@ -45,15 +45,29 @@ def find_work(
         ``all``, and ``left``: those to be predicted now.
 
     Raises:
-        UserError: if the sequence is not one of the four, or there are no images.
+        UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps of
+            these images that no inference wrote, such as the truth.
     """
     if sequence not in SEQUENCES:
         raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
     images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
+    written = {Path(case["prediction"]).name for case in earlier_cases(output_dir)}
+    found = [path for image in images if (path := label_map(output_dir, image["image"])).is_file()]
+    if foreign := [path for path in found if path.name not in written]:
+        raise UserError(
+            f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
+            f"({foreign[0].name}), such as the truth: give another output_dir."
+        )
     left = [image for image in images if overwrite or not label_map(output_dir, image["image"]).is_file()]
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them anew.")
     return {"all": images, "left": left}
+
+
+def earlier_cases(output_dir: str) -> list[dict[str, Any]]:
+    """Cases that earlier inferences into the folder were to predict."""
+    path = Path(output_dir, "inference.json")
+    return json.loads(path.read_text()).get("cases", []) if path.is_file() else []
 
 
 def record_inference(

@@ -19,7 +19,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from tqdm import tqdm
 
 from scripts.cases import find_label_maps
-from scripts.checks import Fault, Volume, check_grid, read_volume, settle
+from scripts.checks import Fault, Volume, check_grid, few, read_volume, settle
 from scripts.errors import UserError
 from scripts.labels import REGIONS, TABLE_ORDER
 from scripts.metrics import EMPTY_RULES, region_metrics
@@ -179,7 +179,7 @@ def to_classes(voxels: np.ndarray, class_of: Mapping[int, int], path: Path) -> n
     values = np.unique(voxels)
     known = sorted(class_of)
     if unknown := sorted(set(values.tolist()) - set(known)):
-        raise ValueError(path, f"unknown label values {unknown}", f"expected {known}: relabel the file")
+        raise ValueError(path, f"unknown label values {few(unknown)}", f"expected {known}: relabel the file")
     if class_of is BRATS_VALUES and {3, 4} <= set(values.tolist()):
         raise ValueError(path, "holds 3 and 4, both ET", "give label_values, or relabel the file")
     classes = np.zeros(max(known) + 1, np.uint8)
