@@ -18,7 +18,7 @@ TINY = {
     "epochs": 1,
     "num_workers": 1,
     "spacing": None,
-    "roi_size": [16, 16, 16],
+    "roi_size": [24, 24, 24],
     "window_size": [16, 16, 16],
     "student_widths": [4, 4, 8, 8],
     "teacher_widths": [4, 4, 8, 8],
