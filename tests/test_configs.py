@@ -10,8 +10,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
 
 from conftest import BUNDLE, TINY
+from scripts.command import command_line_options
 from scripts.distillation import load_weights
-from scripts.preflight import command_line_options
 
 CONFIGS = BUNDLE / "configs"
 LISTS = {

@@ -19,7 +19,7 @@ import yaml
 from monai.bundle import run as bundle_run
 
 from conftest import BUNDLE, ROOT, TINY
-from scripts.preflight import command_line_options
+from scripts.command import command_line_options
 
 NAME = "brats_t1ce_kd_segmentation"
 

@@ -19,9 +19,9 @@ from monai.bundle import run as bundle_run
 from monai.metrics import DiceMetric
 
 from conftest import BUNDLE, METHOD, TINY, real_data
+from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
-from scripts.preflight import command_line_options
 
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
 STUDENT = ["--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--spacing", "$None"]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fire
 import numpy as np
 from scipy.stats import wilcoxon
 
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS
@@ -115,4 +115,4 @@ def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
-    fire.Fire(compare)
+    run_command(compare)

@@ -20,9 +20,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import fire
 from monai.bundle import ConfigParser
 
+from scripts.command import run_command
 from scripts.datalist import make_datalist
 from scripts.errors import UserError
 from scripts.loading import read_json
@@ -41,7 +41,7 @@ def cross_validate(
     config_file: str | Sequence[str],
     dataset_dir: str,
     output_dir: str,
-    folds: int = 5,
+    folds: int | None = None,
     datalist: str = "",
     processes: int = 1,
     **overrides: Any,
@@ -52,7 +52,7 @@ def cross_validate(
         config_file: the config files of the training, train.yaml first.
         dataset_dir: the patients.
         output_dir: OUT. Training goes to OUT/fold_K, its checkpoints to OUT/fold_K/models.
-        folds: number of folds; those of the datalist, if that is given.
+        folds: number of folds; by default those of the datalist that is given, or 5.
         datalist: by default OUT/datalist.json, which is made with this many folds.
         processes: of each training; above 1 they are started by torchrun, for which config_file must hold
             configs/multi_gpu_train.yaml.
@@ -67,8 +67,10 @@ def cross_validate(
     files = [config_file] if isinstance(config_file, str) else list(config_file)
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
-        make_datalist(dataset_dir, listed, folds=folds, sequences=needed_sequences(files, overrides))
-    check_folds(listed, folds)
+        make_datalist(
+            dataset_dir, listed, folds=5 if folds is None else folds, sequences=needed_sequences(files, overrides)
+        )
+    folds = count_folds(listed, folds)
     same_as_before(out, {"config_file": files, "dataset_dir": dataset_dir, "datalist": listed, **overrides})
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
     for fold in range(folds):
@@ -89,10 +91,12 @@ def cross_validate(
     print(f'-> {out / "metrics.csv"}\n\nThe ensemble of the folds, for inference.yaml: --ckpt_path "{members}"')
 
 
-def check_folds(datalist: str, folds: int) -> None:
+def count_folds(datalist: str, folds: int | None) -> int:
+    """The number of the datalist's folds, which must be 0, 1 and so on, and as many as asked for."""
     found = sorted({entry["fold"] for entry in read_json(datalist, "datalist").get("training", [])})
-    if found != list(range(folds)) or folds < 2:
+    if found != list(range(len(found))) or len(found) < 2 or folds not in (None, len(found)):
         raise UserError(f"folds is {folds}, but {datalist} has the folds {found}: give their number, at least 2.")
+    return len(found)
 
 
 def same_as_before(out: Path, options: dict[str, Any]) -> None:
@@ -184,4 +188,4 @@ def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: run the command again to go on"))
-    fire.Fire(cross_validate)
+    run_command(cross_validate)

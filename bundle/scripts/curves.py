@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import fire
 import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from scripts.command import run_command
 from scripts.errors import UserError
 
 __all__ = ["draw_curves", "draw_panel"]
@@ -68,4 +68,4 @@ def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, column
 
 
 if __name__ == "__main__":
-    fire.Fire(draw_curves)
+    run_command(draw_curves)

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
 import numpy as np
 
 from scripts.cases import Case, find_cases
 from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicates, settle
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
 from scripts.loading import read_json
@@ -196,4 +196,4 @@ def write_datalist(
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
-    fire.Fire(make_datalist)
+    run_command(make_datalist)

@@ -9,7 +9,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-import fire
 import matplotlib
 import nibabel as nib
 import numpy as np
@@ -18,6 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from scripts.cases import Case, find_cases
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import CLASSES
 
@@ -96,4 +96,4 @@ def read(path: Path) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    fire.Fire(overview)
+    run_command(overview)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fire
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018
 
@@ -134,4 +134,4 @@ def draw_sequence(random: np.random.Generator, tissue: np.ndarray, signal: tuple
 
 
 if __name__ == "__main__":
-    fire.Fire(make_phantoms)
+    run_command(make_phantoms)

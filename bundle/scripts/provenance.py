@@ -19,7 +19,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 from scripts.output import label_map
-from scripts.preflight import bundle_options
+from scripts.overrides import bundle_options
 from scripts.records import write_json
 
 __all__ = ["record_run", "sha256"]

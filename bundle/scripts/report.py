@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fire
-
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.figures import calibration_error, calibration_figure, distribution_figures, history_figures
 from scripts.labels import TABLE_ORDER
@@ -164,4 +163,4 @@ def mosaic_of(case: Mapping[str, Any], values: Mapping[int, int]) -> Mosaic:
 
 
 if __name__ == "__main__":
-    fire.Fire(report)
+    run_command(report)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import fire
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
@@ -20,8 +19,9 @@ from tqdm import tqdm
 
 from scripts.cases import find_label_maps
 from scripts.checks import Fault, Volume, check_grid, few, read_volume, settle
+from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.labels import REGIONS, TABLE_ORDER
+from scripts.labels import CLASSES, REGIONS, TABLE_ORDER
 from scripts.metrics import EMPTY_RULES, region_metrics
 from scripts.output import clear_small_et, label_map
 from scripts.records import check_output
@@ -101,6 +101,8 @@ def score_pairs(
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
         raise UserError(f"et_threshold_ml is {et_threshold_ml!r}, expected a volume in ml, or 0.")
+    if label_values is not None and not (isinstance(label_values, (list, tuple)) and len(label_values) == len(CLASSES)):
+        raise UserError(f'label_values is {label_values!r}, expected those of {CLASSES}, such as "[0,1,2,3]".')
     class_of = BRATS_VALUES if label_values is None else {int(v): index for index, v in enumerate(label_values)}
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
 
@@ -189,4 +191,4 @@ def to_classes(voxels: np.ndarray, class_of: Mapping[int, int], path: Path) -> n
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
-    fire.Fire(score)
+    run_command(score)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fire
 from ignite.engine import Engine, Events
 
+from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.mlflow_run import STAGES, MlflowRun
 
@@ -133,4 +133,4 @@ def send_cross_validation(output_dir: str, folds: int, **where: Any) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    fire.Fire(send_run)
+    run_command(send_run)

@@ -1,0 +1,125 @@
+"""Keys of the command line and of overlays that the config does not have: MONAI ignores them, we refuse them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import run as bundle_run
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+from scripts.command import command_line_options, nearest
+from scripts.errors import UserError
+
+__all__ = ["bundle_options", "refuse_unknown_keys"]
+
+TRAIN = Path(__file__).resolve().parents[1] / "configs" / "train.yaml"
+WORKFLOW_KEYS = ("imports", "initialize", "run", "finalize")  # which MONAI looks for
+
+
+def bundle_options(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Options of ``python -m monai.bundle``; empty where a program called MONAI.
+
+    A config expression sees neither the whole config nor what was overridden, so the command line is read again.
+    """
+    program, *arguments = sys.argv if argv is None else argv
+    if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", program):
+        return {}
+    options: dict[str, Any] = dict(command_line_options(arguments))
+    if len(arguments) > 1 and not arguments[1].startswith("-"):
+        options["run_id"] = arguments[1]
+    if "args_file" in options:
+        options = dict(ConfigParser.load_config_file(options.pop("args_file"))) | options
+    return options
+
+
+def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
+    """Refuse what ``python -m monai.bundle run`` ignores silently: a misspelt top-level override, and the value None.
+
+    Raises:
+        UserError: names the key and the nearest known one, or what to pass for None.
+    """
+    if "config_file" not in options:
+        return
+    files = yaml.safe_load(str(options["config_file"]))
+    config = ConfigParser.load_config_files(files)
+    refuse_unknown_overlay_keys([files] if isinstance(files, str) else files, options.get("run_id"))
+    known = (
+        {root(key) for key in config}
+        | set(inspect.signature(bundle_run).parameters)
+        | {"workflow_type", "properties_path"}
+    )
+    if "tracking" in options:
+        known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
+    for key, value in options.items():
+        if value == "None":
+            raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
+        if root(key) not in known:
+            raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest(root(key), known)}?")
+        refuse_unknown_inner_key(f"--{key}", config, key)
+
+
+def root(key: str) -> str:
+    return re.split("#|::", key)[0].lstrip("+~")
+
+
+def refuse_unknown_overlay_keys(files: Sequence[str], run_id: str | None) -> None:
+    """Refuse keys of overlays that change nothing: new ones that no file refers to, and misspelt inner ones.
+
+    Those of train.yaml pass, since an overlay may lie over it or over inference.yaml.
+
+    Raises:
+        UserError: names the file, the key and the nearest known one.
+    """
+    overlays = [ConfigParser.load_config_file(path) for path in files]
+    referred = {*re.findall(r"@(\w+)", str(overlays)), *WORKFLOW_KEYS, run_id}
+    known = {root(key) for part in (ConfigParser.load_config_file(TRAIN), overlays[0]) for key in part}
+    for index, (path, overlay) in enumerate(zip(files[1:], overlays[1:]), 1):
+        before = ConfigParser.load_config_files(list(files[:index]))
+        for key in overlay:
+            if root(key) not in known | referred:
+                near = nearest(root(key), known)
+                raise UserError(f"{path}: {key} is not a key of the files before, nor used; did you mean {near}?")
+            refuse_unknown_inner_key(f"{path}: {key}", before, key)
+        known |= {root(key) for key in overlay}
+
+
+def refuse_unknown_inner_key(name: str, config: Mapping[str, Any], key: str) -> None:
+    """Refuse an override in a part of the config that has no such part, or whose target takes no such argument.
+
+    A new key is good in a plain mapping (another teacher), and as an argument that the target has a default for.
+
+    Raises:
+        UserError: names the key and the nearest known one.
+    """
+    first, *path = re.split("#|::", key.lstrip("+~"))
+    if path and first in config:
+        refuse_unknown_step(name, config[first], path)
+
+
+def refuse_unknown_step(name: str, parent: Any, path: Sequence[str]) -> None:
+    step, *rest = path
+    known = (
+        [*parent] if isinstance(parent, Mapping) else [str(i) for i in range(len(parent) * isinstance(parent, list))]
+    )
+    if step in known and rest:
+        return refuse_unknown_step(name, parent[step] if isinstance(parent, Mapping) else parent[int(step)], rest)
+    if step not in known and not rest and isinstance(parent, Mapping):
+        if "_target_" not in parent or step.startswith("_"):
+            return
+        target = locate(str(ConfigComponent(parent, locator=ComponentLocator()).resolve_module_name()))
+        parameters = inspect.signature(target).parameters if callable(target) else {}
+        if step in parameters or not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        known = [*parameters]
+    if step not in known:
+        hint = f"did you mean {nearest(step, known)}?" if known else "the config has a single value there."
+        raise UserError(f"{name}: there is no {step} to set; {hint}")

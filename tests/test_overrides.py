@@ -1,0 +1,82 @@
+"""Keys that the config does not have are refused, on the command line and in overlays."""
+
+import pytest
+
+from conftest import BUNDLE
+from scripts.errors import UserError
+from scripts.overrides import bundle_options, refuse_unknown_keys
+
+TRAIN = str(BUNDLE / "configs" / "train.yaml")
+OVERLAYS = [
+    ("train", "mtcm_kd", "demo", "no_distillation", "evaluate"),
+    ("train", "mtcm_kd", "paper", "multi_gpu_train"),
+    ("train", "no_distillation", "four_sequences", "full_resolution"),
+    ("inference", "full_resolution"),
+]
+MAIN = "site-packages/monai/bundle/__main__.py"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--epocs", "9"], "--epocs is not a key of .*did you mean --epochs"),
+        (["--learning-rte=0.1"], "--learning_rte .*did you mean --learning_rate"),
+        (["--fusion", "None"], r"--fusion None is ignored by MONAI: pass --fusion '\$None'"),
+        (["--networkdef::widths", "[8,8,8,8]"], "--networkdef::widths .*did you mean --network_def"),
+        (["--network_def::atention", "cbam"], "--network_def::atention: there is no atention .*did you mean attention"),
+        (["--train::trainr::max_epochs", "2"], "no trainr to set; did you mean trainer"),
+        (["--train::handlers::99::seed", "2"], "no 99 to set; did you mean 9"),
+        (["--network_def::attention::kind", "cbam"], "no kind to set; the config has a single value there"),
+    ],
+)
+def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
+    with pytest.raises(UserError, match=message):
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", TRAIN, *arguments]))
+
+
+@pytest.mark.parametrize(
+    "overlay, message",
+    [
+        ("epocs: 9", "overlay.yaml: epocs is not a key of the files before, nor used; did you mean epochs"),
+        ("network_def::atention: cbam", "overlay.yaml: network_def::atention: there is no atention .*attention"),
+        ("learning_rat: 1.0e-3\nrun: '@training'", "learning_rat .*did you mean learning_rate"),
+    ],
+)
+def test_misspelt_keys_of_overlays_are_refused(overlay, message, tmp_path):
+    (tmp_path / "overlay.yaml").write_text(overlay)
+    files = f"['{TRAIN}','{tmp_path / 'overlay.yaml'}']"
+    with pytest.raises(UserError, match=message):
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", files]))
+
+
+def test_overlays_may_bring_new_parts(tmp_path):
+    (tmp_path / "overlay.yaml").write_text("mine: 3\nepochs: '@mine'\ninspect: [$print(1)]\nteachers::second: {}")
+    files = f"['{TRAIN}','{tmp_path / 'overlay.yaml'}']"
+    assert refuse_unknown_keys(bundle_options([MAIN, "run", "inspect", "--config_file", files])) is None
+
+
+@pytest.mark.parametrize("names", OVERLAYS)
+def test_our_own_overlays_pass(names):
+    files = str([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
+    assert refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", files])) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--epochs", "9", "--network_def::widths", "[8,8,8,8]", "--network_def#attention=cbam"],
+        ["--network_def::in_channels", "2", "--teachers::second", "{}", "--train::inferer::network_wrapper", "x"],
+        ["--train::trainer::compile", "True", "--train::handlers::0::seed", "2"],
+        ["--meta_file", "x.json", "--tracking", "mlflow", "--run_name", "first"],
+    ],
+)
+def test_known_options_pass(arguments):
+    assert (
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", f"['{TRAIN}']", *arguments]))
+        is None
+    )
+
+
+def test_programs_other_than_the_bundle_command_are_not_judged():
+    assert refuse_unknown_keys(bundle_options(["pytest", "--config_file", TRAIN, "--epocs", "9"])) is None
