@@ -18,7 +18,7 @@ from scripts.preflight import check_settings
         ({"et_label": 5}, "et_label is 5, expected 3 or 4"),
         ({"strict": "no"}, "strict is 'no', expected True or False"),
         ({"seed": "abc"}, "seed is 'abc', expected a whole number"),
-        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3', expected a number above 0, in YAML 1.0e-3"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3', expected a number of at least 0, in YAML 1.0e-3"),
         ({"student_widths": 8}, "student_widths is 8, expected four numbers of channels"),
         ({"student_widths": [8, 16, 32, 62]}, "expected four numbers of channels, multiples of 4 or 6"),
         ({"output_dir": __file__}, "output_dir is .*test_preflight.py', expected a folder"),

@@ -58,7 +58,7 @@ RULES = {
     "output_dir": (lambda v: not Path(str(v)).is_file(), "a folder, which is made if it does not exist"),
     **dict.fromkeys(
         ("learning_rate", "student_learning_rate"),
-        (lambda v: number(v) and v > 0, "a number above 0, in YAML 1.0e-3, not 1e-3"),
+        (lambda v: number(v) and v >= 0, "a number of at least 0, in YAML 1.0e-3, not 1e-3"),
     ),
     **dict.fromkeys(
         ("student_widths", "teacher_widths"),

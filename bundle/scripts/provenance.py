@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import platform
 import shlex
 import subprocess
@@ -22,9 +24,12 @@ from scripts.output import label_map
 from scripts.overrides import bundle_options
 from scripts.records import write_json
 
-__all__ = ["record_run", "sha256"]
+__all__ = ["compare_with_training", "forget_earlier_run", "record_run", "sha256"]
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
+OF_A_RUN = ("history.csv", "evaluation.json", "metrics*.csv", "metrics*.json", "calibration.csv", "mlflow.json")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -66,6 +71,36 @@ def record_run(
         **about,
     }
     write_json(Path(output_dir, f"{stage}.json"), document)
+
+
+def forget_earlier_run(output_dir: str, ckpt_dir: str, resume: bool | str) -> None:
+    """Remove the history and scores of an earlier run from the folder of a new training, which they are not of.
+
+    Args:
+        output_dir: of the training; its label maps stay.
+        ckpt_dir: where the training keeps checkpoint.pt.
+        resume: as for RunCheckpoint; a run that goes on keeps everything.
+    """
+    goes_on = resume and (resume != "auto" or Path(ckpt_dir, "checkpoint.pt").is_file())
+    if goes_on or idist.get_rank() > 0:
+        return
+    earlier = [path for pattern in OF_A_RUN for path in sorted(Path(output_dir).glob(pattern))]
+    for path in earlier:
+        path.unlink()
+    if earlier:
+        names = ", ".join(path.name for path in earlier)
+        logger.warning(f"output_dir {output_dir}: {names} of an earlier run removed, since a new training begins.")
+
+
+def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> None:
+    """Warn where the weights' own training.json, in the folder above theirs, has another value of a setting."""
+    for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
+        record = Path(path).resolve().parents[1] / "training.json"
+        trained = (json.loads(record.read_text()).get("configuration") if record.is_file() else None) or {}
+        for key, value in settings.items():
+            then = None if trained.get(key) == "$None" else trained.get(key, value)
+            if then != value:
+                logger.warning(f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}.")
 
 
 def sha256(path: str) -> str:
