@@ -144,7 +144,7 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
 
 # every kind of fault, told by what was done to case 2
 FAULTS = {
-    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2"),
+    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2 .*or do without this sequence"),
     "no label": (lambda c: scan(c, 2, "seg").unlink(), "missing label"),
     "truncated": (
         lambda c: scan(c, 2, "t1").write_bytes(scan(c, 2, "t1").read_bytes()[:5000]),
@@ -153,8 +153,10 @@ FAULTS = {
     "text": (lambda c: scan(c, 2, "t1ce").write_text("no image"), "unreadable or truncated"),
     "shape": (lambda c: rewrite(scan(c, 2, "flair"), lambda v: v[:-1]), "shape"),
     "4-D": (lambda c: rewrite(scan(c, 2, "t2"), lambda v: np.stack([v, v], -1)), "expected a 3-D volume"),
+    "2-D": (lambda c: rewrite(scan(c, 2, "t2"), lambda v: v[..., 0]), "expected a 3-D volume"),
     "non-finite": (lambda c: rewrite(scan(c, 2, "t1"), lambda v: np.where(v > 0, np.nan, v)), "non-finite voxels"),
     "empty": (lambda c: rewrite(scan(c, 2, "t1ce"), np.zeros_like), "empty image"),
+    "negative": (lambda c: rewrite(scan(c, 2, "t1ce"), lambda v: -abs(v)), "empty image .no voxel above 0"),
     "label": (lambda c: rewrite(scan(c, 2, "seg"), lambda v: np.where(v == 1, 9, v)), r"unknown label values \[9\]"),
 }
 

@@ -174,5 +174,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(UserError, match=r"wide\.pt does not fit ResUNet .*student_widths"):
         load_weights(unet(), str(tmp_path / "wide.pt"))
     (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(UserError, match=r"text\.pt does not fit"):
+    with pytest.raises(UserError, match=r"text\.pt is not a file of weights"):
         load_weights(unet(), str(tmp_path / "text.pt"))
+    torch.save({"distillation": unet().state_dict(), "seed": 0}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt holds more than one network's weights: give the model\.pt"):
+        load_weights(unet(), str(tmp_path / "checkpoint.pt"))

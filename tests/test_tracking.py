@@ -16,7 +16,7 @@ import torch
 
 from conftest import METHOD, TINY
 from scripts.errors import UserError
-from scripts.mlflow_run import flatten
+from scripts.mlflow_run import MlflowRun, flatten
 from scripts.networks import ResUNet
 from scripts.tracking import Tracking, send_run
 
@@ -105,6 +105,11 @@ def test_sending_to_nobody_ends_with_a_sentence(tmp_path, free_port):
     (tmp_path / "training.json").write_text("{}")
     with pytest.raises(UserError, match=r"mlflow_uri http://127\.0\.0\.1:\d+ does not take .*: start it"):
         send_run(str(tmp_path), f"http://127.0.0.1:{free_port()}")
+
+
+def test_a_place_that_is_no_uri_is_refused_before_a_training(tmp_path):
+    with pytest.raises(UserError, match="mlflow_uri is 'localhost:5000', expected a server"):
+        MlflowRun(str(tmp_path), "localhost:5000", "mtcm_kd", None)
 
 
 @pytest.mark.slow

@@ -81,7 +81,9 @@ def check_case(
         try:
             image = read_volume(role, files, 1 if role == "label" else channels)
         except FileNotFoundError as error:
-            report.faults.append(Fault(name, str(error), f"missing {role}", "add the file, named like the others"))
+            spare = "" if role in (roles[0], "label") else ", or do without this sequence (--sequences)"
+            remedy = f"add the file, named like the others{spare}"
+            report.faults.append(Fault(name, str(error), f"missing {role}", remedy))
             continue
         except ValueError as error:
             report.faults.append(Fault(name, str(files[role]), str(error), "copy or export the file again"))
@@ -137,7 +139,7 @@ def check_shape(volume: Volume, channels: int) -> Volume:
         raise ValueError("no voxel size: the affine is singular")
     if channels == 1 and volume.voxels.shape[3:] == (1,):
         volume = Volume(volume.voxels[..., 0], volume.affine)
-    if volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
+    if volume.voxels.ndim < 3 or volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
         expected = "a 3-D volume" if channels == 1 else f"4-D with {channels} channels"
         raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
     return volume
@@ -151,8 +153,8 @@ def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[
         unknown = sorted(set(np.unique(voxels).tolist()) - labels)
         if unknown:
             return [(f"unknown label values {few(unknown)}", f"expected {sorted(labels)}: relabel the file")]
-    elif not voxels.any():
-        return [("empty image (all voxels 0)", "replace the file, or leave it out")]
+    elif not (voxels > 0).any():
+        return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
     return []
 
 

@@ -182,8 +182,16 @@ def load_weights(network: nn.Module, path: str) -> None:
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist: train first, or give the path of a state dict.")
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails in many ways; the user needs the file, not the way
+        raise UserError(
+            f"checkpoint {path} is not a file of weights ({type(error).__name__}): give a model.pt."
+        ) from error
+    if not (isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())):
+        raise UserError(f"checkpoint {path} holds more than one network's weights: give the model.pt beside it.")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
             f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, "

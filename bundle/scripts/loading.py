@@ -116,8 +116,10 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     if not datalist:
         raise UserError("datalist is not given: make one with python -m scripts.datalist, then pass --datalist FILE.")
     entries = read_json(datalist, "datalist").get("training", [])
+    if not entries:
+        raise UserError(f"datalist {datalist} lists no labelled case under training: make it anew (scripts.datalist).")
     folds = sorted({entry["fold"] for entry in entries})
-    if fold is None and entries:
+    if fold is None:
         logger.warning("fold is null: the scores in validation are those of training patients.")
     elif fold not in folds or (training and len(folds) < 2):
         raise UserError(

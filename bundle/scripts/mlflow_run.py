@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -45,6 +46,8 @@ class MlflowRun:
     def __init__(self, folder: str, uri: str, experiment: str, name: str | None, parent: str | None = None) -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow, or leave it out.")
+        if not re.match(r"[\w+]+:/|databricks", uri):
+            raise UserError(f"mlflow_uri is {uri!r}, expected a server (http://HOST:PORT) or store (sqlite:///FILE).")
         for variable, value in {
             "MAX_RETRIES": "1",
             "TIMEOUT": "30",
