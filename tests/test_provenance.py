@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from scripts.provenance import compare_with_training, forget_earlier_run
+from scripts.provenance import compare_with_training, forget_earlier_run, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 
@@ -25,6 +25,11 @@ def test_a_new_training_does_not_keep_the_scores_of_an_earlier_one(used, resume,
     assert [(used / name).is_file() for name in SCORES] == [kept] * len(SCORES)
     assert (used / "case_seg.nii.gz").is_file() and (used / "models" / "checkpoint.pt").is_file()
     assert ("metrics.csv" in caplog.text) is not kept
+
+
+def test_label_maps_made_anew_lose_their_scores_alone(used):
+    forget_scores(str(used))
+    assert [name for name in SCORES if (used / name).is_file()] == ["history.csv", "evaluation.json", "mlflow.json"]
 
 
 def test_auto_without_a_checkpoint_is_a_new_training(used):

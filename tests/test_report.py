@@ -93,6 +93,9 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
     (run / "inference.json").write_text(json.dumps(about))
     for name in ("evaluation.json", "training.json", "history.csv"):
         (run / name).unlink()
+    rows = (run / "metrics.csv").read_text().splitlines(keepends=True)
+    (run / "metrics.csv").write_text("".join(row for row in rows if "D_4" not in row))  # of other patients
+    (run / "metrics_et_cleared.csv").unlink()
     report(str(run))
     page = (run / "report.html").read_text()
     assert "Largest tumour, 6.400 ml" in page and "Summary" not in page and 'data-panel="truth"' not in page
@@ -100,6 +103,17 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert rows["C_3"] == {"case": "C_3", "WT_ml": "6.400", "TC_ml": "0.512", "ET_ml": "0.512"}
     assert float(rows["D_4"]["WT_ml"]) == 0
+    assert "missed tumour" not in page and "entropy, yellow is high" in page
+
+
+def test_label_maps_that_were_scored_after_their_inference_are_reported_with_scores(run):
+    (run / "evaluation.json").rename(run / "inference.json")
+    for path in run.glob("*_entropy.nii.gz"):
+        path.unlink()
+    report(str(run))
+    page = (run / "report.html").read_text()
+    assert "Worst, whole-tumour Dice 0.000: D_4" in page and "373.13 mm" in page
+    assert "missed tumour" in page and "entropy" not in page
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from scripts.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.loading import datalist_images
 from scripts.output import label_map
-from scripts.provenance import record_run, sha256
+from scripts.provenance import forget_scores, record_run, sha256
 
 __all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members", "record_inference"]
 
@@ -94,6 +94,8 @@ def record_inference(
             f"{output_dir} holds {len(kept)} label map(s) made with other {', '.join(other)}: give another output_dir, "
             "or --overwrite True to predict them anew."
         )
+    if overwrite:
+        forget_scores(output_dir)
     now = {image["case"] for image in images}
     earlier = [] if other else [case for case in kept if case["case"] not in now]
     record_run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -91,7 +91,10 @@ def shorten(text: str) -> str:
 
 def mosaic_section(mosaics: Mapping[str, tuple[str, Mosaic]]) -> str:
     """Patients with their sliders, by title: (case, mosaic)."""
-    parts = ["<h2>Images</h2>", f"<p>{legend()}</p>"]
+    parts = [
+        "<h2>Images</h2>",
+        f"<p>{legend({panel for _, mosaic in mosaics.values() for panel in mosaic.panels})}</p>",
+    ]
     for title, (case, mosaic) in mosaics.items():
         name = html.escape(case)
         label = f"Slices of {name}"
@@ -109,12 +112,13 @@ def mosaic_section(mosaics: Mapping[str, tuple[str, Mosaic]]) -> str:
     return "\n".join(parts)
 
 
-def legend() -> str:
+def legend(panels: Collection[str]) -> str:
+    """What the colours of these panels mean."""
     names = {CLASS_COLOURS[value]: CLASSES[value] for value in CLASS_COLOURS}
-    names |= {ERROR_COLOURS[value]: text for value, text in ERRORS.items()}
+    names |= {ERROR_COLOURS[value]: text for value, text in ERRORS.items() if "error" in panels}
     keys = "".join(f'<span class="key" style="background:{colour}"></span>{name}' for colour, name in names.items())
     planes = "Axial, coronal, sagittal; the patient's left is on the right of the first two"
-    return f"{planes}. {keys}. Uncertainty: entropy, yellow is high."
+    return f"{planes}. {keys}." + " Uncertainty: entropy, yellow is high." * ("uncertainty" in panels)
 
 
 def provenance_section(about: Mapping[str, Mapping[str, Any] | None]) -> str:

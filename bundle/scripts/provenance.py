@@ -24,12 +24,12 @@ from scripts.output import label_map
 from scripts.overrides import bundle_options
 from scripts.records import write_json
 
-__all__ = ["compare_with_training", "forget_earlier_run", "record_run", "sha256"]
+__all__ = ["compare_with_training", "forget_earlier_run", "forget_scores", "record_run", "sha256"]
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
-OF_A_RUN = ("history.csv", "evaluation.json", "metrics*.csv", "metrics*.json", "calibration.csv", "mlflow.json")
+SCORES = ("metrics.*", "metrics_et_cleared.*", "calibration.csv")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -82,14 +82,22 @@ def forget_earlier_run(output_dir: str, ckpt_dir: str, resume: bool | str) -> No
         resume: as for RunCheckpoint; a run that goes on keeps everything.
     """
     goes_on = resume and (resume != "auto" or Path(ckpt_dir, "checkpoint.pt").is_file())
-    if goes_on or idist.get_rank() > 0:
-        return
-    earlier = [path for pattern in OF_A_RUN for path in sorted(Path(output_dir).glob(pattern))]
-    for path in earlier:
+    if not goes_on and idist.get_rank() == 0:
+        remove(output_dir, (*SCORES, "history.csv", "evaluation.json", "mlflow.json"), "a new training begins")
+
+
+def forget_scores(output_dir: str) -> None:
+    """Remove the scores of label maps that are made anew."""
+    remove(output_dir, SCORES, "label maps are made anew")
+
+
+def remove(folder: str, patterns: Sequence[str], reason: str) -> None:
+    found = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+    for path in found:
         path.unlink()
-    if earlier:
-        names = ", ".join(path.name for path in earlier)
-        logger.warning(f"output_dir {output_dir}: {names} of an earlier run removed, since a new training begins.")
+    if found:
+        names = ", ".join(path.name for path in found)
+        logger.warning(f"output_dir {folder}: {names} of an earlier run removed, since {reason}.")
 
 
 def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> None:

@@ -58,7 +58,8 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     done = about["evaluation"] or about["inference"]
     cases, values = find_files(run, done), class_of_value(done)
     paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
-    tables = [read_scores(path) for path in paths if path.is_file()] if about["evaluation"] else []
+    tables = [read_scores(path) for path in paths if path.is_file()]
+    tables = [table for table in tables if set(cases) <= set(table.cases)]  # others are of other patients
     rows = score_rows(tables[0]) if tables else read_volumes(cases.values(), values)
     picks = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     mosaics = {case: mosaic_of(cases[case], values) for case in picks.values()}
