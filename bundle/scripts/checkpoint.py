@@ -64,8 +64,10 @@ class RunCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.load)
+        if (
+            self.resume
+        ):  # here, before anything is written, but for the trainer's state: ignite begins anew if that is done
+            engine.add_event_handler(Events.STARTED, self.go_on, self.load(engine.state.device))
 
     def __call__(self, engine: Engine) -> None:
         best = self.evaluator.state
@@ -80,8 +82,9 @@ class RunCheckpoint:
         }
         self.save(states | run, self.path.name)
 
-    def load(self, engine: Engine) -> None:
-        checkpoint = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+    def load(self, device: torch.device) -> dict[str, Any]:
+        """Restore the objects; the rest of the checkpoint."""
+        checkpoint = torch.load(self.path, map_location=device, weights_only=True)
         if checkpoint["seed"] != self.seed:
             raise UserError(
                 f"seed is {self.seed}, but {self.path} was begun with --seed {checkpoint['seed']}: use that one."
@@ -90,9 +93,13 @@ class RunCheckpoint:
             for name, item in self.objects.items():
                 item.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[-1].strip().rstrip(".")
             raise UserError(
-                f"{self.path} is of another configuration: {error}. Resume with the same config."
+                f"{self.path} is of another configuration: {reason}. Resume with the same config."
             ) from error
+        return {name: value for name, value in checkpoint.items() if name not in self.objects}
+
+    def go_on(self, engine: Engine, checkpoint: dict[str, Any]) -> None:
         engine.load_state_dict(checkpoint["trainer"] | {"max_epochs": engine.state.max_epochs})
         self.evaluator.state.best_metric = checkpoint["best_metric"]
         self.evaluator.state.best_metric_epoch = checkpoint["best_metric_epoch"]
