@@ -18,7 +18,11 @@ def test_gpus_have_it_and_cpus_as_their_flags_say():
     if not flags.is_file():
         pytest.skip("no /proc/cpuinfo to compare with")
     words = set(flags.read_text().split())
-    assert fast_bfloat16("cpu") == bool(words & {"avx512_bf16", "amx_bf16"})
+    assert fast_bfloat16("cpu") == fast_bfloat16("cpu", [24, 64, 64]) == bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+def test_patches_too_small_for_it_on_a_cpu_are_left_in_float32():
+    assert not fast_bfloat16("cpu", [64, 64, 16]) and fast_bfloat16("cuda", [16, 16, 16])
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 __all__ = ["autocast", "fast_bfloat16"]
 
 
-def fast_bfloat16(device: torch.device | str) -> bool:
-    """Whether the device has bfloat16 arithmetic: GPUs, and CPUs with AVX-512 BF16 or AMX. Others only emulate it,
-    slower than float32."""
+LEAST_PATCH = (
+    24  # voxels a side; PyTorch 2.13 on CPUs at times gives senseless bfloat16 gradients for 16 (docs/scaling.md)
+)
+
+
+def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool:
+    """Whether bfloat16 pays: on GPUs, and on CPUs with AVX-512 BF16 or AMX, which others only emulate.
+
+    Args:
+        device: of the networks.
+        patch: (H, W, D) of training, in voxels; on CPUs too small ones are left in float32.
+    """
     if torch.device(device).type != "cpu":
         return True
+    if isinstance(patch, (list, tuple)) and patch and min(patch) < LEAST_PATCH:
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
