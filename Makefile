@@ -1,4 +1,4 @@
-# make demo: the main job on phantom patients, from nothing to a table, a picture and a report, under 10 minutes on two cores
+# make demo: the main job on phantom patients, from nothing to a table, a picture and a report, 5 minutes on two cores
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
 # make label STUDIES=DIR [PORT=8000]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
 # make zoo: what the Model Zoo asks of a bundle

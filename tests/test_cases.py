@@ -25,6 +25,15 @@ def roles(case):
 ALL = {"flair", "t1", "t1ce", "t2", "label"}
 
 
+def test_links_to_patients_are_followed(tmp_path):
+    touch(tmp_path / "store" / "A_1", *(f"A_1_{role}.nii.gz" for role in OLD))
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "A_1").symlink_to(tmp_path / "store" / "A_1")
+    (case,) = find_cases(tmp_path / "linked")
+    assert case.name == "A_1" and roles(case) == ALL
+    assert [image["case"] for image in find_images(str(tmp_path / "linked"))] == ["A_1"]
+
+
 def test_brats_2018_in_hgg_and_lgg_folders(tmp_path):
     for group, name in (("HGG", "Brats18_CBICA_AAB_1"), ("LGG", "Brats18_TCIA09_141_1")):
         touch(tmp_path / group / name, *(f"{name}_{role}.nii.gz" for role in OLD))

@@ -8,7 +8,7 @@ from scripts.command import command_line_options, run_command
 from scripts.errors import UserError
 
 
-def act(pred: str, folds: "int" = 5, ratio: "float" = 0.5, strict: bool = True) -> None:
+def act(pred: str, folds: "int" = 5, ratio: "float" = 0.5, strict: "bool" = True) -> None:
     calls.append((pred, folds, ratio, strict))
 
 
@@ -29,6 +29,8 @@ def no_calls():
     [
         (["--pred", "a", "--fold", "3"], "--fold is not an option here; did you mean --folds"),
         (["--pred=a", "--rato=1"], "--rato .*did you mean --ratio"),
+        (["--metrc", "a"], "--metrc is not an option here; there are --pred, --folds, --ratio, --strict"),
+        (["--pred", "a", "--strict", "maybe"], "--strict is 'maybe', expected True or False"),
         (["--pred", "a", "--folds", "two"], "--folds is 'two', expected a whole number"),
         (["--pred", "a", "--folds", "1.5"], "--folds is '1.5', expected a whole number"),
         (["--pred", "a", "--ratio", "half"], "--ratio is 'half', expected a number"),
@@ -46,6 +48,7 @@ def test_a_wrong_option_is_refused_before_anything_is_done(arguments, message, m
     [
         (["a"], ("a", 5, 0.5, True)),
         (["a", "3", "--nostrict"], ("a", 3, 0.5, False)),
+        (["a", "--strict", "--ratio", "2"], ("a", 5, 2, True)),
         (["--pred", "a", "--folds=2", "--ratio", "1", "--strict", "False"], ("a", 2, 1, False)),
     ],
 )

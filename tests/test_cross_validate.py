@@ -82,14 +82,22 @@ def test_a_training_ends_with_the_cross_validation_that_is_stopped(line, tmp_pat
     "options, message",
     [
         ({"folds": 4}, r"folds is 4, but .* has the folds \[0, 1, 2\]"),
+        ({"folds": 1, "datalist": ""}, "folds is 1, expected at least 2"),
+        ({"epoch": 3}, "--epoch is not a key of .*did you mean --epochs"),
+        ({"config_file": "configs/trian.yaml"}, "config_file configs/trian.yaml does not exist"),
         ({"fold": 1}, "--fold is set for each fold"),
         ({"ckpt_dir": "x"}, "--ckpt_dir is set for each fold"),
     ],
 )
-def test_options_that_do_not_fit_are_named(options, message, cohort_source, tmp_path):
-    settings = {"folds": 3, "datalist": str(cohort_source / "datalist.json"), **options}
+def test_options_that_do_not_fit_are_named(options, message, cohort_source, tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    settings = {
+        "config_file": "configs/train.yaml",
+        "folds": 3,
+        "datalist": str(cohort_source / "datalist.json"),
+    } | options
     with pytest.raises(UserError, match=message):
-        cross_validate("configs/train.yaml", str(cohort_source / "data"), str(tmp_path / "cv"), **settings)
+        cross_validate(dataset_dir=str(cohort_source / "data"), output_dir=str(tmp_path / "cv"), **settings)
     assert not (tmp_path / "cv").exists()
 
 

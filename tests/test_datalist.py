@@ -36,6 +36,12 @@ def make(cohort, **options):
     return json.loads((cohort / "new.json").read_text())
 
 
+def test_a_folder_in_the_place_of_the_output_is_refused(cohort):
+    with pytest.raises(UserError, match="output is .*, expected the path of a .json file to write"):
+        make_datalist(str(cohort / "data"), str(cohort), folds=2)
+    assert not list(cohort.parent.glob("*.part"))
+
+
 def test_the_form_is_decathlons_with_t1ce_as_image(cohort):
     document = make(cohort)
     items = load_decathlon_datalist(str(cohort / "new.json"), data_list_key="training", base_dir=str(cohort / "data"))

@@ -167,6 +167,13 @@ def test_mistakes_are_named(make, message):
         make()
 
 
+def test_a_teacher_whose_sequence_is_not_loaded_is_left_out_aloud_and_a_misspelt_one_refused(caplog):
+    network = DistillationNetwork(unet(), {"t2": Teacher(unet(), ["t2"])}, sequences=["flair"])
+    assert not network.teachers and "teacher t2 is left out: it sees t2, not loaded" in caplog.text
+    with pytest.raises(UserError, match=r"sequences are \['flair', 't9'\]: \['t9'\] not among"):
+        Teacher(unet(), ["flair", "t9"])
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.pt does not exist"):
         load_weights(unet(), str(tmp_path / "none.pt"))

@@ -42,7 +42,7 @@ def exported(request, folder, command):
 
 @pytest.fixture(scope="module")
 def eager():
-    network = ResUNet(1, 4, [16, 32, 64, 128], deep_supervision=1).eval()
+    network = ResUNet(1, 4, [8, 16, 32, 64], deep_supervision=1).eval()
     load_weights(network, str(BUNDLE / "models" / "model.pt"))
     return network
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
+from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandGaussianNoised
 
 from scripts.checkpoint import RunCheckpoint
@@ -108,8 +109,10 @@ def checkpointed(folder, scores, resume=False, seed=0):
 
     engine = engine_of(step)
     engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
-    RunCheckpoint(str(folder), student, {"net": student, "none": None}, evaluator, seed, resume).attach(engine)
     engine.state.max_epochs = len(scores)
+    RunCheckpoint(str(folder), student, {"net": student, "none": None}, evaluator, {"seed": seed}, resume).attach(
+        engine
+    )
     engine.run([0, 0], max_epochs=len(scores))
     return engine
 
@@ -151,13 +154,39 @@ def test_a_run_that_replaces_an_earlier_one_says_so(tmp_path, caplog):
     assert "checkpoint.pt is of an earlier run and will be replaced" in caplog.text
 
 
+def test_a_run_that_goes_on_for_longer_decays_its_learning_rate_to_the_new_end(tmp_path):
+    def schedule(epochs):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=epochs)
+
+    def train(epochs, resume):
+        optimizer, lr_scheduler = schedule(epochs)
+        engine, evaluator = engine_of(length=1), engine_of()
+        evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
+        engine.state.max_epochs = epochs
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: lr_scheduler.step())
+        objects = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        RunCheckpoint(str(tmp_path), torch.nn.Linear(1, 1), objects, evaluator, {}, resume).attach(engine)
+        rates = []
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+        engine.run([0], max_epochs=epochs)
+        return rates
+
+    whole = train(8, False)
+    train(4, False)
+    assert train(8, True) == pytest.approx(whole[4:])
+
+
 def test_resuming_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"checkpoint\.pt does not exist"):
         checkpointed(tmp_path / "none", [0.1], resume=True)
     checkpointed(tmp_path, [0.1])
-    with pytest.raises(UserError, match="seed is 1, but .* was begun with --seed 0"):
+    with pytest.raises(UserError, match="seed is 1, but .* was begun with 0: use that to resume"):
         checkpointed(tmp_path, [0.1, 0.2], resume=True, seed=1)
+    checkpointed(tmp_path, [0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match=r"epochs is 2, but .*checkpoint\.pt has done 3"):
+        checkpointed(tmp_path, [0.1, 0.2], resume=True)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     torch.save(state | {"net": {}}, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match="of another configuration: .{1,200}$"):
-        checkpointed(tmp_path, [0.1, 0.2], resume=True)
+        checkpointed(tmp_path, [0.1, 0.2, 0.3], resume=True)

@@ -37,7 +37,7 @@ def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, 
     loader = {"_target_": "CheckpointLoader", "load_path": str(root / "models" / "model.pt"), "strict": False}
     overrides = {
         **settings, "bundle_root": str(root), "device": "cpu", "learning_rate": 0.0, "train#trainer#max_epochs": 1,
-        "student_widths": [16, 32, 64, 128], "train#dataset#data": data[:4], "validate#dataset#data": data[4:],
+        "student_widths": [8, 16, 32, 64], "train#dataset#data": data[:4], "validate#dataset#data": data[4:],
         "train#handlers": [{**loader, "load_dict": {"model": "$@network"}}, *handlers],
     }  # fmt: skip
     bundle_run(run_id, config_file=str(root / "configs" / "train.yaml"), logging_file=False, **overrides)

@@ -13,6 +13,7 @@ OVERLAYS = [
     ("train", "no_distillation", "four_sequences", "full_resolution"),
     ("inference", "full_resolution"),
 ]
+TEACHER = "_target_: scripts.distillation.Teacher"
 MAIN = "site-packages/monai/bundle/__main__.py"
 
 
@@ -39,6 +40,16 @@ def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
     [
         ("epocs: 9", "overlay.yaml: epocs is not a key of the files before, nor used; did you mean epochs"),
         ("network_def::atention: cbam", "overlay.yaml: network_def::atention: there is no atention .*attention"),
+        (
+            "loss: {student_weight: 0.5}",
+            "replaces all of .*DistillationLoss: write loss::student_weight",
+        ),
+        (
+            "loss::soft_target: {temperature: 5.0}",
+            "all of .*SoftTargetLoss: write loss::soft_target::temperature",
+        ),
+        (f"teachers: {{t: {{{TEACHER}, sequence: [t1]}}}}", "teachers::t: .*Teacher takes no sequence; .*sequences"),
+        ("network_def: {_target_: SegRessNet}", "_target_ SegRessNet cannot be found"),
         ("learning_rat: 1.0e-3\nrun: '@training'", "learning_rat .*did you mean learning_rate"),
     ],
 )
@@ -50,7 +61,10 @@ def test_misspelt_keys_of_overlays_are_refused(overlay, message, tmp_path):
 
 
 def test_overlays_may_bring_new_parts(tmp_path):
-    (tmp_path / "overlay.yaml").write_text("mine: 3\nepochs: '@mine'\ninspect: [$print(1)]\nteachers::second: {}")
+    (tmp_path / "overlay.yaml").write_text(
+        "mine: 3\nepochs: '@mine'\ninspect: [$print(1)]\nteachers::second: {}\n"
+        "network_def: {_target_: SegResNet, in_channels: 1}\nnetwork: $@distillation"
+    )
     files = f"['{TRAIN}','{tmp_path / 'overlay.yaml'}']"
     assert refuse_unknown_keys(bundle_options([MAIN, "run", "inspect", "--config_file", files])) is None
 

@@ -17,6 +17,7 @@ from scripts.preflight import check_settings
         ({"dataset_dir": "/no/such/folder"}, "dataset_dir is '/no/such/folder', expected a folder that exists"),
         ({"et_label": 5}, "et_label is 5, expected 3 or 4"),
         ({"strict": "no"}, "strict is 'no', expected True or False"),
+        ({"patch_ratios": [3, 1]}, "patch_ratios is .* expected four numbers of at least 0"),
         ({"seed": "abc"}, "seed is 'abc', expected a whole number"),
         ({"learning_rate": "1e-3"}, "learning_rate is '1e-3', expected a number of at least 0, in YAML 1.0e-3"),
         ({"student_widths": 8}, "student_widths is 8, expected four numbers of channels"),

@@ -6,7 +6,7 @@ import pytest
 from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS
-from scripts.summary import CaseScore, caption, estimate, format_table, read_scores, write_scores
+from scripts.summary import CaseScore, caption, cell, estimate, format_table, read_scores, write_scores
 
 
 def scores(values, empty=()):
@@ -16,6 +16,11 @@ def scores(values, empty=()):
         for i, value in enumerate(values)
         for region in TABLE_ORDER
     ]
+
+
+def test_a_single_patient_has_no_interval():
+    assert cell("dice", estimate(np.array([0.5]))) == "0.500"
+    assert cell("dice", estimate(np.array([0.5, 0.5]))) == "0.500 [0.500, 0.500]"
 
 
 def test_the_interval_is_the_bootstraps():

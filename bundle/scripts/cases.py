@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -65,13 +66,19 @@ def find_cases(dataset_dir: str | Path) -> list[Case]:
     return sorted(cases, key=lambda case: case.name)
 
 
+def volumes_under(root: Path) -> list[Path]:
+    """All .nii and .nii.gz files under a folder, less hidden ones, sorted; links to folders are followed."""
+    found = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
+    return sorted(path for path in found if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file())
+
+
 def find_brats(root: Path) -> list[Case]:
     """BraTS folders: files are grouped by folder and by their name without the ending that tells the role."""
     folders: dict[Path, dict[str, dict[str, Path]]] = defaultdict(lambda: defaultdict(dict))
     modern: set[Path] = set()
-    for path in sorted(root.rglob("[!.]*.nii*")):
+    for path in volumes_under(root):
         stem, ending = split_name(path)
-        if path.is_file() and ending in ENDINGS:
+        if ending in ENDINGS:
             folders[path.parent][stem][ENDINGS[ending]] = path
             if ending in ENDINGS_2023:
                 modern.add(path.parent)
@@ -127,8 +134,7 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     root = Path(path)
     if not root.exists():
         raise UserError(f"dataset_dir {root} does not exist: give a NIfTI file or a folder of them.")
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*.nii*") if file.is_file())
-    files = [file for file in files if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    files = [root] if root.is_file() and root.name.endswith(SUFFIXES) else volumes_under(root)
     roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
     chosen = [file for file in files if roles[file] == sequence]
     if not chosen:
@@ -167,8 +173,11 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
     if not root.is_dir():
         raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
     named = [(case.name, case.files["label"]) for case in find_brats(root) if "label" in case.files]
-    files = [file for file in sorted(root.rglob("[!.]*.nii*")) if file.is_file() and file.name.endswith(SUFFIXES)]
-    plain = [(strip_suffix(file), file) for file in files if split_name(file)[1] not in (*ENDINGS, *MAP_ENDINGS)]
+    plain = [
+        (strip_suffix(file), file)
+        for file in volumes_under(root)
+        if split_name(file)[1] not in (*ENDINGS, *MAP_ENDINGS)
+    ]
     maps: dict[str, Path] = {}
     for case, file in sorted(named or plain):
         if case in maps:

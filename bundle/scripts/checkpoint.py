@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class RunCheckpoint:
     """Keeps the best student and the whole run, and restores the latter.
 
-    After every epoch ``checkpoint.pt`` is replaced (state of ``objects``, trainer, best metric, seed); ``model.pt``
+    After every epoch ``checkpoint.pt`` is replaced (state of ``objects``, trainer, best metric, settings); ``model.pt``
     is the student's bare state dict, replaced when the validation metric rises. Ignite's DiskSaver writes to a
     temporary file and renames it, on rank 0 only. MONAI's CheckpointSaver cannot keep one file under one name, nor
     does it remember the best metric over a restart. Attach it last, after validation and confidence.
@@ -31,7 +31,7 @@ class RunCheckpoint:
         student: the network that is shipped.
         objects: name -> object with state_dict and load_state_dict (networks, optimizer, scheduler, confidence).
         evaluator: the validation engine with its best metric.
-        seed: the seed of EpochSeed; a resumed run must have the same.
+        settings: what a resumed run must have in common with the one that it continues, such as seed and fold.
         resume: continue from ``checkpoint.pt``; "auto" if there is one, for jobs that are restarted.
 
     Raises:
@@ -44,7 +44,7 @@ class RunCheckpoint:
         student: torch.nn.Module,
         objects: Mapping[str, Any],
         evaluator: Engine,
-        seed: int,
+        settings: Mapping[str, Any],
         resume: bool | str = False,
     ) -> None:
         self.path = Path(ckpt_dir, "checkpoint.pt")
@@ -52,7 +52,7 @@ class RunCheckpoint:
         self.student = student
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.evaluator = evaluator
-        self.seed = seed
+        self.settings = dict(settings)
         self.resume = resume
         if resume and not self.path.is_file():
             raise UserError(
@@ -67,7 +67,11 @@ class RunCheckpoint:
         if (
             self.resume
         ):  # here, before anything is written, but for the trainer's state: ignite begins anew if that is done
-            engine.add_event_handler(Events.STARTED, self.go_on, self.load(engine.state.device))
+            rest = self.load(engine.state.device)
+            done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
+            if wanted is not None and wanted < done:
+                raise UserError(f"epochs is {wanted}, but {self.path} has done {done}: give at least as many.")
+            engine.add_event_handler(Events.STARTED, self.go_on, rest)
 
     def __call__(self, engine: Engine) -> None:
         best = self.evaluator.state
@@ -78,20 +82,22 @@ class RunCheckpoint:
             "trainer": dict(engine.state_dict()),
             "best_metric": best.best_metric,
             "best_metric_epoch": best.best_metric_epoch,
-            "seed": self.seed,
+            "settings": self.settings,
         }
         self.save(states | run, self.path.name)
 
     def load(self, device: torch.device) -> dict[str, Any]:
         """Restore the objects; the rest of the checkpoint."""
         checkpoint = torch.load(self.path, map_location=device, weights_only=True)
-        if checkpoint["seed"] != self.seed:
-            raise UserError(
-                f"seed is {self.seed}, but {self.path} was begun with --seed {checkpoint['seed']}: use that one."
-            )
+        for key, value in self.settings.items():
+            if (begun := checkpoint["settings"].get(key)) != value:
+                raise UserError(f"{key} is {value!r}, but {self.path} was begun with {begun!r}: use that to resume.")
         try:
             for name, item in self.objects.items():
+                total = getattr(item, "t_total", None)  # steps of a schedule, which more epochs lengthen
                 item.load_state_dict(checkpoint[name])
+                if total is not None:
+                    item.t_total = total
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip().rstrip(".")
             raise UserError(

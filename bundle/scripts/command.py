@@ -16,9 +16,10 @@ from scripts.errors import UserError
 
 __all__ = ["command_line_options", "nearest", "run_command"]
 
-NUMBERS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
 }
 
 
@@ -27,16 +28,19 @@ def run_command(function: Callable[..., Any]) -> None:
 
     Raises:
         UserError: names an option that the function does not take and the nearest that it does, or one whose value is
-            not the number that its annotation says.
+            not the number, or True or False, that its annotation says.
     """
     parameters = inspect.signature(function).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in command_line_options(sys.argv[1:]).items():
         if name not in parameters:
             if not open_ended and name not in ("help", "", *(f"no{known}" for known in parameters)):
-                raise UserError(f"--{name} is not an option here; did you mean --{nearest(name, parameters)}?")
-        elif (kind := str(parameters[name].annotation).removesuffix(" | None")) in NUMBERS:
-            types, expected = NUMBERS[kind]
+                close = difflib.get_close_matches(name, parameters, n=1)
+                hint = f"did you mean --{close[0]}?" if close else f"there are --{', --'.join(parameters)}."
+                raise UserError(f"--{name} is not an option here; {hint}")
+        elif (kind := str(parameters[name].annotation).removesuffix(" | None")) in KINDS:
+            types, expected = KINDS[kind]
+            value = "True" if kind == "bool" and value[:2] in ("", "--") else value  # --strict alone
             if not isinstance(DefaultParseValue(value), types):
                 raise UserError(f"--{name} is {value!r}, expected {expected}.")
     fire.Fire(function)

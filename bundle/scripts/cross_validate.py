@@ -26,6 +26,7 @@ from scripts.command import run_command
 from scripts.datalist import make_datalist
 from scripts.errors import UserError
 from scripts.loading import read_json
+from scripts.overrides import refuse_unknown_keys
 from scripts.records import write_json, write_table
 from scripts.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.tracking import send_cross_validation
@@ -65,6 +66,12 @@ def cross_validate(
         raise UserError(f"--{wrong[0]} is set for each fold by cross-validation: leave it out.")
     out = Path(output_dir)
     files = [config_file] if isinstance(config_file, str) else list(config_file)
+    for path in files:
+        if not Path(path).is_file():
+            raise UserError(f"config_file {path} does not exist: give it relative to the bundle's folder.")
+    refuse_unknown_keys({"config_file": str(files), **overrides})
+    if folds is not None and folds < 2:
+        raise UserError(f"folds is {folds}, expected at least 2.")
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
         make_datalist(

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.records import check_output
 
 __all__ = ["draw_curves", "draw_panel"]
 
@@ -36,11 +37,12 @@ def draw_curves(run: str, picture: str) -> None:
         picture: the PNG to write.
 
     Raises:
-        UserError: if the run has no history.csv.
+        UserError: if the run has no history.csv, or picture is no PNG.
     """
     path = Path(run, "history.csv")
     if not path.is_file():
         raise UserError(f"{path} does not exist: give the output_dir of a training.")
+    check_output(picture, "picture", ".png")
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     matplotlib.use("Agg")
@@ -48,7 +50,6 @@ def draw_curves(run: str, picture: str) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.2), layout="constrained", squeeze=False)
     for axis, (title, prefix) in zip(axes[0], panels):
         draw_panel(axis, rows, title, [name for name in rows[0] if name.startswith(prefix)])
-    Path(picture).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
     print(f"{len(rows)} epochs are drawn in {picture}.")

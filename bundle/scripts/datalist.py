@@ -23,6 +23,7 @@ from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
 from scripts.loading import read_json
 from scripts.overlap import find_overlap
+from scripts.records import check_output
 
 __all__ = ["make_datalist", "assign_folds"]
 
@@ -62,6 +63,7 @@ def make_datalist(
     """
     if mapping and not trained_on:
         raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
+    check_output(output, "output", ".json")
     needed = [sequences] if isinstance(sequences, str) else list(sequences)
     if "t1ce" not in needed or set(needed) - set(SEQUENCES):
         raise UserError(f"sequences are {needed}, expected t1ce, alone or with others of {list(SEQUENCES)}.")

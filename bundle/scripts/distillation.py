@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from scripts.errors import UserError
 from scripts.fusion import CooperativeFusion
+from scripts.labels import SEQUENCES
 from scripts.precision import autocast
 
 __all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups"]
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationOutput(NamedTuple):
@@ -62,6 +66,8 @@ class Teacher(nn.Module):
         checkpoint: str | None = None,
     ) -> None:
         super().__init__()
+        if unknown := sorted(set(sequences) - set(SEQUENCES)):
+            raise UserError(f"a teacher's sequences are {list(sequences)}: {unknown} not among {list(SEQUENCES)}.")
         if frozen and not checkpoint:
             raise ValueError(f"the teacher of {list(sequences)} is frozen but has no checkpoint: give one.")
         self.network = network
@@ -130,6 +136,9 @@ class DistillationNetwork(nn.Module):
         self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
         if sequences is not None:
             given = {*self.student_sequences, *sequences}
+            for name, teacher in teachers.items():
+                if lacking := sorted(set(teacher.sequences) - given):
+                    logger.warning(f"The teacher {name} is left out: it sees {', '.join(lacking)}, not loaded.")
             teachers = {name: teacher for name, teacher in teachers.items() if given.issuperset(teacher.sequences)}
             fusion = fusion if fusion is not None and set(fusion.teachers) <= set(teachers) else None
         self.student = student
@@ -192,7 +201,7 @@ def load_weights(network: nn.Module, path: str) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
         raise UserError(
             f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, "
             "or the options that it was trained with (such as --student_widths)."

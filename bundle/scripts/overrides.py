@@ -22,6 +22,7 @@ from scripts.errors import UserError
 __all__ = ["bundle_options", "refuse_unknown_keys"]
 
 TRAIN = Path(__file__).resolve().parents[1] / "configs" / "train.yaml"
+LOCATOR = ComponentLocator()
 WORKFLOW_KEYS = ("imports", "initialize", "run", "finalize")  # which MONAI looks for
 
 
@@ -89,6 +90,8 @@ def refuse_unknown_overlay_keys(files: Sequence[str], run_id: str | None) -> Non
                 near = nearest(root(key), known)
                 raise UserError(f"{path}: {key} is not a key of the files before, nor used; did you mean {near}?")
             refuse_unknown_inner_key(f"{path}: {key}", before, key)
+            refuse_lost_target(f"{path}: {key}", before, key, overlay[key])
+            refuse_unknown_arguments(f"{path}: {key}", overlay[key])
         known |= {root(key) for key in overlay}
 
 
@@ -115,11 +118,51 @@ def refuse_unknown_step(name: str, parent: Any, path: Sequence[str]) -> None:
     if step not in known and not rest and isinstance(parent, Mapping):
         if "_target_" not in parent or step.startswith("_"):
             return
-        target = locate(str(ConfigComponent(parent, locator=ComponentLocator()).resolve_module_name()))
-        parameters = inspect.signature(target).parameters if callable(target) else {}
-        if step in parameters or not parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = arguments_of(name, parent)
+        if not known:
             return
-        known = [*parameters]
     if step not in known:
         hint = f"did you mean {nearest(step, known)}?" if known else "the config has a single value there."
         raise UserError(f"{name}: there is no {step} to set; {hint}")
+
+
+def arguments_of(name: str, part: Mapping[str, Any]) -> list[str]:
+    """What the target of a part of the config takes; empty where it takes anything.
+
+    Raises:
+        UserError: if there is no such target.
+    """
+    try:
+        target = locate(str(ConfigComponent(part, locator=LOCATOR).resolve_module_name()))
+    except ModuleNotFoundError:
+        target = None
+    if not callable(target):
+        raise UserError(f"{name}: _target_ {part['_target_']} cannot be found: give MONAI's name or the full path.")
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # of some of Python's own
+        return []
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [] if anything else [*parameters]
+
+
+def refuse_lost_target(name: str, config: Mapping[str, Any], key: str, value: Any) -> None:
+    """Refuse a mapping without target in the place of a part with one: it would replace all of the part."""
+    part: Any = config
+    for step in re.split("#|::", key.lstrip("+~")):
+        part = part.get(step) if isinstance(part, Mapping) else None
+    lost = isinstance(part, Mapping) and "_target_" in part and isinstance(value, Mapping) and "_target_" not in value
+    if key[0] not in "+~" and lost and value:
+        first = next(iter(value))
+        raise UserError(f"{name} replaces all of {part['_target_']}: write {key}::{first} to change {first} alone.")
+
+
+def refuse_unknown_arguments(name: str, value: Any) -> None:
+    """Refuse parts, however deep, whose target cannot be found or does not take one of their keys."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    fixed = isinstance(value, Mapping) and not str(value.get("_target_", "$")).startswith("$")
+    known = arguments_of(name, value) if fixed else []
+    for key, inner in items:
+        if known and key not in known and not str(key).startswith("_"):
+            raise UserError(f"{name}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
+        refuse_unknown_arguments(f"{name}::{key}", inner)

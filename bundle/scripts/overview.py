@@ -20,6 +20,7 @@ from scripts.cases import Case, find_cases
 from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import CLASSES
+from scripts.records import check_output
 
 __all__ = ["overview"]
 
@@ -43,6 +44,7 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
     pairs = [item.partition("=") for item in str(runs).split(",")]
     if not all(name and folder for name, _, folder in pairs):
         raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
+    check_output(picture, "picture", ".png")
     folders = {name: Path(folder) for name, _, folder in pairs}
     scores = {name: read_scores(folder / "metrics.csv") for name, folder in folders.items()}
     common = sorted(set.intersection(*({scored for scored, _ in table} for table in scores.values())))
@@ -86,7 +88,6 @@ def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
         axis.axis("off")
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASSES[1:])]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
-    Path(picture).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 

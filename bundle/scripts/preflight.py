@@ -77,6 +77,10 @@ RULES = {
         (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
     ),
     "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
+    "patch_ratios": (
+        lambda v: isinstance(v, list) and len(v) == 4 and all(number(r) and r >= 0 for r in v) and sum(v) > 0,
+        'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
+    ),
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
     "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),

@@ -162,6 +162,9 @@ def number(metric: str, value: float) -> str:
 
 
 def cell(metric: str, item: Estimate) -> str:
+    """Mean and interval, which a single patient does not have."""
+    if item.low != item.low:
+        return number(metric, item.mean)
     return f"{number(metric, item.mean)} [{number(metric, item.low)}, {number(metric, item.high)}]"
 
 
