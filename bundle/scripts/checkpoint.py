@@ -64,9 +64,7 @@ class RunCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        if (
-            self.resume
-        ):  # here, before anything is written, but for the trainer's state: ignite begins anew if that is done
+        if self.resume:  # before anything is written; the trainer's state at its start: ignite restarts what is done
             rest = self.load(engine.state.device)
             done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
             if wanted is not None and wanted < done:

@@ -9,9 +9,7 @@ import torch
 __all__ = ["autocast", "fast_bfloat16"]
 
 
-LEAST_PATCH = (
-    24  # voxels a side; PyTorch 2.13 on CPUs at times gives senseless bfloat16 gradients for 16 (docs/scaling.md)
-)
+LEAST_PATCH = 24  # voxels a side: with 16, PyTorch's CPU gradients are at times senseless (docs/scaling.md)
 
 
 def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool:

@@ -29,7 +29,7 @@ __all__ = ["compare_with_training", "forget_earlier_run", "forget_scores", "reco
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
-SCORES = ("metrics.*", "metrics_et_cleared.*", "calibration.csv")
+SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
 ROOT = Path(__file__).resolve().parents[1]
 
 
