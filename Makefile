@@ -47,10 +47,10 @@ zoo: $(VENV)/ready
 	$(BIN)/isort -q --check --profile black -l 120 --src bundle bundle tests/zoo
 	$(BIN)/flake8 --max-line-length 120 --extend-ignore E203 bundle tests/zoo
 
-$(LABEL)/ready: serving/constraints.txt
+$(LABEL)/ready: pyproject.toml
 	$(PYTHON) -m venv $(LABEL)
 	$(LABEL)/bin/pip install -q --disable-pip-version-check torch==2.13.0
-	$(LABEL)/bin/pip install -q --disable-pip-version-check -c serving/constraints.txt monailabel
+	$(LABEL)/bin/pip install -q --disable-pip-version-check ".[label]"
 	touch $@
 
 label: $(LABEL)/ready
