@@ -114,7 +114,10 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
     (tmp_path / "anna_entropy.nii.gz").touch()  # of a prediction into the same folder
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
-    assert find_images(tmp_path / "bert_seg.nii") == [{"image": str(tmp_path / "bert_seg.nii"), "case": "bert"}]
+    path = tmp_path / "bert_scan.nii"
+    assert find_images(path) == [{"image": str(path), "case": "bert_scan"}]
+    with pytest.raises(UserError, match="bert_seg.nii holds no t1ce image: .* named as another sequence, a label"):
+        find_images(tmp_path / "bert_seg.nii")
 
 
 def test_images_that_would_be_written_to_one_file_are_refused(tmp_path):

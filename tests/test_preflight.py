@@ -1,9 +1,14 @@
 """Settings are checked before anything is built."""
 
 import pytest
+from monai.networks.nets import DynUNet, SegResNetDS
 
+from scripts.distillation import DistillationNetwork, Teacher
 from scripts.errors import UserError
-from scripts.preflight import check_settings
+from scripts.networks import ResUNet
+from scripts.preflight import check_networks, check_settings
+
+WIDTHS = [4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,32 @@ def test_good_values_pass(tmp_path):
     settings = {"epochs": 1, "fold": 0, "roi_size": [64, 64, 8], "spacing": None, "overlap": 0.5}
     assert check_settings(**settings, dataset_dir=str(tmp_path)) is None
     assert check_settings(spacing=[1.5, 2, 2], et_label=3, resume=True, batch_size=2) is None
+
+
+def test_networks_that_take_patches_of_their_sequences_pass():
+    students = [
+        ResUNet(1, 4, WIDTHS, deep_supervision=2),
+        SegResNetDS(init_filters=8, in_channels=1, out_channels=4, blocks_down=[1, 1], dsdepth=2),
+        DynUNet(3, 1, 4, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 4, 4], deep_supervision=True),
+    ]
+    teacher = Teacher(ResUNet(2, 4, WIDTHS), ["flair", "t2"], feature_layers=["decoder2"])
+    for student in students:
+        check_networks(DistillationNetwork(student, {"both": teacher}), [32, 16, 32])
+
+
+@pytest.mark.parametrize(
+    "student, teacher, message",
+    [
+        (ResUNet(2, 4, WIDTHS), None, r"network_def \(ResUNet\) with a patch of t1ce, \(1, 1, 16, 16, 16\), fails"),
+        (ResUNet(1, 3, WIDTHS), None, r"logits of shape \(1, 3, 16, 16, 16\), expected \(1, 4, 16, 16, 16\)"),
+        (
+            ResUNet(1, 4, WIDTHS),
+            ResUNet(1, 4, WIDTHS),
+            r"teachers::both::network .* patch of flair, t2, .* in_channels",
+        ),
+    ],
+)
+def test_networks_of_other_channels_are_refused(student, teacher, message):
+    teachers = {"both": Teacher(teacher, ["flair", "t2"])} if teacher else {}
+    with pytest.raises(UserError, match=message):
+        check_networks(DistillationNetwork(student, teachers), [16, 16, 16])

@@ -137,9 +137,7 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     files = [root] if root.is_file() and root.name.endswith(SUFFIXES) else volumes_under(root)
     roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
     chosen = [file for file in files if roles[file] == sequence]
-    if not chosen:
-        plain = [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
-        chosen = files if root.is_file() else plain
+    chosen = chosen or [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
     if not chosen:
         raise UserError(
             f"dataset_dir {root} holds no {sequence} image: expected .nii or .nii.gz files that are not named as "

@@ -74,22 +74,12 @@ def cross_validate(
         raise UserError(f"folds is {folds}, expected at least 2.")
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
-        make_datalist(
-            dataset_dir, listed, folds=5 if folds is None else folds, sequences=needed_sequences(files, overrides)
-        )
+        make_datalist(dataset_dir, listed, folds=folds or 5, sequences=needed_sequences(files, overrides))
     folds = count_folds(listed, folds)
-    same_as_before(out, {"config_file": files, "dataset_dir": dataset_dir, "datalist": listed, **overrides})
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
+    same_as_before(out, {"config_file": files, **shared})
     for fold in range(folds):
-        folder = out / f"fold_{fold}"
-        if (folder / "metrics.csv").is_file():
-            logger.info(f"Fold {fold} is done: {folder / 'metrics.csv'}.")
-            continue
-        models = folder / "models"
-        options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
-        resume = (models / "checkpoint.pt").is_file()
-        run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
-        run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
+        run_fold(fold, out / f"fold_{fold}", files, shared, processes)
     print_table(collect(out, folds))
     if uri := overrides.get("mlflow_uri"):
         where = {"mlflow_uri": uri, "mlflow_experiment": overrides.get("mlflow_experiment", "mtcm_kd")}
@@ -128,6 +118,18 @@ def needed_sequences(files: Sequence[str], overrides: Mapping[str, Any]) -> list
     return list(
         dict.fromkeys(["t1ce", *(name for part in named for name in ([part] if isinstance(part, str) else part))])
     )
+
+
+def run_fold(fold: int, folder: Path, files: Sequence[str], shared: Mapping[str, Any], processes: int) -> None:
+    """Train and evaluate one fold in its folder, from where it stopped."""
+    if (folder / "metrics.csv").is_file():
+        logger.info(f"Fold {fold} is done: {folder / 'metrics.csv'}.")
+        return
+    models = folder / "models"
+    options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
+    resume = (models / "checkpoint.pt").is_file()
+    run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
+    run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
 
 
 def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:

@@ -67,23 +67,12 @@ def make_datalist(
     needed = [sequences] if isinstance(sequences, str) else list(sequences)
     if "t1ce" not in needed or set(needed) - set(SEQUENCES):
         raise UserError(f"sequences are {needed}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
-    cases = find_cases(dataset_dir)
-    labelled = {case.group for case in cases if "label" in case.files}
-    training = [case for case in cases if case.group in labelled]
-    testing = [case for case in cases if case.group not in labelled]
+    training, testing = part_by_label(find_cases(dataset_dir))
     split_folds = read_split(split, training) if split else None
     if split_folds is not None:
         training = [case for case in training if case.name in split_folds]
-
     cases = training + testing
-
-    def check(index: int) -> CaseReport:
-        case = cases[index]
-        roles = list(dict.fromkeys(["t1ce", *needed]))  # T1ce first: its voxels give the checksum
-        roles += ["label"] if index < len(training) else []
-        return check_case(case.name, case.files, roles, allowed(case), channels=len(case.channels) or 1)
-
-    reports = dict(zip((case.name for case in cases), check_cases(check, len(cases))))
+    reports = check_files(cases, len(training), needed)
     faults = [fault for report in reports.values() for fault in report.faults]
     values, mixed = detect_label_values(training, reports)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
@@ -97,6 +86,25 @@ def make_datalist(
         raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
     checksums = {case.name: reports[case.name].checksum for case in kept}
     write_datalist(output, Path(dataset_dir), kept, fold_of, values, checksums)
+
+
+def part_by_label(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """Cases for training, and those of folders without any label."""
+    labelled = {case.group for case in cases if "label" in case.files}
+    training = [case for case in cases if case.group in labelled]
+    return training, [case for case in cases if case.group not in labelled]
+
+
+def check_files(cases: Sequence[Case], labelled: int, sequences: Sequence[str]) -> dict[str, CaseReport]:
+    """What is in the files of each case, by its name; the first ``labelled`` of them must have a label."""
+    roles = list(dict.fromkeys(["t1ce", *sequences]))  # T1ce first: its voxels give the checksum
+
+    def check(index: int) -> CaseReport:
+        case = cases[index]
+        wanted = [*roles, "label"] if index < labelled else roles
+        return check_case(case.name, case.files, wanted, allowed(case), channels=len(case.channels) or 1)
+
+    return dict(zip((case.name for case in cases), check_cases(check, len(cases))))
 
 
 def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:

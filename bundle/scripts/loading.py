@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.checks import CaseReport, check_case, check_cases, duplicates, settle
+from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicates, settle
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
@@ -76,20 +76,7 @@ def load_cases(
         raise UserError(f"sequences {unknown} are unknown, expected some of {list(SEQUENCES)}.")
     chosen = [entry for entry in read_entries(datalist, fold, training) if training or fold in (None, entry["fold"])]
     needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
-    values = set(label_values(datalist))
-
-    def check(index: int) -> CaseReport:
-        case = chosen[index]["case"]
-        files = entry_files(chosen[index], dataset_dir)
-        roles = [*dict.fromkeys(needed[case]), "label"]
-        return check_case(case, files, roles, values, channels=len(chosen[index].get("channels", {})) or 1)
-
-    reports = check_cases(check, len(chosen))
-    rows = [
-        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
-        for entry, report in zip(chosen, reports)
-    ]
-    left_out = settle([fault for report in reports for fault in report.faults] + duplicates(rows), strict)
+    left_out = settle(find_faults(chosen, dataset_dir, needed, set(label_values(datalist))), strict)
     parts: dict[str, list[dict]] = {"training": [], "validation": []}
     for entry in chosen:
         if entry["case"] not in left_out:
@@ -98,6 +85,25 @@ def load_cases(
             if fold in (None, entry["fold"]):
                 parts["validation"].append(network_entry(entry, dataset_dir, student, []))
     return parts
+
+
+def find_faults(
+    entries: Sequence[Mapping[str, Any]], dataset_dir: str, needed: Mapping[str, Sequence[str]], values: set[int]
+) -> list[Fault]:
+    """What is wrong with the files of each case (``needed`` and the label), and patients in two folds."""
+
+    def check(index: int) -> CaseReport:
+        entry = entries[index]
+        roles = [*dict.fromkeys(needed[entry["case"]]), "label"]
+        channels = len(entry.get("channels", {})) or 1
+        return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
+
+    reports = check_cases(check, len(entries))
+    rows = [
+        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
+        for entry, report in zip(entries, reports)
+    ]
+    return [fault for report in reports for fault in report.faults] + duplicates(rows)
 
 
 def sequences_at_hand(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> list[str]:

@@ -1,16 +1,23 @@
-"""Checks of the settings, before anything is built: the first entry of every ``training`` and ``evaluating`` list."""
+"""Checks before work starts: of the settings, first of all, and of the networks that they build."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from scripts.distillation import DistillationNetwork, logits_list
 from scripts.errors import UserError
+from scripts.labels import CLASSES
 from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
 
-__all__ = ["check_settings"]
+__all__ = ["check_networks", "check_settings"]
 
 
 def check_settings(**settings: Any) -> None:
@@ -27,6 +34,38 @@ def check_settings(**settings: Any) -> None:
         rule, expected = RULES[key]
         if not rule(value):
             raise UserError(f"{key} is {value!r}, expected {expected}.")
+
+
+def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> None:
+    """Refuse a student or a teacher that cannot take a patch of its sequences, or gives no logits of the classes.
+
+    Shapes alone are computed, so this takes no time and no memory.
+
+    Raises:
+        UserError: names the network, the patch, and what is wrong with it.
+    """
+    named: dict[str, Any] = {"network_def": (networks.student, networks.student_sequences)}
+    named |= {f"teachers::{name}::network": (t.network, t.sequences) for name, t in networks.teachers.items()}
+    for key, (network, sequences) in named.items():
+        patch = (1, len(sequences), *roi_size)
+        given = f"{key} ({type(network).__name__}) with a patch of {', '.join(sequences)}, {patch},"
+        try:
+            logits = output_shape(network, patch)
+        except (RuntimeError, ValueError) as error:
+            if "meta" in str(error):  # it looks at values, which are not there
+                continue
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{given} fails: {reason}. Mend its in_channels, or roi_size.") from error
+        if logits != (expected := (1, len(CLASSES), *roi_size)):
+            raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: mend its out_channels.")
+
+
+def output_shape(network: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the full-resolution logits for an input of this shape."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    with torch.no_grad():
+        return tuple(logits_list(functional_call(network, shapes, torch.empty(patch, device="meta")))[0].shape)
 
 
 def whole(value: Any, least: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
     done = about["evaluation"] or about["inference"]
     cases, values = find_files(run, done), class_of_value(done)
-    paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
-    tables = [read_scores(path) for path in paths if path.is_file()]
-    tables = [table for table in tables if set(cases) <= set(table.cases)]  # others are of other patients
+    tables = scores_of(folder, cases)
     rows = score_rows(tables[0]) if tables else read_volumes(cases.values(), values)
     picks = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     mosaics = {case: mosaic_of(cases[case], values) for case in picks.values()}
@@ -83,6 +81,13 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     document = {"scores": summaries, "calibration_error": errors, "shown": picks, **about}
     write_json(target.with_suffix(".json"), document)
     print(f"Report of {len(cases)} patients: {target}")
+
+
+def scores_of(folder: Path, cases: Collection[str]) -> list[Scores]:
+    """The tables of a folder that score all these cases; others are of other patients."""
+    paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
+    tables = [read_scores(path) for path in paths if path.is_file()]
+    return [table for table in tables if set(cases) <= set(table.cases)]
 
 
 def read_json_file(path: Path) -> dict[str, Any] | None:
