@@ -1,7 +1,7 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
 All run inference.yaml; peers get its crop to the brain and its bfloat16 too, but work at the patient's own spacing, as
-they do at home. Weights are random: they do not change the time. SwinUNETR, minutes a patient on a CPU, runs there
+they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not change the time. SwinUNETR, minutes a patient on a CPU, runs there
 once and in float32, which is faster for it.
 """
 
@@ -25,7 +25,8 @@ from scripts.summary import format_table
 __all__ = ["inference"]
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-NATIVE = {"spacing": None, "window_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0, "mirror": False}
+ONCE = {"mirror": False}
+NATIVE = {**ONCE, "spacing": None, "window_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0}
 PEERS = {
     "SegResNet 16 (zoo brats_mri_segmentation)": {
         "_target_": "SegResNet",
@@ -47,7 +48,7 @@ PEERS = {
     },
     "SwinUNETR 24": {"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 4, "feature_size": 24},
 }
-WIDTHS = {f"student {w}-{8 * w}": {"student_widths": [w, 2 * w, 4 * w, 8 * w]} for w in (8, 16, 24, 32)}
+WIDTHS = {f"student {w}-{8 * w}": {**ONCE, "student_widths": [w, 2 * w, 4 * w, 8 * w]} for w in (8, 16, 24, 32)}
 STAGES = ("read", "preprocess", "network", "postprocess", "write")
 
 
