@@ -1,8 +1,8 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
-All run inference.yaml; peers get its crop to the brain and its bfloat16 too, but work at the patient's own spacing, as
-they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not change the time. SwinUNETR, minutes a patient on a CPU, runs there
-once and in float32, which is faster for it.
+All run inference.yaml; peers get its crop to the brain and its bfloat16 too, but work at the patient's own spacing,
+as they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not change the
+time. SwinUNETR, minutes a patient on a CPU, runs there once and in float32, which is faster for it.
 """
 
 from __future__ import annotations
