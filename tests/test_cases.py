@@ -116,8 +116,14 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
     path = tmp_path / "bert_scan.nii"
     assert find_images(path) == [{"image": str(path), "case": "bert_scan"}]
-    with pytest.raises(UserError, match="bert_seg.nii holds no t1ce image: .* named as another sequence, a label"):
+    with pytest.raises(UserError, match="bert_seg.nii is named as a file of seg, not of t1ce: rename it"):
         find_images(tmp_path / "bert_seg.nii")
+
+
+def test_files_that_tell_no_sequence_are_named_where_others_do(tmp_path, caplog):
+    touch(tmp_path, "a_t1ce.nii.gz", "a_flair.nii.gz", "b.nii.gz")
+    assert [item["case"] for item in find_images(tmp_path)] == ["a"]
+    assert "Left out 1 file(s) whose names tell no sequence, since 1 tell t1ce: b.nii.gz" in caplog.text
 
 
 def test_images_that_would_be_written_to_one_file_are_refused(tmp_path):

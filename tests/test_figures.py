@@ -3,12 +3,14 @@
 import csv
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
 from scripts.curves import draw_curves
 from scripts.errors import UserError
+from scripts.metrics import COLUMNS
 from scripts.overview import overview
 
 
@@ -17,9 +19,10 @@ def evaluated(folder, cohort, dice):
     folder.mkdir()
     with open(folder / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case", "region", "dice"])
+        writer.writerow(["case", "region", *COLUMNS])
         for case, value in dice.items():
-            writer.writerows([(case, "TC", 0.5), (case, "WT", value), (case, "ET", 0.25)])
+            rest = [""] * (len(COLUMNS) - 1)
+            writer.writerows([case, name, v, *rest] for name, v in (("TC", 0.5), ("WT", value), ("ET", 0.25)))
             shutil.copy(cohort / "data" / case / f"{case}_seg.nii.gz", folder)
     return str(folder)
 
@@ -48,10 +51,29 @@ def test_runs_that_were_not_evaluated_together_are_refused(cohort_source, tmp_pa
         overview(data, ",".join(runs), picture)
     with pytest.raises(UserError, match="case is 'x', expected one of"):
         overview(data, runs[0], picture, case="x")
+    with pytest.raises(UserError, match="holds no case phantom_0001, which the runs have"):
+        overview(str(cohort_source / "data" / "phantom_0003"), runs[0], picture)
     with pytest.raises(UserError, match="evaluate the run first"):
         overview(data, f"none={tmp_path / 'none'}", picture)
     with pytest.raises(UserError, match="expected NAME=DIR"):
         overview(data, str(tmp_path), picture)
+
+
+def test_patients_of_the_decathlon_are_drawn_with_their_own_channels_and_values(cohort_source, tmp_path):
+    """The same patient in both layouts gives the same picture."""
+    case, data = "phantom_0001", tmp_path / "msd"
+    source = cohort_source / "data" / case
+    scans = [nib.load(source / f"{case}_{name}.nii.gz") for name in ("flair", "t1", "t1ce", "t2")]
+    label = np.asarray(nib.load(source / f"{case}_seg.nii.gz").dataobj)
+    label = np.array([0, 2, 1, 0, 3], np.uint8)[label]
+    for folder, voxels in {"imagesTr": np.stack([scan.dataobj for scan in scans], -1), "labelsTr": label}.items():
+        (data / folder).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(voxels, scans[0].affine), data / folder / f"{case}.nii.gz")
+    run = evaluated(tmp_path / "run", cohort_source, {case: 0.5})
+    overview(str(cohort_source / "data"), f"a={run}", str(tmp_path / "brats.png"))
+    shutil.copy(data / "labelsTr" / f"{case}.nii.gz", tmp_path / "run" / f"{case}_seg.nii.gz")
+    overview(str(data), f"a={run}", str(tmp_path / "msd.png"))
+    assert np.array_equal(plt.imread(tmp_path / "brats.png"), plt.imread(tmp_path / "msd.png"))
 
 
 def test_curves_are_drawn_of_what_the_history_holds(tmp_path):

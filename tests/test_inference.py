@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -107,7 +108,9 @@ def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tm
 
 def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
     (tmp_path / "phantom_0002_seg.nii.gz").touch()
-    (tmp_path / "inference.json").write_text('{"cases": [{"prediction": "there/phantom_0002_seg.nii.gz"}]}')
+    image = (cohort_source / "data" / "phantom_0002" / "phantom_0002_t1ce.nii.gz").resolve()
+    case = {"image": str(image), "prediction": "there/phantom_0002_seg.nii.gz"}
+    (tmp_path / "inference.json").write_text(json.dumps({"cases": [case]}))
     images = find_work(str(cohort_source / "data"), output_dir=str(tmp_path))
     assert len(images["all"]) == 6
     assert {image["case"] for image in images["all"]} - {image["case"] for image in images["left"]} == {"phantom_0002"}
@@ -120,6 +123,35 @@ def test_the_truth_beside_an_image_is_never_taken_for_a_prediction_or_overwritte
     folder = cohort / "data" / "phantom_0002"
     with pytest.raises(UserError, match=r"holds 1 label map\(s\) that its inference.json does not list"):
         find_work(str(folder), output_dir=str(folder), overwrite=overwrite)
+
+
+def test_overwriting_that_is_stopped_leaves_no_label_map_of_before(cohort_source, weights, tmp_path, monkeypatch):
+    source = cohort_source / "data"
+    predict(source, tmp_path, weights[0], overlap=0, uncertainty=True)
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Predictor, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        predict(source, tmp_path, weights[1], overlap=0, overwrite=True)
+    assert not list(tmp_path.glob("*.nii.gz"))
+    assert len(find_work(str(source), output_dir=str(tmp_path))["left"]) == 6
+
+
+def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(cohort_source, weights, tmp_path):
+    for patient, case in (("p1", "phantom_0000"), ("p2", "phantom_0001")):
+        (tmp_path / patient).mkdir()
+        shutil.copy(cohort_source / "data" / case / f"{case}_t1ce.nii.gz", tmp_path / patient / "scan.nii.gz")
+    predict(tmp_path / "p1", tmp_path / "out", weights[0], overlap=0)
+    with pytest.raises(UserError, match=r"scan_seg.nii.gz is of another image, .*p1/scan.nii.gz, than .*p2"):
+        predict(tmp_path / "p2", tmp_path / "out", weights[0], overlap=0)
+
+
+def test_a_volume_without_background_is_warned_of(tmp_path, caplog):
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), 5, np.float32), np.eye(4)), tmp_path / "head.nii.gz")
+    data = CheckedImages(
+        [{"image": str(tmp_path / "head.nii.gz"), "case": "head"}],
+        Compose([LoadImaged("image"), EnsureChannelFirstd("image")]),
+    )
+    assert "fault" not in data[0]
+    assert "head.nii.gz: hardly any voxel is 0" in caplog.text
 
 
 def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):

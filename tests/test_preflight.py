@@ -6,7 +6,7 @@ from monai.networks.nets import DynUNet, SegResNetDS
 from scripts.distillation import DistillationNetwork, Teacher
 from scripts.errors import UserError
 from scripts.networks import ResUNet
-from scripts.preflight import check_networks, check_settings
+from scripts.preflight import check_networks, check_settings, check_teachers
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -28,6 +28,10 @@ WIDTHS = [4, 4, 4, 4]
         ({"student_widths": 8}, "student_widths is 8, expected four numbers of channels"),
         ({"student_widths": [8, 16, 32, 62]}, "expected four numbers of channels, multiples of 4 or 6"),
         ({"output_dir": __file__}, "output_dir is .*test_preflight.py', expected a folder"),
+        ({"val_interval": 0}, "val_interval is 0, expected a whole number of at least 1"),
+        ({"num_workers": -1}, "num_workers is -1, expected a whole number of at least 0"),
+        ({"deep_supervision": 3}, "deep_supervision is 3, expected 0, 1 or 2 heads"),
+        ({"cache": "ram"}, 'cache is .ram., expected "disk", "memory" or "none"'),
         ({"ckpt_path": "none.pt"}, "ckpt_path is 'none.pt', expected a file that exists"),
     ],
 )
@@ -69,3 +73,11 @@ def test_networks_of_other_channels_are_refused(student, teacher, message):
     teachers = {"both": Teacher(teacher, ["flair", "t2"])} if teacher else {}
     with pytest.raises(UserError, match=message):
         check_networks(DistillationNetwork(student, teachers), [16, 16, 16])
+
+
+def test_a_teacher_that_sees_what_is_not_loaded_is_refused():
+    teachers = {"t2": Teacher(ResUNet(1, 4, WIDTHS), "t2")}
+    check_teachers(teachers, "t1ce", ["t1", "t2"])
+    check_teachers(teachers, ["t1ce", "t2"], [])
+    with pytest.raises(UserError, match=r"teachers::t2 sees t2, but sequences is \['flair'\]: add what it sees"):
+        check_teachers(teachers, "t1ce", ["flair"])

@@ -24,7 +24,13 @@ def test_a_new_training_does_not_keep_the_scores_of_an_earlier_one(used, resume,
     forget_earlier_run(str(used), str(used / "models"), resume)
     assert [(used / name).is_file() for name in SCORES] == [kept] * len(SCORES)
     assert (used / "case_seg.nii.gz").is_file() and (used / "models" / "checkpoint.pt").is_file()
+    assert (used / "models" / "model.pt").is_file() is kept
     assert ("metrics.csv" in caplog.text) is not kept
+
+
+def test_weights_outside_of_the_trainings_folder_are_kept(used):
+    forget_earlier_run(str(used / "eval"), str(used / "models"), False)  # as MONAI Label trains
+    assert (used / "models" / "model.pt").is_file()
 
 
 def test_label_maps_made_anew_lose_their_scores_alone(used):

@@ -1,5 +1,7 @@
 """Preprocessing, augmentation and caching, on arrays with known answers."""
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -92,14 +94,17 @@ def test_a_voxel_size_that_does_not_divide_keeps_the_centre():
 
 @pytest.mark.parametrize("cache, kind", [("memory", CacheDataset), ("disk", PersistentDataset)])
 def test_files_are_read_once_and_random_transforms_run_each_time(tmp_path, cache, kind):
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
     preprocessing = Compose([LoadImaged("image", ensure_channel_first=True)])
     augmentation = Compose([PerSequenced("image", [RandGaussianNoise(prob=1.0)])])
-    entries = [{"image": str(tmp_path / "a.nii.gz")}]
+    entries = [{"image": str(path)}]
     data = cached_dataset(entries, preprocessing, augmentation, cache, str(tmp_path / "cache"))
     assert isinstance(data, kind)
     first = data[0]["image"]
-    (tmp_path / "a.nii.gz").unlink()
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))  # not to be read again
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = data[0]["image"]
     assert not torch.equal(first, again)
 
@@ -125,3 +130,11 @@ def test_the_class_of_the_largest_logit_is_monais():
     wanted = AsDiscreted("pred", argmax=True)({"pred": logits})["pred"]
     (found,) = ArgMaxd("pred")({"pred": logits}).values()
     assert torch.equal(found.as_tensor().float(), wanted.as_tensor()) and found.meta["spacing"] == 2
+
+
+def test_a_file_that_was_replaced_is_read_anew(tmp_path):
+    path, load = tmp_path / "a.nii.gz", Compose([LoadImaged("image")])
+    for value in (1, 7):
+        nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
+        data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
+        assert float(data[0]["image"].max()) == value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def cached_dataset(
         preprocessing: the first transforms.
         augmentation: what follows, beginning with deterministic ones; None for validation.
         cache: "memory", "disk", or "none".
-        cache_dir: folder of the disk cache; a change of the entries or the transforms makes new files.
+        cache_dir: folder of the disk cache; a change of the entries, their files or the transforms makes new files.
         num_workers: threads that fill the memory cache.
 
     Raises:
@@ -54,5 +55,13 @@ def cached_dataset(
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
     if cache == "disk":
-        return PersistentDataset(data, transform, cache_dir=cache_dir, hash_transform=pickle_hashing)
+        return PersistentDataset(data, transform, cache_dir, hash_entry, hash_transform=pickle_hashing)
     return Dataset(data, transform)
+
+
+def hash_entry(entry: Mapping[str, Any]) -> bytes:
+    """Of the entry, and of size and time of the files that it names: those that were mended are read again."""
+    values = [value for item in entry.values() for value in (item if isinstance(item, list) else [item])]
+    files = [Path(value) for value in values if isinstance(value, str) and Path(value).is_file()]
+    stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return pickle_hashing({"entry": sorted(map(str, entry.items())), "files": stamps})

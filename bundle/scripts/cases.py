@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import defaultdict
@@ -13,6 +14,8 @@ from scripts.errors import UserError
 from scripts.labels import ENDINGS, ENDINGS_2023, MAP_ENDINGS, SEQUENCES
 
 __all__ = ["Case", "find_cases", "find_images", "find_label_maps", "case_of"]
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii.gz", ".nii")
 MSD_MODALITIES = {"FLAIR": "flair", "T1w": "t1", "t1gd": "t1ce", "T2w": "t2"}
@@ -125,8 +128,8 @@ def find_msd(root: Path) -> list[Case]:
 def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     """Images to predict: one file, a folder of NIfTI files, or BraTS folders, as ``{"image": path, "case": name}``.
 
-    Where any file is named as the wanted sequence, only such files are taken; else every file whose name does not
-    tell another sequence or a label.
+    Where any file is named as the wanted sequence, only such files are taken, with a warning about those whose names
+    tell nothing; else every file whose name does not tell another sequence or a label.
 
     Raises:
         UserError: if there is no such file or folder, nothing in it fits, or two cases share a name.
@@ -137,7 +140,17 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     files = [root] if root.is_file() and root.name.endswith(SUFFIXES) else volumes_under(root)
     roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
     chosen = [file for file in files if roles[file] == sequence]
-    chosen = chosen or [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
+    plain = [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
+    if chosen and plain:
+        names = ", ".join(file.name for file in plain[:5])
+        logger.warning(
+            f"Left out {len(plain)} file(s) whose names tell no sequence, since {len(chosen)} tell {sequence}: {names}"
+        )
+    chosen = chosen or plain
+    if root.is_file() and not chosen:
+        raise UserError(
+            f"dataset_dir {root} is named as a file of {split_name(root)[1]}, not of {sequence}: rename it."
+        )
     if not chosen:
         raise UserError(
             f"dataset_dir {root} holds no {sequence} image: expected .nii or .nii.gz files that are not named as "

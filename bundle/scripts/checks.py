@@ -86,7 +86,7 @@ def check_case(
             report.faults.append(Fault(name, str(error), f"missing {role}", remedy))
             continue
         except ValueError as error:
-            report.faults.append(Fault(name, str(files[role]), str(error), "copy or export the file again"))
+            report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
         voxels, path = image.voxels, files[role]
         faults = check_voxels(role, voxels, labels)
@@ -140,7 +140,7 @@ def check_shape(volume: Volume, channels: int) -> Volume:
     if channels == 1 and volume.voxels.shape[3:] == (1,):
         volume = Volume(volume.voxels[..., 0], volume.affine)
     if volume.voxels.ndim < 3 or volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
-        expected = "a 3-D volume" if channels == 1 else f"4-D with {channels} channels"
+        expected = "a 3-D volume (one of a series)" if channels == 1 else f"4-D with {channels} channels"
         raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
     return volume
 
@@ -191,7 +191,7 @@ def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
 def settle(
     faults: Sequence[Fault],
     strict: bool,
-    advice: str = "mend them, or leave these cases out (--strict False where there is a datalist).",
+    advice: str = "mend them, or leave these cases out (--strict False).",
 ) -> set[str]:
     """Report all faults at once, with advice; the names of the cases to leave out.
 

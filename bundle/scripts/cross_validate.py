@@ -74,7 +74,8 @@ def cross_validate(
         raise UserError(f"folds is {folds}, expected at least 2.")
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
-        make_datalist(dataset_dir, listed, folds=folds or 5, sequences=needed_sequences(files, overrides))
+        options = {"sequences": needed_sequences(files, overrides), "strict": overrides.get("strict", True)}
+        make_datalist(dataset_dir, listed, folds=folds or 5, **options)
     folds = count_folds(listed, folds)
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
     same_as_before(out, {"config_file": files, **shared})

@@ -45,7 +45,7 @@ class Teacher(nn.Module):
 
     Args:
         network: any segmentation network; of several outputs the first is taken.
-        sequences: names of its input sequences, stacked on the channel axis in this order.
+        sequences: name of its input sequence, or names, stacked on the channel axis in this order.
         feature_layers: submodules of ``network`` whose outputs are fused, from 1/2 resolution down.
         frozen: keep the weights as loaded: no gradient, always in eval mode.
         checkpoint: a state dict of ``network``, loaded at construction.
@@ -60,18 +60,18 @@ class Teacher(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        sequences: Sequence[str],
+        sequences: str | Sequence[str],
         feature_layers: Sequence[str] = (),
         frozen: bool = False,
         checkpoint: str | None = None,
     ) -> None:
         super().__init__()
-        if unknown := sorted(set(sequences) - set(SEQUENCES)):
-            raise UserError(f"a teacher's sequences are {list(sequences)}: {unknown} not among {list(SEQUENCES)}.")
+        self.sequences = [sequences] if isinstance(sequences, str) else list(sequences)
+        if unknown := sorted(set(self.sequences) - set(SEQUENCES)):
+            raise UserError(f"a teacher's sequences are {self.sequences}: {unknown} not among {list(SEQUENCES)}.")
         if frozen and not checkpoint:
-            raise ValueError(f"the teacher of {list(sequences)} is frozen but has no checkpoint: give one.")
+            raise ValueError(f"the teacher of {self.sequences} is frozen but has no checkpoint: give one.")
         self.network = network
-        self.sequences = list(sequences)
         self.frozen = frozen
         self._features: dict[str, torch.Tensor] = {}
         layers = dict(network.named_modules())

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.data import Dataset, MetaTensor
 from monai.engines import EnsembleEvaluator
@@ -21,12 +22,14 @@ from scripts.errors import UserError
 from scripts.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.loading import datalist_images
-from scripts.output import label_map
+from scripts.output import label_map, maps_of
 from scripts.provenance import forget_scores, record_run, sha256
 
 __all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members", "record_inference"]
 
 logger = logging.getLogger(__name__)
+
+LITTLE_BACKGROUND = 0.98  # share of voxels that are not 0, above which a volume is hardly skull-stripped
 
 
 def find_work(
@@ -46,19 +49,26 @@ def find_work(
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps of
-            these images that no inference wrote, such as the truth.
+            their names that no inference wrote, such as the truth, or that are of other images.
     """
     if sequence not in SEQUENCES:
         raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
     images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
-    written = {Path(case["prediction"]).name for case in earlier_cases(output_dir)}
-    found = [path for image in images if (path := label_map(output_dir, image["image"])).is_file()]
+    written = {Path(case["prediction"]).name: case for case in earlier_cases(output_dir)}
+    found = {path: image for image in images if (path := label_map(output_dir, image["image"])).is_file()}
     if foreign := [path for path in found if path.name not in written]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
             f"({foreign[0].name}), such as the truth: give another output_dir."
         )
-    left = [image for image in images if overwrite or not label_map(output_dir, image["image"]).is_file()]
+    for path, image in found.items():
+        source = written[path.name]["image"]
+        if not overwrite and source != str(Path(image["image"]).resolve()):
+            raise UserError(
+                f"{path} is of another image, {source}, than {image['image']}: give another output_dir, or "
+                "--overwrite True to predict it anew."
+            )
+    left = [image for image in images if overwrite or label_map(output_dir, image["image"]) not in found]
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them anew.")
     return {"all": images, "left": left}
@@ -80,6 +90,8 @@ def record_inference(
 ) -> None:
     """Write inference.json: these images, those of earlier runs into the same folder, and what made their label maps.
 
+    What is to be overwritten is removed first, so that no label map of before can be taken for one of now.
+
     Raises:
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
@@ -94,8 +106,10 @@ def record_inference(
             f"{output_dir} holds {len(kept)} label map(s) made with other {', '.join(other)}: give another output_dir, "
             "or --overwrite True to predict them anew."
         )
-    if overwrite:
+    if overwrite and idist.get_rank() == 0:
         forget_scores(output_dir)
+        for path in (path for image in images for path in maps_of(output_dir, image["image"])):
+            path.unlink(missing_ok=True)
     now = {image["case"] for image in images}
     earlier = [] if other else [case for case in kept if case["case"] not in now]
     record_run(
@@ -144,6 +158,8 @@ class CheckedImages(Dataset):
         volume = check_shape(Volume(image.numpy(), image.affine.numpy()), channels)
         for fault, _ in check_voxels("image", volume.voxels, set()):
             raise ValueError(fault)
+        if (volume.voxels != 0).mean() > LITTLE_BACKGROUND:
+            logger.warning(f"{entry['image']}: hardly any voxel is 0, as all outside of the brain must be.")
         return loaded
 
 

@@ -14,9 +14,9 @@ from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
 
 from scripts.cases import case_of
-from scripts.labels import CLASSES
+from scripts.labels import CLASSES, MAP_ENDINGS
 
-__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et", "label_map"]
+__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et", "label_map", "maps_of"]
 
 NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
 
@@ -77,7 +77,7 @@ class SaveUncertaintyd(MapTransform):
                 writer=AtomicWriter,
                 output_name_formatter=case_name,
             )
-            for name in ("entropy", "variance")
+            for name in MAP_ENDINGS
         ]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -114,4 +114,10 @@ def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
 
 def label_map(output_dir: str, image: str | Sequence[str]) -> Path:
     """Where SaveImaged puts the label map of an image; of several, which are channels, the first names it."""
-    return Path(output_dir, f"{case_of(image if isinstance(image, str) else image[0])}_seg.nii.gz")
+    return maps_of(output_dir, image)[0]
+
+
+def maps_of(output_dir: str, image: str | Sequence[str]) -> list[Path]:
+    """Where all that inference writes of an image goes: the label map, and maps of uncertainty."""
+    case = case_of(image if isinstance(image, str) else image[0])
+    return [Path(output_dir, f"{case}_{ending}.nii.gz") for ending in ("seg", *MAP_ENDINGS)]

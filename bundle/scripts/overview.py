@@ -5,7 +5,6 @@ python -m scripts.overview --dataset_dir DIR --runs distilled=OUT_A,alone=OUT_B 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +18,11 @@ from matplotlib.patches import Patch
 from scripts.cases import Case, find_cases
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.labels import CLASSES
+from scripts.labels import CLASSES, MSD
+from scripts.mosaic import classes_of
 from scripts.records import check_output
+from scripts.score import BRATS_VALUES
+from scripts.summary import read_scores
 
 __all__ = ["overview"]
 
@@ -39,14 +41,14 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
 
     Raises:
         UserError: if runs is not as above, a run has no metrics.csv, the runs have no case in common, or the case is
-            not in them.
+            not in them or not among the patients.
     """
     pairs = [item.partition("=") for item in str(runs).split(",")]
     if not all(name and folder for name, _, folder in pairs):
         raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
     check_output(picture, "picture", ".png")
     folders = {name: Path(folder) for name, _, folder in pairs}
-    scores = {name: read_scores(folder / "metrics.csv") for name, folder in folders.items()}
+    scores = {name: dice_of(folder) for name, folder in folders.items()}
     common = sorted(set.intersection(*({scored for scored, _ in table} for table in scores.values())))
     if not common:
         raise UserError(f"the runs {list(folders)} have no case in common: evaluate them on the same fold.")
@@ -57,33 +59,36 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
     print(f"Volumetric Dice, mean of {len(common)} cases (a region empty in truth and prediction counts 1):\n")
     print(f"{'student':<24}" + "".join(f"{region:>8}" for region in REGION_ORDER) + f"{'mean':>8}")
     for name, table in scores.items():
-        means = [np.mean([table[scored, region] for scored in common]) for region in REGION_ORDER]
+        means = [np.nanmean([table[scored, region] for scored in common]) for region in REGION_ORDER]
         print(f"{name:<24}" + "".join(f"{value:8.3f}" for value in [*means, np.mean(means)]))
     found = {item.name: item for item in find_cases(dataset_dir)}
+    if chosen not in found:
+        raise UserError(f"dataset_dir {dataset_dir} holds no case {chosen}, which the runs have: give theirs.")
     titles = {name: f"{name}: WT Dice {table[chosen, 'WT']:.2f}" for name, table in scores.items()}
     draw(found[chosen], {titles[name]: folder / f"{chosen}_seg.nii.gz" for name, folder in folders.items()}, picture)
     print(f"\n{chosen} is drawn in {picture}.")
 
 
-def read_scores(path: Path) -> dict[tuple[str, str], float]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: evaluate the run first (configs/evaluate.yaml).")
-    with open(path, newline="") as file:
-        return {(row["case"], row["region"]): float(row["dice"]) for row in csv.DictReader(file)}
+def dice_of(run: Path) -> dict[tuple[str, str], float]:
+    return {key: metrics["dice"] for key, metrics in read_scores(run).values.items()}
 
 
 def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
     """The axial slice with most tumour: T1ce, truth and predictions on it, side by side."""
-    image, truth = read(case.files["t1ce"]), read(case.files["label"])
-    index = int((truth > 0).sum(axis=(0, 1)).argmax())
-    panels = {"T1ce": None, "ground truth": truth} | {title: read(path) for title, path in predictions.items()}
+    image = read(case.files["t1ce"])
+    image = image[..., case.channels["t1ce"]] if image.ndim == 4 else image
+    labels = {"ground truth": case.files["label"], **predictions}
+    class_of = {value: index for index, value in enumerate(MSD)} if case.edition == "msd" else BRATS_VALUES
+    classes = {title: classes_of(read(path), class_of) for title, path in labels.items()}
+    index = int((classes["ground truth"] > 0).sum(axis=(0, 1)).argmax())
+    panels: dict[str, np.ndarray | None] = {"T1ce": None, **classes}
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.7), layout="constrained")
     for axis, (title, label) in zip(axes, panels.items()):
         axis.imshow(np.rot90(image[:, :, index]), cmap="gray", vmax=np.percentile(image[image > 0], 99.5))
         if label is not None:
-            classes = np.rot90(np.where(label == 4, 3, label)[:, :, index])
-            axis.imshow(np.ma.masked_equal(classes, 0), cmap=ListedColormap(COLOURS), vmin=1, vmax=3, alpha=0.6)
+            shown = np.ma.masked_equal(np.rot90(label[:, :, index]), 0)
+            axis.imshow(shown, cmap=ListedColormap(COLOURS), vmin=1, vmax=3, alpha=0.6)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, CLASSES[1:])]

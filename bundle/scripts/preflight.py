@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from scripts.distillation import DistillationNetwork, logits_list
+from scripts.distillation import DistillationNetwork, Teacher, logits_list
 from scripts.errors import UserError
 from scripts.labels import CLASSES
 from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
 
-__all__ = ["check_networks", "check_settings"]
+__all__ = ["check_networks", "check_settings", "check_teachers"]
 
 
 def check_settings(**settings: Any) -> None:
@@ -34,6 +34,22 @@ def check_settings(**settings: Any) -> None:
         rule, expected = RULES[key]
         if not rule(value):
             raise UserError(f"{key} is {value!r}, expected {expected}.")
+
+
+def check_teachers(
+    teachers: Mapping[str, Teacher], student_sequence: str | Sequence[str], sequences: Sequence[str]
+) -> None:
+    """Refuse a teacher that sees a sequence which is not to be loaded.
+
+    Raises:
+        UserError: names the teacher and the sequence.
+    """
+    student = [student_sequence] if isinstance(student_sequence, str) else student_sequence
+    for name, teacher in teachers.items():
+        if lacking := [sequence for sequence in teacher.sequences if sequence not in {*student, *sequences}]:
+            raise UserError(
+                f"teachers::{name} sees {', '.join(lacking)}, but sequences is {list(sequences)}: add what it sees."
+            )
 
 
 def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> None:
@@ -108,8 +124,16 @@ RULES = {
             'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
         ),
     ),
-    "batch_size": (lambda v: whole(v, 1), "a whole number of at least 1"),
-    "accumulation_steps": (lambda v: whole(v, 1), "a whole number of at least 1"),
+    **dict.fromkeys(
+        ("batch_size", "accumulation_steps", "val_interval"),
+        (lambda v: whole(v, 1), "a whole number of at least 1"),
+    ),
+    **dict.fromkeys(
+        ("warm_up_epochs", "distillation_warm_up", "num_workers"),
+        (lambda v: whole(v, 0), "a whole number of at least 0"),
+    ),
+    "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
+    "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     **dict.fromkeys(
         ("roi_size", "window_size"),

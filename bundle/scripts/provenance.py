@@ -74,16 +74,19 @@ def record_run(
 
 
 def forget_earlier_run(output_dir: str, ckpt_dir: str, resume: bool | str) -> None:
-    """Remove the history and scores of an earlier run from the folder of a new training, which they are not of.
+    """Remove an earlier run's history, scores and student from the folder of a new training, which they are not of.
 
     Args:
         output_dir: of the training; its label maps stay.
-        ckpt_dir: where the training keeps checkpoint.pt.
+        ckpt_dir: where the training keeps checkpoint.pt; model.pt stays if this is not in output_dir, since it may be
+            that of the bundle itself.
         resume: as for RunCheckpoint; a run that goes on keeps everything.
     """
     goes_on = resume and (resume != "auto" or Path(ckpt_dir, "checkpoint.pt").is_file())
     if not goes_on and idist.get_rank() == 0:
         remove(output_dir, (*SCORES, "history.csv", "evaluation.json", "mlflow.json"), "a new training begins")
+        if Path(output_dir).resolve() in Path(ckpt_dir).resolve().parents:
+            remove(ckpt_dir, ["model.pt"], "a new training begins")
 
 
 def forget_scores(output_dir: str) -> None:
@@ -97,7 +100,7 @@ def remove(folder: str, patterns: Sequence[str], reason: str) -> None:
         path.unlink()
     if found:
         names = ", ".join(path.name for path in found)
-        logger.warning(f"output_dir {folder}: {names} of an earlier run removed, since {reason}.")
+        logger.warning(f"{folder}: {names} of an earlier run removed, since {reason}.")
 
 
 def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> None:
@@ -112,8 +115,8 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
 
 
 def sha256(path: str) -> str:
-    """Checksum of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """Checksum of a file, in hexadecimal; of no file ("") that of nothing."""
+    return hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
 
 
 def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
