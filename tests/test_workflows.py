@@ -284,6 +284,7 @@ MISTAKES = {
     "patch size": ({"roi_size": [60, 64, 64]}, "three multiples of 8"),
     "fold": ({"fold": 9}, r"fold is 9, expected one of \[0, 1, 2\]"),
     "resume": ({"resume": True}, r"checkpoint\.pt does not exist"),
+    "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: no student would be saved"),
     "cache": ({"cache": "ram"}, "cache is 'ram'"),
 }
 

@@ -17,7 +17,7 @@ from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
 
-__all__ = ["check_networks", "check_settings", "check_teachers"]
+__all__ = ["check_interval", "check_networks", "check_settings", "check_teachers"]
 
 
 def check_settings(**settings: Any) -> None:
@@ -34,6 +34,18 @@ def check_settings(**settings: Any) -> None:
         rule, expected = RULES[key]
         if not rule(value):
             raise UserError(f"{key} is {value!r}, expected {expected}.")
+
+
+def check_interval(val_interval: int, epochs: int) -> None:
+    """Refuse a training that would end before its first validation, so without a student.
+
+    Raises:
+        UserError: if val_interval is more than epochs.
+    """
+    if val_interval > epochs:
+        raise UserError(
+            f"val_interval is {val_interval}, expected at most epochs, {epochs}: no student would be saved."
+        )
 
 
 def check_teachers(
