@@ -164,6 +164,7 @@ def test_a_run_that_goes_on_for_longer_decays_its_learning_rate_to_the_new_end(t
         engine, evaluator = engine_of(length=1), engine_of()
         evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
         engine.state.max_epochs = epochs
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: optimizer.step())
         engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: lr_scheduler.step())
         objects = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
         RunCheckpoint(str(tmp_path), torch.nn.Linear(1, 1), objects, evaluator, {}, resume).attach(engine)
