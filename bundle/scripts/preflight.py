@@ -75,8 +75,8 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
     named: dict[str, Any] = {"network_def": (networks.student, networks.student_sequences)}
     named |= {f"teachers::{name}::network": (t.network, t.sequences) for name, t in networks.teachers.items()}
     for key, (network, sequences) in named.items():
-        patch = (1, len(sequences), *roi_size)
-        given = f"{key} ({type(network).__name__}) with a patch of {', '.join(sequences)}, {patch},"
+        patch = (2, len(sequences), *roi_size)  # two, for networks with batch normalisation
+        given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch},"
         try:
             logits = output_shape(network, patch)
         except (RuntimeError, ValueError) as error:
@@ -84,7 +84,7 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
                 continue
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(f"{given} fails: {reason}. Mend its in_channels, or roi_size.") from error
-        if logits != (expected := (1, len(CLASSES), *roi_size)):
+        if logits != (expected := (2, len(CLASSES), *roi_size)):
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: mend its out_channels.")
 
 
