@@ -27,7 +27,7 @@ METHOD = ["configs/train.yaml", "configs/mtcm_kd.yaml"]
 TINY = [
     "--spacing", "$None", "--roi_size", "[16,16,16]", "--window_size", "[16,16,16]",
     "--overlap", "0.5", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
-    "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False",
+    "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False", "--mirror", "False",
 ]  # fmt: skip
 
 

@@ -237,7 +237,7 @@ def test_an_evaluation_can_be_reported_as_it_is(cohort_source, tmp_path, command
         "monai.bundle", "run", "evaluating", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']",
         "--dataset_dir", cohort_source / "data", "--datalist", cohort_source / "datalist.json",
         "--ckpt_path", tmp_path / "model.pt", "--output_dir", tmp_path / "out", "--student_widths", "[4,4,8,8]",
-        "--window_size", "[32,32,32]", "--spacing", "$None", "--overlap", "0",
+        "--window_size", "[32,32,32]", "--spacing", "$None", "--overlap", "0", "--mirror", "False",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
     result = command("scripts.report", "--run", tmp_path / "out", cwd=BUNDLE)
