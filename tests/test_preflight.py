@@ -54,7 +54,7 @@ def test_networks_that_take_patches_of_their_sequences_pass():
     ]
     teacher = Teacher(ResUNet(2, 4, WIDTHS), ["flair", "t2"], feature_layers=["decoder2"])
     for student in students:
-        check_networks(DistillationNetwork(student, {"both": teacher}), [32, 16, 32])
+        assert check_networks(DistillationNetwork(student, {"both": teacher}), [32, 16, 32]) is None
 
 
 @pytest.mark.parametrize(
