@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import (
+    Affine,
     AsDiscreted,
     Compose,
     CropForegroundd,
@@ -18,7 +19,7 @@ from monai.transforms import (
 
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
-from scripts.transforms import ArgMaxd, PerSequenced, Resampled, SelectChannelsd
+from scripts.transforms import ArgMaxd, PerSequenced, Resampled, SelectChannelsd, StackedRandAffined
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -138,3 +139,28 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
         nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
         data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
         assert float(data[0]["image"].max()) == value
+
+
+def test_stacked_affine_equals_monai_key_after_key():
+    generator = torch.Generator().manual_seed(0)
+    case = {key: torch.rand(channels, 8, 9, 10, generator=generator) for key, channels in {"image": 1, "t2": 2}.items()}
+    case["label"] = torch.randint(0, 4, (1, 8, 9, 10), generator=generator).to(torch.uint8)
+    modes = {"image": "bilinear", "t1": "bilinear", "t2": "bilinear", "label": "nearest"}
+    options = {"rotate_range": [0.4] * 3, "scale_range": [0.2] * 3, "padding_mode": "zeros"}
+    stacked = StackedRandAffined(list(modes), prob=1.0, mode=list(modes.values()), **options, allow_missing_keys=True)
+    stacked.set_random_state(0)
+    result = stacked(case)
+    matrix = stacked.rand_affine.rand_affine_grid.get_transformation_matrix()
+    assert result.keys() == case.keys()
+    for key, image in case.items():
+        alone, _ = Affine(affine=matrix, padding_mode="zeros")(image, mode=modes[key])
+        assert not torch.equal(alone, image)
+        torch.testing.assert_close(result[key], alone.as_tensor(), atol=1e-5, rtol=0)
+
+
+def test_stacked_affine_is_drawn_as_often_as_it_should():
+    stacked = StackedRandAffined(["image"], prob=0.3, rotate_range=[0.4] * 3, mode="bilinear")
+    stacked.set_random_state(0)
+    image = torch.rand(1, 4, 4, 4)
+    changed = sum(not torch.equal(stacked({"image": image})["image"], image) for _ in range(400))
+    assert 90 < changed < 150

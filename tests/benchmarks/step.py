@@ -40,6 +40,7 @@ def step(
             "bundle": stepper(trainer, trainer.data_loader),
             "without loader": stepper(trainer, [batch]),
             "without loader and handlers": lambda: trainer._iteration(trainer, batch),
+            "handlers alone": handlers(trainer, batch),
             "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
             "plain loop": plain.step,
         }
@@ -59,6 +60,18 @@ def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], 
     def run() -> None:
         trainer.state.iteration += 1
         trainer.state.output = trainer._iteration(trainer, next(endless))
+        trainer.fire_event(Events.ITERATION_COMPLETED)
+
+    return run
+
+
+def handlers(trainer: SupervisedTrainer, batch: Any) -> Callable[[], None]:
+    """All that handlers do for a step: metrics, loss terms, schedule, progress and logging."""
+    output = trainer._iteration(trainer, batch)
+
+    def run() -> None:
+        trainer.state.batch, trainer.state.output = batch, output
+        trainer.fire_event(Events.ITERATION_STARTED)
         trainer.fire_event(Events.ITERATION_COMPLETED)
 
     return run
