@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 from scripts.compare import compare, paired_difference
 from scripts.errors import UserError
@@ -81,3 +82,14 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     write_scores(tmp_path / "c" / "metrics.csv", other, "brats")
     with pytest.raises(UserError, match="no patient in common"):
         compare(str(tmp_path / "a"), str(tmp_path / "c"))
+
+
+def test_every_patients_difference_is_drawn(tmp_path):
+    for name, dice in (("a", [0.5, 0.7, 0.9]), ("b", [0.4, 0.8, 0.9])):
+        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
+    pictures = [tmp_path / "new" / "ab.png", tmp_path / "aa.png"]
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), picture=str(pictures[0]))
+    compare(str(tmp_path / "a"), str(tmp_path / "a"), picture=str(pictures[1]))
+    assert not np.array_equal(*map(plt.imread, pictures))
+    with pytest.raises(UserError, match="picture"):
+        compare(str(tmp_path / "a"), str(tmp_path / "b"), picture=str(tmp_path / "x.doc"))

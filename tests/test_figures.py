@@ -71,9 +71,14 @@ def test_patients_of_the_decathlon_are_drawn_with_their_own_channels_and_values(
         nib.save(nib.Nifti1Image(voxels, scans[0].affine), data / folder / f"{case}.nii.gz")
     run = evaluated(tmp_path / "run", cohort_source, {case: 0.5})
     overview(str(cohort_source / "data"), f"a={run}", str(tmp_path / "brats.png"))
+    brats = plt.imread(tmp_path / "brats.png")
+    (tmp_path / "run" / "inference.json").write_text('{"label_values": [0, 1, 2, 4]}')  # not those of the data
+    overview(str(data), f"a={run}", str(tmp_path / "inferred.png"))
+    assert np.array_equal(brats, plt.imread(tmp_path / "inferred.png"))
+    (tmp_path / "run" / "inference.json").unlink()
     shutil.copy(data / "labelsTr" / f"{case}.nii.gz", tmp_path / "run" / f"{case}_seg.nii.gz")
     overview(str(data), f"a={run}", str(tmp_path / "msd.png"))
-    assert np.array_equal(plt.imread(tmp_path / "brats.png"), plt.imread(tmp_path / "msd.png"))
+    assert np.array_equal(brats, plt.imread(tmp_path / "msd.png"))
 
 
 def test_curves_are_drawn_of_what_the_history_holds(tmp_path):

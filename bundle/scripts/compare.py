@@ -1,19 +1,22 @@
 """Two evaluated runs, patient by patient: is the difference more than chance?
 
-python -m scripts.compare RUN_A RUN_B [--output FILE]
+python -m scripts.compare RUN_A RUN_B [--output FILE] [--picture FILE]
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from scipy.stats import wilcoxon
 
 from scripts.command import run_command
+from scripts.curves import COLOURS
 from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS
@@ -38,13 +41,14 @@ class Difference(NamedTuple):
     ties: int
 
 
-def compare(run_a: str, run_b: str, output: str | None = None) -> None:
+def compare(run_a: str, run_b: str, output: str | None = None, picture: str | None = None) -> None:
     """Print mean paired differences A - B with 95% bootstrap intervals, Wilcoxon signed-rank p, wins and losses.
 
     Args:
         run_a: an evaluated run's folder, or a metrics.csv.
         run_b: another, of the same patients.
         output: a CSV to write the table to.
+        picture: a PNG to draw every patient's difference in Dice to.
 
     Raises:
         UserError: if a run has no metrics.csv, the runs have no patient in common, or follow different rules for
@@ -52,6 +56,8 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> None:
     """
     if output:
         check_output(output, "output", ".csv")
+    if picture:
+        check_output(picture, "picture", ".png")
     a, b = read_scores(run_a), read_scores(run_b)
     common = sorted(set(a.cases) & set(b.cases))
     if not common:
@@ -70,6 +76,9 @@ def compare(run_a: str, run_b: str, output: str | None = None) -> None:
     print(format_table([["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"], *map(line, rows)]))
     if output:
         write_table(Path(output), rows)
+    if picture:
+        columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
+        draw_differences(columns, f"A {run_a}, B {run_b}", picture)
 
 
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
@@ -111,6 +120,25 @@ def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False
     else:
         p = float(wilcoxon(a, b).pvalue)
     return Difference(estimate(differences), p, int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum()))
+
+
+def draw_differences(columns: Mapping[str, Sequence[np.ndarray]], title: str, picture: str) -> None:
+    """Dice of A less B of each patient, by region, against B's Dice; a band for the mean's interval."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 3.2), sharey=True, layout="constrained")
+    for axis, (region, (a, b)) in zip(axes, columns.items()):
+        mean = paired_difference(a, b).difference
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.axhspan(mean.low, mean.high, color=COLOURS[0], alpha=0.2, linewidth=0)
+        axis.axhline(mean.mean, color=COLOURS[0])
+        axis.scatter(b, a - b, s=16, color=COLOURS[1], edgecolor="black", linewidth=0.4, zorder=3)
+        axis.set(title=f"{region} {cell('dice', mean)}", xlabel="Dice of B")
+        axis.title.set_fontsize(10)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("Dice of A less Dice of B")
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

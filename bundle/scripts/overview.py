@@ -21,6 +21,7 @@ from scripts.errors import UserError
 from scripts.labels import CLASSES, MSD
 from scripts.mosaic import classes_of
 from scripts.records import check_output
+from scripts.report import class_of_value, run_record
 from scripts.score import BRATS_VALUES
 from scripts.summary import read_scores
 
@@ -77,9 +78,11 @@ def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
     """The axial slice with most tumour: T1ce, truth and predictions on it, side by side."""
     image = read(case.files["t1ce"])
     image = image[..., case.channels["t1ce"]] if image.ndim == 4 else image
-    labels = {"ground truth": case.files["label"], **predictions}
-    class_of = {value: index for index, value in enumerate(MSD)} if case.edition == "msd" else BRATS_VALUES
-    classes = {title: classes_of(read(path), class_of) for title, path in labels.items()}
+    truth_values = {value: index for index, value in enumerate(MSD)} if case.edition == "msd" else BRATS_VALUES
+    classes = {"ground truth": classes_of(read(case.files["label"]), truth_values)}
+    for title, path in predictions.items():
+        about = run_record(path.parent)
+        classes[title] = classes_of(read(path), class_of_value(about) if about else truth_values)
     index = int((classes["ground truth"] > 0).sum(axis=(0, 1)).argmax())
     panels: dict[str, np.ndarray | None] = {"T1ce": None, **classes}
     matplotlib.use("Agg")

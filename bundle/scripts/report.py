@@ -30,7 +30,9 @@ from scripts.score import BRATS_VALUES
 from scripts.summary import Scores, read_scores
 from scripts.volumes import read_volumes
 
-__all__ = ["report"]
+__all__ = ["class_of_value", "report", "run_record"]
+
+STAGES = ("evaluation", "inference")
 
 
 def report(run: str, training: str | None = None, output: str | None = None) -> None:
@@ -50,12 +52,11 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
         check_output(output, "output", ".html")
     about = {
         "training": read_json_file(history / "training.json"),
-        "evaluation": read_json_file(folder / "evaluation.json"),
-        "inference": read_json_file(folder / "inference.json"),
+        **{stage: read_json_file(folder / f"{stage}.json") for stage in STAGES},
     }
     if training and not (history / "history.csv").is_file():
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
-    done = about["evaluation"] or about["inference"]
+    done = run_record(folder)
     cases, values = find_files(run, done), class_of_value(done)
     tables = scores_of(folder, cases)
     rows = score_rows(tables[0]) if tables else read_volumes(cases.values(), values)
@@ -94,6 +95,12 @@ def read_json_file(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def run_record(folder: Path) -> dict[str, Any] | None:
+    """What an evaluation, or else an inference, noted in its output folder."""
+    records = (read_json_file(folder / f"{stage}.json") for stage in STAGES)
+    return next((record for record in records if record), None)
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
@@ -120,6 +127,7 @@ def find_files(run: str, about: Mapping[str, Any] | None) -> dict[str, dict[str,
 
 
 def class_of_value(about: Mapping[str, Any] | None) -> Mapping[int, int]:
+    """Network class of each value in a run's label maps; those of every BraTS edition where the run does not say."""
     listed = (about or {}).get("label_values")
     return {int(value): index for index, value in enumerate(listed)} if listed else BRATS_VALUES
 
