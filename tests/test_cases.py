@@ -1,6 +1,7 @@
 """Patients and files are found in every edition's layout."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -109,7 +110,7 @@ def test_images_of_a_brats_folder_are_those_of_the_sequence(tmp_path):
 
 
 def test_images_of_a_plain_folder_and_one_file(tmp_path):
-    touch(tmp_path, "anna.nii.gz", "bert_scan.nii", "bert_seg.nii")
+    touch(tmp_path, "anna.NII.gz", "bert_scan.nii", "bert_seg.nii")
     (tmp_path / "notes.txt").write_text("")
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
     (tmp_path / "anna_entropy.nii.gz").touch()  # of a prediction into the same folder
@@ -138,7 +139,20 @@ def test_images_that_would_be_written_to_one_file_are_refused(tmp_path):
         find_images(tmp_path / "empty")
 
 
+def test_a_folder_names_files_that_are_called_after_their_sequence_alone(tmp_path):
+    for patient in ("p1", "p2"):
+        touch(tmp_path / patient, *(f"{role}.nii.gz" for role in OLD))
+    assert [(item["case"], Path(item["image"]).name) for item in find_images(tmp_path)] == [
+        ("p1", "t1ce.nii.gz"),
+        ("p2", "t1ce.nii.gz"),
+    ]
+    cases = find_cases(tmp_path)
+    assert [case.name for case in cases] == ["p1", "p2"]
+    assert all(sorted(case.files) == ["flair", "label", "t1", "t1ce", "t2"] for case in cases)
+
+
 def test_case_of_a_path():
+    assert case_of("some/where/SCAN.V1.NII.GZ") == "SCAN.V1"
     assert case_of("some/where/BraTS2021_00005_t1ce.nii.gz") == "BraTS2021_00005"
     assert case_of("head.nii") == "head"
     assert Case("phantom_0001").patient == "phantom_0001"

@@ -205,7 +205,8 @@ def test_faulty_patients_are_reported_at_the_end_and_the_others_written(cohort_s
     nib.save(nib.Nifti1Image(np.where(voxels > 0, voxels, np.nan), affine), folder / "c_nan.nii.gz")
     nib.save(nib.Nifti1Image(np.stack([voxels] * 3, -1), affine), folder / "d_colour.nii.gz")
     (folder / "e_broken.nii.gz").write_bytes((folder / "a_good.nii.gz").read_bytes()[:3000])
-    nib.save(nib.Nifti1Image(voxels[:6, :5, :4] + 1, affine), folder / "f_tiny.nii.gz")
+    nib.save(nib.Nifti1Image(voxels[:6, :5, :4] + 1, affine), folder / "f_tiny.NII.GZ")
+    nib.save(nib.Nifti1Image(voxels[..., :1], affine), folder / "g_slice.nii.gz")
     result = command(
         "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
         "--output_dir", tmp_path / "out", "--ckpt_path", weights[0], "--student_widths", str(WIDTHS),
@@ -213,9 +214,15 @@ def test_faulty_patients_are_reported_at_the_end_and_the_others_written(cohort_s
     )  # fmt: skip
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    for fault in ("b_empty.*empty image", "c_nan.*non-finite", "d_colour.*expected a 3-D", "e_broken.*truncated"):
+    for fault in (
+        "b_empty.*empty image",
+        "c_nan.*non-finite",
+        "d_colour.*expected a 3-D",
+        "e_broken.*truncated",
+        "g_slice.*single slice",
+    ):
         assert any(re.search(fault, line) for line in result.stderr.splitlines()), result.stderr[-2000:]
-    assert "4 fault(s) in 4 case(s)" in result.stderr
+    assert "5 fault(s) in 5 case(s)" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
         "a_good_seg.nii.gz",
         "f_tiny_seg.nii.gz",

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, SaveImage
 from scipy.stats import entropy
 
-from scripts.output import AtomicWriter, ClearSmallETd, SaveUncertaintyd, case_name, clear_small_et
+from scripts.output import AtomicWriter, ClearSmallETd, SaveUncertaintyd, case_name, clear_small_et, label_map
 
 
 def test_clearing_counts_all_enhancing_tumour_in_ml():
@@ -81,7 +81,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["x_seg.nii.gz"] and target.read_bytes() == b"before"
 
 
-def test_files_are_named_after_their_case():
-    assert (
-        case_name({"filename_or_obj": "some/where/BraTS2021_00005_t1ce.nii.gz"}, None)["subject"] == "BraTS2021_00005"
-    )
+@pytest.mark.parametrize("name", ["BraTS2021_00005_t1ce", "1.2.840.1", "scan.v1_t1ce", "a b (1).x"])
+def test_files_are_named_after_their_case_whatever_dots_are_in_it(name, tmp_path):
+    image = MetaTensor(torch.ones(1, 3, 3, 3), meta={"filename_or_obj": f"some/where/{name}.nii.gz"})
+    SaveImage(tmp_path, "seg", separate_folder=False, print_log=False, output_name_formatter=case_name)(image)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name.removesuffix('_t1ce')}_seg.nii.gz"]
+    assert label_map(str(tmp_path), f"some/where/{name}.nii.gz").is_file()

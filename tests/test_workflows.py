@@ -94,6 +94,20 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, 
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
 
 
+def test_a_resumed_run_may_not_learn_from_another_loss(trained, options, command):
+    changed = ["--resume", "True", "--loss::soft_target::temperature", "9"]
+    result = command(*TRAIN, *options, *outputs(trained), *changed)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "loss::soft_target::temperature is 9, but" in result.stderr and "begun with 4.0" in result.stderr
+
+
+def test_a_value_that_a_loss_refuses_ends_the_command_in_its_sentence(options, tmp_path, command):
+    result = command(*TRAIN, *options, *outputs(tmp_path / "out"), "--confidence::total", "-1")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "scripts.confidence.TeacherConfidence': total and initial must be at least 0, got -1" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, command, cohort_source):
     files = str([*METHOD, "configs/evaluate.yaml"])
     result = command(

@@ -72,7 +72,11 @@ def find_cases(dataset_dir: str | Path) -> list[Case]:
 def volumes_under(root: Path) -> list[Path]:
     """All .nii and .nii.gz files under a folder, less hidden ones, sorted; links to folders are followed."""
     found = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
-    return sorted(path for path in found if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file())
+    return sorted(path for path in found if is_volume(path) and path.name[0] != "." and path.is_file())
+
+
+def is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def find_brats(root: Path) -> list[Case]:
@@ -137,7 +141,7 @@ def find_images(path: str | Path, sequence: str = "t1ce") -> list[dict]:
     root = Path(path)
     if not root.exists():
         raise UserError(f"dataset_dir {root} does not exist: give a NIfTI file or a folder of them.")
-    files = [root] if root.is_file() and root.name.endswith(SUFFIXES) else volumes_under(root)
+    files = [root] if root.is_file() and is_volume(root) else volumes_under(root)
     roles = {file: ENDINGS.get(split_name(file)[1]) for file in files}
     chosen = [file for file in files if roles[file] == sequence]
     plain = [file for file in files if roles[file] is None and split_name(file)[1] not in MAP_ENDINGS]
@@ -208,10 +212,12 @@ def case_of(path: str | Path) -> str:
 
 
 def strip_suffix(path: Path) -> str:
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def split_name(path: Path) -> tuple[str, str]:
-    """(stem, lower-case ending): NAME_t1ce.nii.gz -> (NAME, t1ce); the ending is "" where there is none."""
+    """(stem, lower-case ending): NAME_t1ce.nii.gz and NAME/t1ce.nii.gz -> (NAME, t1ce); the ending may be ""."""
+    if (bare := strip_suffix(path).lower()) in ENDINGS:
+        return path.absolute().parent.name, bare
     match = re.fullmatch(r"(.+)[_-]([A-Za-z0-9]+)", strip_suffix(path))
     return (match[1], match[2].lower()) if match else (strip_suffix(path), "")

@@ -142,6 +142,8 @@ def check_shape(volume: Volume, channels: int) -> Volume:
     if volume.voxels.ndim < 3 or volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
         expected = "a 3-D volume (one of a series)" if channels == 1 else f"4-D with {channels} channels"
         raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
+    if 1 in volume.voxels.shape[:3]:
+        raise ValueError(f"shape {volume.voxels.shape}, a single slice, expected a volume")
     return volume
 
 

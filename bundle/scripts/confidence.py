@@ -44,7 +44,7 @@ class TeacherConfidence(nn.Module):
     Shapes: ``weights``, ``dice`` (M,).
 
     Raises:
-        ValueError: if score is unknown.
+        ValueError: if score is unknown, or a weight negative.
     """
 
     weights: torch.Tensor
@@ -63,6 +63,8 @@ class TeacherConfidence(nn.Module):
         super().__init__()
         if score not in ("volume", "slice_mean"):
             raise ValueError(f'score must be "volume" or "slice_mean", got {score!r}.')
+        if min(total, initial) < 0:
+            raise ValueError(f"total and initial must be at least 0, got {total} and {initial}.")
         self.teachers = list(teachers)
         self.total = total
         self.score = score

@@ -119,7 +119,8 @@ class DistillationLoss(nn.Module):
     Shapes: DistillationOutput, label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
     Raises:
-        ValueError: if the network gives more levels than there are weights.
+        ValueError: if a weight is negative, a share is not in 0..1, or the network gives more levels than there are
+            weights.
     """
 
     def __init__(
@@ -141,6 +142,11 @@ class DistillationLoss(nn.Module):
         self.fusion_weights = list(fusion_weights)
         self.deep_weights = list(deep_weights)
         self.deep_label_shares = list(deep_label_shares)
+        if min(student_weight, *fusion_weights, *deep_weights) < 0:
+            values = f"{student_weight}, {list(fusion_weights)}, {list(deep_weights)}"
+            raise ValueError(f"student_weight, fusion_weights and deep_weights must be at least 0, got {values}.")
+        if not all(0 <= share <= 1 for share in deep_label_shares):
+            raise ValueError(f"deep_label_shares must be in 0..1, got {list(deep_label_shares)}.")
         self.distilling = distilling
         self.terms: dict[str, torch.Tensor] = {}
 

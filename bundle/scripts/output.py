@@ -109,7 +109,7 @@ class AtomicWriter(NibabelWriter):
 
 def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     """Names a file after its case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
-    return {"subject": case_of(meta["filename_or_obj"]), "idx": None}
+    return {"subject": case_of(meta["filename_or_obj"]) + ".nii.gz", "idx": None}  # MONAI takes an extension off again
 
 
 def label_map(output_dir: str, image: str | Sequence[str]) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ from torch import nn
 from torch.func import functional_call
 
 from scripts.distillation import DistillationNetwork, Teacher, logits_list
-from scripts.errors import UserError
-from scripts.labels import CLASSES
+from scripts.errors import UserError, print_sentence
+from scripts.labels import CLASSES, SEQUENCES
 from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
@@ -21,7 +23,7 @@ __all__ = ["check_interval", "check_networks", "check_settings", "check_teachers
 
 
 def check_settings(**settings: Any) -> None:
-    """Refuse misspelt overrides and values that would fail only later.
+    """Refuse misspelt overrides and values that would fail only later; let MONAI's command end in sentences.
 
     Args:
         settings: values of top-level keys; those named in RULES are checked.
@@ -29,7 +31,9 @@ def check_settings(**settings: Any) -> None:
     Raises:
         UserError: names the key, the value and what was expected.
     """
-    refuse_unknown_keys(bundle_options())
+    if options := bundle_options():
+        refuse_unknown_keys(options)
+        sys.excepthook = print_sentence
     for key, value in settings.items():
         rule, expected = RULES[key]
         if not rule(value):
@@ -113,6 +117,16 @@ def spacing(value: Any) -> bool:
     return value is None or (numbers and len(value) == 3)
 
 
+def known_sequences(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and set(map(str, value)) <= set(SEQUENCES)
+
+
+def writable(value: Any) -> bool:
+    path = Path(str(value)).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 def files(value: Any) -> bool:
     paths = [value] if isinstance(value, str) else value
     return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
@@ -122,7 +136,9 @@ RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "fold": (lambda v: v is None or whole(v, 0), "a whole number of at least 0, or null for every patient"),
     "seed": (lambda v: whole(v, 0), "a whole number of at least 0"),
-    "output_dir": (lambda v: not Path(str(v)).is_file(), "a folder, which is made if it does not exist"),
+    "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
+    "student_sequence": (lambda v: v in SEQUENCES or known_sequences(v), f"one of {', '.join(SEQUENCES)}, or a list"),
+    "sequences": (lambda v: v == [] or known_sequences(v), f"a list of {', '.join(SEQUENCES)}"),
     **dict.fromkeys(
         ("learning_rate", "student_learning_rate"),
         (lambda v: number(v) and v >= 0, "a number of at least 0, in YAML 1.0e-3, not 1e-3"),

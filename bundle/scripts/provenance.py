@@ -24,12 +24,35 @@ from scripts.output import label_map
 from scripts.overrides import bundle_options
 from scripts.records import write_json
 
-__all__ = ["compare_with_training", "forget_earlier_run", "forget_scores", "record_run", "sha256"]
+__all__ = [
+    "compare_with_training",
+    "forget_earlier_run",
+    "forget_scores",
+    "learning_settings",
+    "record_run",
+    "sha256",
+]
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
+LEARNING = (  # parts of the config that decide what is learnt, and how
+    *("fold", "seed", "strict", "student_sequence", "sequences", "spacing", "preprocessing", "augmentation"),
+    *("roi_size", "patch_ratios", "batch_size", "accumulation_steps", "student_widths", "teacher_widths"),
+    *(
+        "deep_supervision",
+        "network_def",
+        "teachers",
+        "teacher_checkpoint",
+        "fusion",
+        "confidence",
+        "distillation",
+        "loss",
+    ),
+    *("optimizer", "learning_rate", "student_learning_rate", "lr_scheduler", "warm_up_epochs"),
+    *("lr_from_validation", "distillation_warm_up"),
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -112,6 +135,23 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
             then = None if trained.get(key) == "$None" else trained.get(key, value)
             if then != value:
                 logger.warning(f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}.")
+
+
+def learning_settings(datalist: str) -> dict[str, Any]:
+    """What a resumed run may not change: a checksum of the datalist, and each value of LEARNING by its option's name.
+
+    Where a program called MONAI there is no command line to take the values from: then the checksum alone.
+    """
+    config = configuration() or {}
+    return {"datalist": sha256(datalist)} | leaves({key: config[key] for key in LEARNING if key in config})
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their path: {"a": {"b": 1}} -> {"a::b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{prefix}{key}::") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
 
 
 def sha256(path: str) -> str:
