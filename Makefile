@@ -12,7 +12,8 @@ APP := serving/app
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
 RUN := cd bundle && $(BIN)/python -m
-FILES := configs/train.yaml','configs/mtcm_kd.yaml','configs/demo.yaml
+ALONE := 'configs/train.yaml','configs/demo.yaml'
+DISTILLED := 'configs/train.yaml','configs/mtcm_kd.yaml','configs/demo.yaml'
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
 .PHONY: demo test test-slow zoo label benchmark lint clean
@@ -26,10 +27,10 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready
 	$(RUN) scripts.phantom --output_dir $(DEMO)/data --cases 24 --size 48
 	$(RUN) scripts.datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
-	$(RUN) monai.bundle run training --config_file "['$(FILES)']" $(DATA) --output_dir $(DEMO)/distilled
-	$(RUN) monai.bundle run training --config_file "['$(FILES)','configs/no_distillation.yaml']" $(DATA) --output_dir $(DEMO)/alone
+	$(RUN) monai.bundle run training --config_file "[$(DISTILLED)]" $(DATA) --output_dir $(DEMO)/distilled
+	$(RUN) monai.bundle run training --config_file "[$(ALONE)]" $(DATA) --output_dir $(DEMO)/alone
 	for run in distilled alone; do \
-	  ($(RUN) monai.bundle run evaluating --config_file "['$(FILES)','configs/evaluate.yaml']" $(DATA) \
+	  ($(RUN) monai.bundle run evaluating --config_file "[$(ALONE),'configs/evaluate.yaml']" $(DATA) \
 	    --output_dir $(DEMO)/$$run) || exit 1; done
 	$(RUN) scripts.overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
 	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone

@@ -16,14 +16,14 @@ from scripts.distillation import load_weights
 CONFIGS = BUNDLE / "configs"
 LISTS = {
     "train": ["train"],
-    "alone": ["train", "no_distillation"],
+    "four-sequence teacher": ["train", "four_sequence_teacher"],
     "method": ["train", "mtcm_kd"],
     "paper": ["train", "mtcm_kd", "paper"],
     "full": ["train", "full_resolution"],
     "evaluate full": ["train", "full_resolution", "evaluate"],
-    "teacher": ["train", "no_distillation", "four_sequences"],
+    "teacher": ["train", "four_sequences"],
     "demo": ["train", "mtcm_kd", "demo"],
-    "demo alone": ["train", "mtcm_kd", "demo", "no_distillation"],
+    "demo alone": ["train", "demo"],
     "evaluate": ["train", "evaluate"],
     "evaluate paper": ["train", "mtcm_kd", "paper", "evaluate"],
     "multi": ["train", "multi_gpu_train"],
@@ -51,8 +51,8 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
     else:
         trainer = parser.get_parsed_content("train::trainer")
         assert trainer.state.epoch_length == (4 if "paper" in names else 2)
-        teachers = {"flair", "t2", "t1"} if "mtcm_kd" in names else {"all"}
-        assert set(trainer.network.teachers) == (set() if "no_distillation" in names else teachers)
+        teachers = {"mtcm_kd": {"flair", "t2", "t1"}, "four_sequence_teacher": {"all"}}
+        assert set(trainer.network.teachers) == teachers.get(next(iter(names[1:]), ""), set())
 
 
 def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_options):
@@ -82,7 +82,7 @@ def test_training_and_inference_say_the_same(key):
 
 
 def test_a_pretrained_teacher_sees_its_sequences_in_the_order_of_its_training():
-    assert load("four_sequences")["student_sequence"] == load("train")["teachers"]["all"]["sequences"]
+    assert load("four_sequences")["student_sequence"] == load("four_sequence_teacher")["teachers"]["all"]["sequences"]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS.glob("*.yaml")])

@@ -25,7 +25,7 @@ NAME = "brats_t1ce_kd_segmentation"
 
 
 @pytest.mark.parametrize("run_id", ["run", "training", ""])
-def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, tmp_path, caplog):
+def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, tmp_path):
     """What MONAI Label's training task gives to monai.bundle.run: no datalist, no folder, no other sequence."""
     root = tmp_path / NAME
     shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("__pycache__", "eval"))
@@ -41,7 +41,6 @@ def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, 
         "train#handlers": [{**loader, "load_dict": {"model": "$@network"}}, *handlers],
     }  # fmt: skip
     bundle_run(run_id, config_file=str(root / "configs" / "train.yaml"), logging_file=False, **overrides)
-    assert "hold no flair, t2, t1" in caplog.text and "student is trained alone" in caplog.text
     after = torch.load(root / "models" / "model.pt", weights_only=True)
     assert all(torch.equal(after[name], value) for name, value in before.items())  # begun there, and a rate of 0
     with open(root / "eval" / "history.csv", newline="") as file:

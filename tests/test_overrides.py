@@ -8,9 +8,10 @@ from scripts.overrides import bundle_options, refuse_unknown_keys
 
 TRAIN = str(BUNDLE / "configs" / "train.yaml")
 OVERLAYS = [
-    ("train", "mtcm_kd", "demo", "no_distillation", "evaluate"),
+    ("train", "mtcm_kd", "demo", "evaluate"),
     ("train", "mtcm_kd", "paper", "multi_gpu_train"),
-    ("train", "no_distillation", "four_sequences", "full_resolution"),
+    ("train", "four_sequence_teacher", "full_resolution"),
+    ("train", "four_sequences", "full_resolution"),
     ("inference", "full_resolution"),
 ]
 TEACHER = "_target_: scripts.distillation.Teacher"

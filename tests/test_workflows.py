@@ -23,6 +23,7 @@ from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
 
+PAPER, FOUR = "configs/paper.yaml", [METHOD[0], "configs/four_sequence_teacher.yaml"]
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
 STUDENT = ["--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--spacing", "$None"]
 
@@ -177,9 +178,7 @@ def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, coh
     assert len(list((tmp_path / "out").glob("phantom_000?_seg.nii.gz"))) == 6
 
 
-@pytest.mark.parametrize(
-    "base, teachers", [(METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}), (METHOD[:1], {"all": 0.1})]
-)
+@pytest.mark.parametrize("base, teachers", [(METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}), (FOUR, {"all": 0.1})])
 def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, teachers, options, tmp_path, command):
     files = str([*base, "configs/multi_gpu_train.yaml"])
     result = command(
@@ -209,19 +208,20 @@ VARIANTS = {
     "fixed weights": ([], {"confidence::dynamic": False, "confidence::initial": 0.05}),
     "no fusion": ([], {"fusion": "$None"}),
     "two levels": ([], {"deep_supervision": 2}),
-    "FLAIR network": (["no_distillation"], {"student_sequence": "flair"}),
-    "four sequences": (["no_distillation", "four_sequences"], {}),
+    "FLAIR network": (None, {"student_sequence": "flair"}),
+    "four sequences": (["four_sequences"], {}),
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_the_readme_and_docs_train(variant, options, tmp_path):
     overlays, changed = VARIANTS[variant]
-    run_here(options, tmp_path, overlays, epochs=2, cache="disk", **changed)
+    alone = overlays != []
+    run_here(options, tmp_path, overlays or [], base=METHOD[:1] if alone else METHOD, epochs=2, cache="disk", **changed)
     assert (tmp_path / "out" / "model.pt").is_file()
     with open(tmp_path / "out" / "history.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    assert ("loss/distil_fusion_1" in last) == ("fusion" not in changed and not overlays)
+    assert ("loss/distil_fusion_1" in last) == ("fusion" not in changed and not alone)
     assert ("loss/distil_fusion_2" in last) == (variant == "two levels")
     if variant == "fixed weights":
         assert [float(last[f"weight/{name}"]) for name in ("flair", "t2", "t1")] == pytest.approx([0.05] * 3)
@@ -253,18 +253,17 @@ def test_a_frozen_teacher_is_read_from_its_checkpoint_and_kept(trained, options,
     assert not torch.equal(after["teachers.t2.network.head.weight"], weights["teachers.t2.network.head.weight"])
 
 
-def test_the_default_teacher_sees_four_sequences_and_learns_or_is_kept(options, tmp_path):
-    default = METHOD[:1]
+def test_the_four_sequence_teacher_learns_or_is_kept(options, tmp_path):
     teacher, online, kept = (tmp_path / name for name in ("teacher", "online", "kept"))
-    run_here(options, teacher, ["no_distillation", "four_sequences"], base=default, epochs=1)
+    run_here(options, teacher, ["four_sequences"], base=METHOD[:1], epochs=1)
     weights = torch.load(teacher / "out" / "model.pt", weights_only=True)
     assert weights["stem.conv1.weight"].shape[1] == 4
-    run_here(options, online, base=default, epochs=2)
+    run_here(options, online, base=FOUR, epochs=2)
     with open(online / "out" / "history.csv", newline="") as file:
         first, second = csv.DictReader(file)
     assert float(second["loss/teacher_all"]) < float(first["loss/teacher_all"])
     assert float(second["weight/all"]) == pytest.approx(0.1)
-    run_here(options, kept, base=default, epochs=1, teacher_checkpoint=str(teacher / "out" / "model.pt"))
+    run_here(options, kept, base=FOUR, epochs=1, teacher_checkpoint=str(teacher / "out" / "model.pt"))
     after = torch.load(kept / "out" / "checkpoint.pt", weights_only=True)["distillation"]
     assert all(torch.equal(after[f"teachers.all.network.{name}"], value) for name, value in weights.items())
 
@@ -272,11 +271,11 @@ def test_the_default_teacher_sees_four_sequences_and_learns_or_is_kept(options, 
 def test_a_student_begins_with_the_weights_that_it_is_given(trained, options, tmp_path):
     weights = str(trained / "models" / "model.pt")
     changed = {"epochs": 1, "learning_rate": 0.0, "pretrained": weights}
-    run_here(options, tmp_path, ["no_distillation"], **changed)
+    run_here(options, tmp_path, base=METHOD[:1], **changed)
     before, after = (torch.load(path, weights_only=True) for path in (weights, tmp_path / "out" / "model.pt"))
     assert all(torch.equal(after[name], value) for name, value in before.items())
     with pytest.raises(UserError, match=r"checkpoint nowhere\.pt does not exist"):
-        run_here(options, tmp_path / "no", ["no_distillation"], pretrained="nowhere.pt")
+        run_here(options, tmp_path / "no", base=METHOD[:1], pretrained="nowhere.pt")
     assert not (tmp_path / "no" / "out").exists()
 
 
@@ -320,10 +319,9 @@ def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overlay, extra", [("no_distillation", ["--spacing", "[6,6,6]"]), ("paper", [])])
-def test_overlays_train(overlay, extra, options, tmp_path, command):
-    files = str([*METHOD, f"configs/{overlay}.yaml"])
-    arguments = ["--config_file", files, *options, *outputs(tmp_path), "--epochs", "2", *extra]
+@pytest.mark.parametrize("files, extra", [(METHOD[:1], ["--spacing", "[6,6,6]"]), ([*METHOD, PAPER], [])])
+def test_the_default_and_the_papers_protocol_train(files, extra, options, tmp_path, command):
+    arguments = ["--config_file", str(files), *options, *outputs(tmp_path), "--epochs", "2", *extra]
     result = command("monai.bundle", "run", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "models" / "model.pt").is_file()

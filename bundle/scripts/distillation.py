@@ -104,8 +104,6 @@ class DistillationNetwork(nn.Module):
         fusion: CDSFL over the teachers' features, or None.
         student_sequence: name of the student's sequence, or names where ``image`` stacks several. Teachers may
             see these as well.
-        sequences: those at hand besides the student's; teachers that see others are left out, and the fusion if it
-            needs one of these. None keeps all.
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
             turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
         amp: let the networks compute in bfloat16. The losses are float32, so no gradient needs scaling.
@@ -125,7 +123,6 @@ class DistillationNetwork(nn.Module):
         teachers: Mapping[str, Teacher],
         fusion: CooperativeFusion | None = None,
         student_sequence: str | Sequence[str] = "t1ce",
-        sequences: Sequence[str] | None = None,
         activation_checkpointing: bool = False,
         amp: bool = False,
         channels_last: bool = False,
@@ -134,13 +131,6 @@ class DistillationNetwork(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self.amp = amp
         self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
-        if sequences is not None:
-            given = {*self.student_sequences, *sequences}
-            for name, teacher in teachers.items():
-                if lacking := sorted(set(teacher.sequences) - given):
-                    logger.warning(f"The teacher {name} is left out: it sees {', '.join(lacking)}, not loaded.")
-            teachers = {name: teacher for name, teacher in teachers.items() if given.issuperset(teacher.sequences)}
-            fusion = fusion if fusion is not None and set(fusion.teachers) <= set(teachers) else None
         self.student = student
         self.teachers = nn.ModuleDict(teachers)
         self.fusion = fusion

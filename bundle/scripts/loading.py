@@ -12,7 +12,7 @@ from scripts.checks import CaseReport, Fault, check_case, check_cases, duplicate
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["datalist_images", "label_values", "load_cases", "read_json", "sequences_at_hand"]
+__all__ = ["datalist_images", "label_values", "load_cases", "read_json"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,17 +104,6 @@ def find_faults(
         for entry, report in zip(entries, reports)
     ]
     return [fault for report in reports for fault in report.faults] + duplicates(rows)
-
-
-def sequences_at_hand(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> list[str]:
-    """Those of the sequences that all entries have, with a warning about the others."""
-    given = [name for name in sequences if all(name in entry for entry in data)]
-    if lacking := [name for name in sequences if name not in given]:
-        logger.warning(
-            f"The training data hold no {', '.join(lacking)}: teachers that see these are left out; without any "
-            "teacher the student is trained alone."
-        )
-    return given
 
 
 def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:
