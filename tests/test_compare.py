@@ -93,3 +93,13 @@ def test_every_patients_difference_is_drawn(tmp_path):
     assert not np.array_equal(*map(plt.imread, pictures))
     with pytest.raises(UserError, match="picture"):
         compare(str(tmp_path / "a"), str(tmp_path / "b"), picture=str(tmp_path / "x.doc"))
+
+
+def test_of_several_seeds_each_patients_mean_is_compared(tmp_path, capsys):
+    for name, dice in {"a0": [0.2, 0.8], "a1": [0.4, 0.6], "b": [0.1, 0.6], "other": [0.1, 0.2, 0.3]}.items():
+        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
+    compare(f"{tmp_path / 'a0'},{tmp_path / 'a1'}", str(tmp_path / "b"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("WT dice "))
+    assert line.split()[2:4] == ["0.500", "0.350"] and line.split()[-3:] == ["2", "0", "0"]
+    with pytest.raises(UserError, match="score other patients"):
+        compare(f"{tmp_path / 'a0'},{tmp_path / 'other'}", str(tmp_path / "b"))

@@ -1,12 +1,14 @@
 """Two evaluated runs, patient by patient: is the difference more than chance?
 
 python -m scripts.compare RUN_A RUN_B [--output FILE] [--picture FILE]
+python -m scripts.compare A_SEED_0,A_SEED_1 B_SEED_0,B_SEED_1
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +47,8 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
     """Print mean paired differences A - B with 95% bootstrap intervals, Wilcoxon signed-rank p, wins and losses.
 
     Args:
-        run_a: an evaluated run's folder, or a metrics.csv.
+        run_a: an evaluated run's folder, or a metrics.csv; of several with commas between them, such as seeds, each
+            patient's mean is taken.
         run_b: another, of the same patients.
         output: a CSV to write the table to.
         picture: a PNG to draw every patient's difference in Dice to.
@@ -58,14 +61,11 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
         check_output(output, "output", ".csv")
     if picture:
         check_output(picture, "picture", ".png")
-    a, b = read_scores(run_a), read_scores(run_b)
+    a, b = mean_scores(run_a), mean_scores(run_b)
     common = sorted(set(a.cases) & set(b.cases))
     if not common:
         raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
-    for key in ("empty_rule", "et_threshold_ml"):
-        if getattr(a, key) != getattr(b, key):
-            values = f"{getattr(a, key)!r} and {getattr(b, key)!r}"
-            raise UserError(f"{a.path} and {b.path} have the {key} {values}: score both in the same way.")
+    refuse_other_rules([a, b])
     if only := sorted(set(a.cases) ^ set(b.cases)):
         logger.warning(f"Left out {len(only)} patient(s) of one run alone: {', '.join(only)}.")
     rows = [difference_row(a, b, common, region, metric) for region in TABLE_ORDER for metric in COLUMNS]
@@ -79,6 +79,31 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
     if picture:
         columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
         draw_differences(columns, f"A {run_a}, B {run_b}", picture)
+
+
+def mean_scores(runs: str | Sequence[str]) -> Scores:
+    """Each patient's mean over runs of one kind, such as seeds."""
+    tables = [read_scores(run) for run in (runs.split(",") if isinstance(runs, str) else runs)]
+    refuse_other_rules(tables)
+    first = tables[0]
+    for table in tables[1:]:
+        if table.cases != first.cases:
+            raise UserError(f"{first.path} and {table.path} score other patients: evaluate both on the same fold.")
+    values = {
+        key: {metric: float(np.mean([table.values[key][metric] for table in tables])) for metric in COLUMNS}
+        for key in first.values
+    }
+    touched = {region: sorted({case for t in tables for case in t.touched.get(region, ())}) for region in TABLE_ORDER}
+    return replace(first, values=values, touched=touched)
+
+
+def refuse_other_rules(tables: Sequence[Scores]) -> None:
+    first = tables[0]
+    for table in tables[1:]:
+        for key in ("empty_rule", "et_threshold_ml"):
+            if getattr(first, key) != getattr(table, key):
+                values = f"{getattr(first, key)!r} and {getattr(table, key)!r}"
+                raise UserError(f"{first.path} and {table.path} have the {key} {values}: score both in the same way.")
 
 
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import multiprocessing
 import platform
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def benchmark(
     results: dict[str, list] = {name: [] for name in chosen}
     for name in chosen:
         for function, *arguments in calls[name]:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:  # which begins with no memory of the others
-                results[name].append(pool.apply(function, arguments))
+            spawn = multiprocessing.get_context("spawn")  # a process with no memory of the others
+            with ProcessPoolExecutor(1, spawn) as pool:
+                results[name].append(pool.submit(function, *arguments).result())
             Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
 
