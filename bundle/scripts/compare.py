@@ -61,6 +61,7 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
         check_output(output, "output", ".csv")
     if picture:
         check_output(picture, "picture", ".png")
+    run_a, run_b = (run if isinstance(run, str) else ",".join(run) for run in (run_a, run_b))  # fire splits at commas
     a, b = mean_scores(run_a), mean_scores(run_b)
     common = sorted(set(a.cases) & set(b.cases))
     if not common:
@@ -81,9 +82,9 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
         draw_differences(columns, f"A {run_a}, B {run_b}", picture)
 
 
-def mean_scores(runs: str | Sequence[str]) -> Scores:
+def mean_scores(runs: str) -> Scores:
     """Each patient's mean over runs of one kind, such as seeds."""
-    tables = [read_scores(run) for run in (runs.split(",") if isinstance(runs, str) else runs)]
+    tables = [read_scores(run) for run in runs.split(",")]
     refuse_other_rules(tables)
     first = tables[0]
     for table in tables[1:]:
