@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, MetaTensor, PersistentDataset
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, PersistentDataset
 from monai.transforms import (
     Affine,
     AsDiscreted,
@@ -155,7 +155,17 @@ def test_stacked_affine_equals_monai_key_after_key():
     for key, image in case.items():
         alone, _ = Affine(affine=matrix, padding_mode="zeros")(image, mode=modes[key])
         assert not torch.equal(alone, image)
-        torch.testing.assert_close(result[key], alone.as_tensor(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(result[key], alone.as_tensor().to(image.dtype), atol=1e-5, rtol=0)
+
+
+def test_samples_rotated_and_left_alone_fit_into_one_batch_of_a_loading_process():
+    stacked = StackedRandAffined(["image", "label"], prob=0.5, rotate_range=[0.4] * 3, mode=["bilinear", "nearest"])
+    stacked.set_random_state(0)
+    cases = [{"image": torch.rand(1, 4, 4, 4), "label": torch.ones(1, 4, 4, 4, dtype=torch.uint8)} for _ in range(8)]
+    (batch,) = DataLoader(Dataset(cases, stacked), batch_size=8, num_workers=1)
+    rotated = [not torch.equal(image, case["image"]) for image, case in zip(batch["image"], cases)]
+    assert 0 < sum(rotated) < 8
+    assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.uint8)
 
 
 def test_stacked_affine_is_drawn_as_often_as_it_should():

@@ -25,6 +25,7 @@ from scripts.labels import REGIONS
 
 PAPER, FOUR = "configs/paper.yaml", [METHOD[0], "configs/four_sequence_teacher.yaml"]
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
+WORKERS = ["--num_workers", "2"]  # loading processes, as by default
 STUDENT = ["--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--spacing", "$None"]
 
 
@@ -48,7 +49,7 @@ def trained(options, tmp_path_factory):
     """An uninterrupted run of three epochs."""
     folder = tmp_path_factory.mktemp("trained")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", *TRAIN, *options, *outputs(folder)]
+    line = [sys.executable, "-m", *TRAIN, *options, *WORKERS, *outputs(folder)]
     result = subprocess.run(line, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     (folder / "log").write_text(result.stdout + result.stderr)
@@ -75,7 +76,7 @@ def test_training_keeps_the_best_student_and_logs_every_term_by_name(trained):
 
 
 def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, tmp_path, command):
-    line = [sys.executable, "-m", *TRAIN, *options, *outputs(tmp_path)]
+    line = [sys.executable, "-m", *TRAIN, *options, *WORKERS, *outputs(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "models" / "checkpoint.pt"
@@ -85,7 +86,7 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, options, 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert torch.load(checkpoint, weights_only=True)["trainer"]["iteration"] < 6  # killed before its end
-    result = command(*TRAIN, *options, *outputs(tmp_path), "--resume", "True")
+    result = command(*TRAIN, *options, *WORKERS, *outputs(tmp_path), "--resume", "True")
     assert result.returncode == 0, result.stderr[-3000:]
     expected = student_of(trained)
     assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())

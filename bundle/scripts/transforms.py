@@ -162,8 +162,8 @@ class PerSequenced(Randomizable, MapTransform):
 class StackedRandAffined(RandAffined):
     """RandAffined that resamples all keys of one mode in one call, in float32: the same patches, 2 to 3 times faster.
 
-    MONAI's resamples key after key in float64. Keys must have equal spatial shapes; what comes out is float32
-    without meta data, whose affine would no longer hold.
+    MONAI's resamples key after key in float64. Keys must have equal spatial shapes; what was resampled has no meta
+    data any more, whose affine would no longer hold. Types stay, so that rotated and other samples make a batch.
 
     Shapes: each key (C, H, W, D) -> (C, H, W, D).
     """
@@ -180,5 +180,6 @@ class StackedRandAffined(RandAffined):
         for (mode, padding), keys in groups.items():
             images = [torch.as_tensor(result[key]).as_subclass(torch.Tensor) for key in keys]
             stack = Resample(mode=mode, padding_mode=padding, dtype=torch.float32)(torch.cat(images), grid)
-            result.update(zip(keys, stack.as_subclass(torch.Tensor).split([len(image) for image in images])))
+            parts = stack.as_subclass(torch.Tensor).split([len(image) for image in images])
+            result.update((key, part.to(image.dtype)) for key, part, image in zip(keys, parts, images))
         return result
