@@ -36,6 +36,11 @@ def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
         refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", TRAIN, *arguments]))
 
 
+def test_a_misspelt_run_id_is_refused_with_the_nearest_key():
+    with pytest.raises(UserError, match="trainng is not a key of .* that could be run; did you mean training?"):
+        refuse_unknown_keys(bundle_options([MAIN, "run", "trainng", "--config_file", TRAIN]))
+
+
 @pytest.mark.parametrize(
     "overlay, message",
     [
@@ -73,7 +78,7 @@ def test_overlays_may_bring_new_parts(tmp_path):
 @pytest.mark.parametrize("names", OVERLAYS)
 def test_our_own_overlays_pass(names):
     files = str([str(BUNDLE / "configs" / f"{name}.yaml") for name in names])
-    assert refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", files])) is None
+    assert refuse_unknown_keys(bundle_options([MAIN, "run", "--config_file", files])) is None
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def bundle_options(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
     """Refuse what ``python -m monai.bundle run`` ignores silently: a misspelt top-level override, and the value None.
 
+    And a misspelt run id, at which it ends in a traceback.
+
     Raises:
         UserError: names the key and the nearest known one, or what to pass for None.
     """
@@ -52,6 +54,9 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
         return
     files = yaml.safe_load(str(options["config_file"]))
     config = ConfigParser.load_config_files(files)
+    run_id = options.get("run_id", "run")
+    if run_id not in config:
+        raise UserError(f"{run_id} is not a key of {files} that could be run; did you mean {nearest(run_id, config)}?")
     refuse_unknown_overlay_keys([files] if isinstance(files, str) else files, options.get("run_id"))
     known = (
         {root(key) for key in config}
