@@ -150,7 +150,7 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
 
 # every kind of fault, told by what was done to case 2
 FAULTS = {
-    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2 .*or do without this sequence"),
+    "missing": (lambda c: scan(c, 2, "t2").unlink(), "missing t2 .*or do without"),
     "no label": (lambda c: scan(c, 2, "seg").unlink(), "missing label"),
     "truncated": (
         lambda c: scan(c, 2, "t1").write_bytes(scan(c, 2, "t1").read_bytes()[:5000]),

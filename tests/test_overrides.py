@@ -28,6 +28,12 @@ MAIN = "site-packages/monai/bundle/__main__.py"
         (["--network_def::atention", "cbam"], "--network_def::atention: there is no atention .*did you mean attention"),
         (["--train::trainr::max_epochs", "2"], "no trainr to set; did you mean trainer"),
         (["--train::handlers::99::seed", "2"], "no 99 to set; did you mean 9"),
+        (["--network_def::_target_", "SegResNet"], "--network_def::_target_: SegResNet takes no widths: swap all of"),
+        (["--network_def::_target_", "SegResNt"], "--network_def::_target_: _target_ SegResNt cannot be found"),
+        (
+            ["--loss::segmentation::_target_", "DiceCELoss", "--loss::segmentation::softmx", "True"],
+            "there is no softmx to set; did you mean softmax",
+        ),
         (["--network_def::attention::kind", "cbam"], "no kind to set; the config has a single value there"),
     ],
 )
@@ -87,6 +93,7 @@ def test_our_own_overlays_pass(names):
         [],
         ["--epochs", "9", "--network_def::widths", "[8,8,8,8]", "--network_def#attention=cbam"],
         ["--network_def::in_channels", "2", "--teachers::second", "{}", "--train::inferer::network_wrapper", "x"],
+        ["--loss::segmentation::_target_", "DiceCELoss", "--loss::segmentation::softmax", "True"],
         ["--train::trainer::compile", "True", "--train::handlers::0::seed", "2"],
         ["--meta_file", "x.json", "--tracking", "mlflow", "--run_name", "first"],
     ],

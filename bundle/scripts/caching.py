@@ -50,7 +50,7 @@ def cached_dataset(
     if cache not in ("memory", "disk", "none"):
         raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')
     if not data:
-        raise UserError("there are no patients to work on: pass --dataset_dir DIR and --datalist FILE.")
+        raise UserError("there are no patients to work on: pass --dataset_dir and --datalist, or mend those left out.")
     transform = Compose([*preprocessing.transforms, Compact(), *(augmentation.transforms if augmentation else ())])
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)

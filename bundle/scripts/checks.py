@@ -81,8 +81,9 @@ def check_case(
         try:
             image = read_volume(role, files, 1 if role == "label" else channels)
         except FileNotFoundError as error:
-            spare = "" if role in (roles[0], "label") else ", or do without this sequence (--sequences)"
-            remedy = f"add the file, named like the others{spare}"
+            remedy = "add the file, named like the others"
+            if role not in (roles[0], "label"):
+                remedy += ", or do without (scripts.datalist --sequences; no teachers that see it)"
             report.faults.append(Fault(name, str(error), f"missing {role}", remedy))
             continue
         except ValueError as error:

@@ -194,7 +194,7 @@ def load_weights(network: nn.Module, path: str) -> None:
         reason = str(error).splitlines()[-1].strip().rstrip(".")
         raise UserError(
             f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, "
-            "or the options that it was trained with (such as --student_widths)."
+            "or the options that it was trained with (such as --student_widths or --deep_supervision)."
         ) from error
 
 

@@ -59,7 +59,7 @@ def find_work(
     if foreign := [path for path in found if path.name not in written]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
-            f"({foreign[0].name}), such as the truth: give another output_dir."
+            f"({foreign[0].name}), such as the truth or an evaluation's: give another output_dir."
         )
     for path, image in found.items():
         source = written[path.name]["image"]
@@ -194,7 +194,7 @@ class Predictor(EnsembleEvaluator):
         if total:
             super().run(global_epoch)
         logger.info(f"Label maps written: {total - len(self.faults)}.")
-        settle(self.faults, True, "not predicted; the others are written. Mend them and run the command again.")
+        settle(self.faults, True, "not predicted. Mend them and run the command again.")
 
 
 def root_cause(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,12 @@ class MlflowRun:
         self.name = name or self.folder.name
         self.parent = parent
         self.path = self.folder / "mlflow.json"
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """The run's id and what of it was sent; read late: a training begins by removing an earlier one's."""
         state = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self.state: dict[str, Any] = state if state.get("uri") == uri else {"uri": uri, "epoch": 0, "stages": []}
+        return state if state.get("uri") == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
 
     @property
     def client(self) -> Any:

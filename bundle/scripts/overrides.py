@@ -65,12 +65,30 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
     )
     if "tracking" in options:
         known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
+    config = with_targets(config, options)
     for key, value in options.items():
         if value == "None":
             raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
         if root(key) not in known:
             raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest(root(key), known)}?")
         refuse_unknown_inner_key(f"--{key}", config, key)
+
+
+def with_targets(config: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the targets that the command line swaps, each of which must take what its part holds.
+
+    Raises:
+        UserError: names what it does not take: the command line cannot take a key away, an overlay can.
+    """
+    parser = ConfigParser(config)
+    swapped = {key: value for key, value in options.items() if key.endswith("_target_") and key in parser}
+    parser.update(swapped)
+    for key, value in swapped.items():
+        part = parser[re.split("(?:#|::)_target_", key)[0]]
+        known = arguments_of(f"--{key}", part)
+        if lost := [name for name in part if known and name not in known and not name.startswith("_")]:
+            raise UserError(f"--{key}: {value} takes no {lost[0]}: swap all of this part in an overlay.")
+    return parser.get()
 
 
 def root(key: str) -> str:

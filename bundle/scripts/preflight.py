@@ -127,6 +127,14 @@ def writable(value: Any) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
+def usable(value: Any) -> bool:
+    try:
+        torch.empty(1, device=value)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
 def files(value: Any) -> bool:
     paths = [value] if isinstance(value, str) else value
     return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
@@ -135,6 +143,7 @@ def files(value: Any) -> bool:
 RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "fold": (lambda v: v is None or whole(v, 0), "a whole number of at least 0, or null for every patient"),
+    "device": (usable, "one of this machine, such as cpu or cuda:0"),
     "seed": (lambda v: whole(v, 0), "a whole number of at least 0"),
     "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
     "student_sequence": (lambda v: v in SEQUENCES or known_sequences(v), f"one of {', '.join(SEQUENCES)}, or a list"),
