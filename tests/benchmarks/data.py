@@ -25,7 +25,7 @@ COPIES = 10  # of every case in a later epoch, since augmentation is drawn now a
 
 def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
     """Four sequences and the label; ``augmentation`` is what random transforms take in one process."""
-    workers = min(8, os.cpu_count() or 1)  # the default of train.yaml
+    workers = min(8, os.cpu_count() or 1)
     rows = [["cache", "first epoch s/case", "later, median", "min", "max", "of it augmentation", f"{workers} workers"]]
     results = {}
     with tempfile.TemporaryDirectory() as folder:
