@@ -25,7 +25,7 @@ from scripts.labels import REGIONS
 
 PAPER, FOUR = "configs/paper.yaml", [METHOD[0], "configs/four_sequence_teacher.yaml"]
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
-WORKERS = ["--num_workers", "2"]  # loading processes, as by default
+WORKERS = ["--num_workers", "2"]  # loading processes, as by default on more than two cores
 STUDENT = ["--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--spacing", "$None"]
 
 
