@@ -129,7 +129,7 @@ def test_a_place_that_is_no_uri_is_refused_before_a_training(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # s; the training takes about 1
     folder = tmp_path / "followed"
     options = [
         *TINY, *data_options, "--output_dir", folder, "--mlflow_uri", server, "--mlflow_experiment", "brains",
