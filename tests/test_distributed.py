@@ -21,13 +21,14 @@ from scripts.phantom import make_phantoms
 # No chance in data or order, so that processes and batches can be compared; all ranks write what they hold at the end.
 # SGD, because Adam divides by the size of a gradient: biases before a normalisation have none but rounding.
 FIXED = """
-augmentation:
+patches:
   _target_: Compose
   transforms:
   - {_target_: SpatialPadd, keys: "@spatial_keys", spatial_size: "@roi_size"}
   - {_target_: CenterSpatialCropd, keys: "@spatial_keys", roi_size: "@roi_size"}
   - {_target_: SelectItemsd, keys: "@spatial_keys"}
   - {_target_: EnsureTyped, keys: "@spatial_keys", track_meta: false}
+augmentation: null
 train::dataloader::shuffle: false
 lr_scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR, optimizer: "@optimizer", factor: 1.0, total_iters: 0}
 optimizer:

@@ -7,7 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, RandGaussianNoised
+from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd
 
 from scripts.checkpoint import RunCheckpoint
 from scripts.errors import UserError
@@ -28,9 +28,15 @@ def draws(epochs, workers, seed=0):
     """Batches of each epoch of a loader that shuffles and adds noise, by epoch."""
     data = [{"x": torch.full((1, 2), float(i))} for i in range(4)]
     loader = DataLoader(Dataset(data, Compose([RandGaussianNoised("x", prob=1.0)])), shuffle=True, num_workers=workers)
+    augmentation = Compose([RandScaleIntensityd("x", prob=1.0, factors=0.5)])
     seen = {}
-    engine = Engine(lambda engine, batch: seen.setdefault(engine.state.epoch, []).append(batch["x"].clone()))
-    EpochSeed(seed, loader).attach(engine)
+
+    def step(engine, batch):
+        changed = augmentation({"x": torch.ones(1, 1, 2)})["x"]
+        seen.setdefault(engine.state.epoch, []).extend([batch["x"].clone(), changed])
+
+    engine = Engine(step)
+    EpochSeed(seed, loader, augmentation).attach(engine)
     if epochs[0] > 1:
         engine.load_state_dict({"epoch": epochs[0] - 1, "max_epochs": epochs[-1], "epoch_length": 4})
     engine.run(loader, max_epochs=epochs[-1])

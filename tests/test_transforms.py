@@ -1,4 +1,4 @@
-"""Preprocessing, augmentation and caching, on arrays with known answers."""
+"""Preprocessing and caching, on arrays with known answers."""
 
 import os
 
@@ -6,20 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, PersistentDataset
-from monai.transforms import (
-    Affine,
-    AsDiscreted,
-    Compose,
-    CropForegroundd,
-    LoadImaged,
-    RandGaussianNoise,
-    RandScaleIntensity,
-)
+from monai.data import CacheDataset, MetaTensor, PersistentDataset
+from monai.transforms import AsDiscreted, Compose, CropForegroundd, LoadImaged, RandGaussianNoised
 
 from scripts.caching import cached_dataset
 from scripts.errors import UserError
-from scripts.transforms import ArgMaxd, PerSequenced, Resampled, SelectChannelsd, StackedRandAffined
+from scripts.transforms import ArgMaxd, Resampled, SelectChannelsd
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -32,22 +24,6 @@ def test_channels_are_selected_by_the_entrys_own_order():
     assert data["flair"].amax((1, 2, 3)).tolist() == [1]
     assert "channels" not in data
     assert select({"image": volume})["image"].shape == (4, 2, 2, 2)
-
-
-def test_every_sequence_gets_its_own_intensities_and_background_stays():
-    image = torch.ones(2, 4, 4, 4)
-    image[:, :2] = 0
-    augment = PerSequenced(["image", "flair"], [RandScaleIntensity(prob=1.0, factors=0.5), RandGaussianNoise(prob=1.0)])
-    augment.set_random_state(seed=0)
-    result = augment({"image": image, "flair": image.clone()})
-    channels = [*result["image"], *result["flair"]]
-    assert all((channel[:2] == 0).all() and (channel[2:] != 0).any() for channel in channels)
-    assert len({round(channel[2:].mean().item(), 4) for channel in channels}) == 4
-    assert image.sum() == 64  # the input is left as it was
-    alone = PerSequenced("image", [RandScaleIntensity(prob=1.0, factors=0.5), RandGaussianNoise(prob=1.0)])
-    for other in (augment, alone):  # the same stream, with or without other keys
-        other.set_random_state(seed=0)
-        assert torch.equal(other({"image": image, "flair": image})["image"], result["image"])
 
 
 def test_resampling_is_linear_for_images_and_nearest_for_labels_and_off_without_spacing():
@@ -98,9 +74,9 @@ def test_files_are_read_once_and_random_transforms_run_each_time(tmp_path, cache
     path = tmp_path / "a.nii.gz"
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
     preprocessing = Compose([LoadImaged("image", ensure_channel_first=True)])
-    augmentation = Compose([PerSequenced("image", [RandGaussianNoise(prob=1.0)])])
+    patches = Compose([RandGaussianNoised("image", prob=1.0)])
     entries = [{"image": str(path)}]
-    data = cached_dataset(entries, preprocessing, augmentation, cache, str(tmp_path / "cache"))
+    data = cached_dataset(entries, preprocessing, patches, cache, str(tmp_path / "cache"))
     assert isinstance(data, kind)
     first = data[0]["image"]
     before = path.stat()
@@ -139,38 +115,3 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
         nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
         data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
         assert float(data[0]["image"].max()) == value
-
-
-def test_stacked_affine_equals_monai_key_after_key():
-    generator = torch.Generator().manual_seed(0)
-    case = {key: torch.rand(channels, 8, 9, 10, generator=generator) for key, channels in {"image": 1, "t2": 2}.items()}
-    case["label"] = torch.randint(0, 4, (1, 8, 9, 10), generator=generator).to(torch.uint8)
-    modes = {"image": "bilinear", "t1": "bilinear", "t2": "bilinear", "label": "nearest"}
-    options = {"rotate_range": [0.4] * 3, "scale_range": [0.2] * 3, "padding_mode": "zeros"}
-    stacked = StackedRandAffined(list(modes), prob=1.0, mode=list(modes.values()), **options, allow_missing_keys=True)
-    stacked.set_random_state(0)
-    result = stacked(case)
-    matrix = stacked.rand_affine.rand_affine_grid.get_transformation_matrix()
-    assert result.keys() == case.keys()
-    for key, image in case.items():
-        alone, _ = Affine(affine=matrix, padding_mode="zeros")(image, mode=modes[key])
-        assert not torch.equal(alone, image)
-        torch.testing.assert_close(result[key], alone.as_tensor().to(image.dtype), atol=1e-5, rtol=0)
-
-
-def test_samples_rotated_and_left_alone_fit_into_one_batch_of_a_loading_process():
-    stacked = StackedRandAffined(["image", "label"], prob=0.5, rotate_range=[0.4] * 3, mode=["bilinear", "nearest"])
-    stacked.set_random_state(0)
-    cases = [{"image": torch.rand(1, 4, 4, 4), "label": torch.ones(1, 4, 4, 4, dtype=torch.uint8)} for _ in range(8)]
-    (batch,) = DataLoader(Dataset(cases, stacked), batch_size=8, num_workers=1)
-    rotated = [not torch.equal(image, case["image"]) for image, case in zip(batch["image"], cases)]
-    assert 0 < sum(rotated) < 8
-    assert (batch["image"].dtype, batch["label"].dtype) == (torch.float32, torch.uint8)
-
-
-def test_stacked_affine_is_drawn_as_often_as_it_should():
-    stacked = StackedRandAffined(["image"], prob=0.3, rotate_range=[0.4] * 3, mode="bilinear")
-    stacked.set_random_state(0)
-    image = torch.rand(1, 4, 4, 4)
-    changed = sum(not torch.equal(stacked({"image": image})["image"], image) for _ in range(400))
-    assert 90 < changed < 150

@@ -29,7 +29,7 @@ class Compact(Transform):
 def cached_dataset(
     data: Sequence[dict],
     preprocessing: Compose,
-    augmentation: Compose | None = None,
+    patches: Compose | None = None,
     cache: str = "memory",
     cache_dir: str = "cache",
     num_workers: int = 1,
@@ -39,7 +39,7 @@ def cached_dataset(
     Args:
         data: entries with paths.
         preprocessing: the first transforms.
-        augmentation: what follows, beginning with deterministic ones; None for validation.
+        patches: what follows, beginning with deterministic ones; None for validation.
         cache: "memory", "disk", or "none".
         cache_dir: folder of the disk cache; a change of the entries, their files or the transforms makes new files.
         num_workers: threads that fill the memory cache.
@@ -51,7 +51,7 @@ def cached_dataset(
         raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')
     if not data:
         raise UserError("there are no patients to work on: pass --dataset_dir and --datalist, or mend those left out.")
-    transform = Compose([*preprocessing.transforms, Compact(), *(augmentation.transforms if augmentation else ())])
+    transform = Compose([*preprocessing.transforms, Compact(), *(patches.transforms if patches else ())])
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
     if cache == "disk":

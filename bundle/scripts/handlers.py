@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar as IgniteProgressBar
 from monai.data import DataLoader
 from monai.data.utils import set_rnd
+from monai.transforms import Compose
 from monai.utils import set_determinism
 
 from scripts.confidence import TeacherConfidence
@@ -21,15 +22,16 @@ __all__ = ["ConfidenceUpdate", "EpochSeed", "FiniteLoss", "LossTerms", "Progress
 
 
 class EpochSeed:
-    """Seeds every source of randomness from (seed, epoch, rank) at the start of each epoch.
+    """Seeds every source of randomness, patches and augmentation too, from (seed, epoch, rank) as an epoch starts.
 
     An epoch then does not depend on those before it, so a resumed run repeats it exactly, with any number of
     workers; and ranks draw different augmentations.
     """
 
-    def __init__(self, seed: int, loader: DataLoader) -> None:
+    def __init__(self, seed: int, loader: DataLoader, augmentation: Compose | None = None) -> None:
         self.seed = seed
         self.loader = loader
+        self.augmentation = augmentation
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
@@ -37,7 +39,7 @@ class EpochSeed:
     def __call__(self, engine: Engine) -> None:
         seed = (self.seed + 1_000_003 * engine.state.epoch + 7919 * idist.get_rank()) % 2**32
         set_determinism(seed, use_deterministic_algorithms=None)
-        set_rnd(self.loader.dataset, seed)
+        set_rnd([self.loader.dataset, self.augmentation], seed)
         if hasattr(self.loader.sampler, "set_epoch"):
             self.loader.sampler.set_epoch(engine.state.epoch)
 

@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
 LEARNING = (  # parts of the config that decide what is learnt, and how
-    "fold", "seed", "strict", "student_sequence", "sequences", "spacing", "preprocessing", "augmentation", "roi_size",
-    "patch_ratios", "batch_size", "accumulation_steps", "student_widths", "teacher_widths", "deep_supervision",
-    "network_def", "teachers", "teacher_checkpoint", "fusion", "confidence", "distillation", "loss", "optimizer",
-    "learning_rate", "student_learning_rate", "lr_scheduler", "warm_up_epochs", "lr_from_validation",
+    "fold", "seed", "strict", "student_sequence", "sequences", "spacing", "preprocessing", "patches", "augmentation",
+    "roi_size", "patch_ratios", "batch_size", "accumulation_steps", "student_widths", "teacher_widths",
+    "deep_supervision", "network_def", "teachers", "teacher_checkpoint", "fusion", "confidence", "distillation", "loss",
+    "optimizer", "learning_rate", "student_learning_rate", "lr_scheduler", "warm_up_epochs", "lr_from_validation",
     "distillation_warm_up",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[1]

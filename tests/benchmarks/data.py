@@ -1,16 +1,16 @@
-"""Seconds for a training case to come out of the loader, by cache, in the first and in later epochs."""
+"""Seconds for a training case to come out of the loader, by cache, in the first and later epochs; and to augment it."""
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
-from monai.data import DataLoader, Dataset
-from monai.transforms import RandomizableTrait
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
 from step import build_trainer
 from torch.utils.data import ConcatDataset
 
@@ -20,39 +20,41 @@ from scripts.summary import format_table
 __all__ = ["data"]
 
 
-COPIES = 10  # of every case in a later epoch, since augmentation is drawn now and then
+COPIES = 40  # of every case in a later epoch, so that starting it counts little
 
 
 def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
-    """Four sequences and the label; ``augmentation`` is what random transforms take in one process."""
+    """Four sequences and the label. The trainer, not the loader, augments: on its own device."""
     workers = min(8, os.cpu_count() or 1)
-    rows = [["cache", "first epoch s/case", "later, median", "min", "max", "of it augmentation", f"{workers} workers"]]
+    columns = ["first epoch s/case", "later, median", "min", "max", f"{workers} workers", "then augmentation"]
+    rows = [["cache", *columns]]
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(dataset_dir, f"{folder}/list.json", folds=2)
         for cache in ("memory", "disk", "none"):
             start = time.perf_counter()
             options = {"roi_size": [size] * 3, "cache": cache, "widths": [4, 4, 4, 4]}
-            loader = build_trainer(folder, dataset_dir, **options).data_loader
+            trainer = build_trainer(folder, dataset_dir, **options)
+            loader = trainer.data_loader
             for _ in loader:
                 pass
             first = (time.perf_counter() - start) / len(loader)
             later = [epoch_seconds(loader, 0) for _ in range(repeats)]
-            random = augmentation_seconds(loader, repeats)
             shared = float(np.median([epoch_seconds(loader, workers) for _ in range(repeats)]))
-            results[cache] = {"first": first, "later": later, "augmentation": random, "workers": {workers: shared}}
-            values = (first, np.median(later), min(later), max(later), random, shared)
+            augmentation = augmentation_seconds(trainer, repeats)
+            values = (first, np.median(later), min(later), max(later), shared, augmentation)
+            results[cache] = dict(zip(columns, map(float, values)))
             rows.append([cache, *(f"{value:.3f}" for value in values)])
-    title = (
-        f"Loading a case, patches of {size}³, one process (the first epoch with the checks of every file), and workers"
-    )
+    title = f"Loading a case, patches of {size}³ (first epoch with the checks of every file), and augmenting it"
     print(f"\n{title}\n\n{format_table(rows)}", flush=True)
     return {"title": title, "results": results}
 
 
 def epoch_seconds(loader: DataLoader, workers: int) -> float:
     """Seconds a case of an epoch of COPIES of the loader's cases, from its first batch on."""
-    many = DataLoader(ConcatDataset([loader.dataset] * COPIES), batch_size=1, num_workers=workers)
+    context = "fork" if workers else None  # as in a run on Linux; this process's default is to spawn
+    dataset = ConcatDataset([loader.dataset] * COPIES)
+    many = DataLoader(dataset, batch_size=1, num_workers=workers, multiprocessing_context=context)
     batches = iter(many)
     next(batches)
     start = time.perf_counter()
@@ -61,16 +63,12 @@ def epoch_seconds(loader: DataLoader, workers: int) -> float:
     return (time.perf_counter() - start) / (len(many) - 1)
 
 
-def augmentation_seconds(loader: DataLoader, repeats: int) -> float:
-    """Mean seconds that random transforms other than the choice of the patch take for a case."""
-    transforms = loader.dataset.transform.transforms
-    first = next(i for i, transform in enumerate(transforms) if isinstance(transform, RandomizableTrait))
-    entry = Dataset(loader.dataset.data[:1], transforms[: first + 1])[0][0]
-    seconds = []
-    for _ in range(4 * repeats):
-        case = copy.copy(entry)
-        start = time.perf_counter()
-        for transform in transforms[first + 1 :]:
-            case = transform(case)
-        seconds.append(time.perf_counter() - start)
-    return float(np.mean(seconds))
+def augmentation_seconds(trainer: SupervisedTrainer, repeats: int) -> float:
+    """Mean seconds to bring a case to the device and augment it there; over many, since changes are drawn rarely."""
+    batch = next(iter(trainer.data_loader))
+    start = time.perf_counter()
+    for _ in range(10 * repeats):
+        trainer.prepare_batch(batch, trainer.state.device)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / (10 * repeats)

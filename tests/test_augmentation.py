@@ -1,0 +1,103 @@
+"""Augmentation of batches: what it draws, that it equals MONAI's, and that it stays on the device."""
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Affine, RandScaleIntensity
+from torch.overrides import TorchFunctionMode
+
+from conftest import BUNDLE
+from scripts.augmentation import PerSequenced, PrepareAugmentedBatch, RandNoise, StackedRandAffined
+
+
+def test_every_sequence_gets_its_own_intensities_and_background_stays():
+    image = torch.ones(2, 4, 4, 4)
+    image[:, :2] = 0
+    augment = PerSequenced(["image", "flair"], [RandScaleIntensity(prob=1.0, factors=0.5), RandNoise(prob=1.0)])
+    augment.set_random_state(seed=0)
+    result = augment({"image": image, "flair": image.clone()})
+    channels = [*result["image"], *result["flair"]]
+    assert all((channel[:2] == 0).all() and (channel[2:] != 0).any() for channel in channels)
+    assert len({round(channel[2:].mean().item(), 4) for channel in channels}) == 4
+    assert image.sum() == 64  # the input is left as it was
+    alone = PerSequenced("image", [RandScaleIntensity(prob=1.0, factors=0.5), RandNoise(prob=1.0)])
+    for other in (augment, alone):  # the same stream, with or without other keys
+        other.set_random_state(seed=0)
+        assert torch.equal(other({"image": image, "flair": image})["image"], result["image"])
+
+
+def test_stacked_affine_equals_monai_key_after_key():
+    generator = torch.Generator().manual_seed(0)
+    case = {key: torch.rand(channels, 8, 9, 10, generator=generator) for key, channels in {"image": 1, "t2": 2}.items()}
+    case["label"] = torch.randint(0, 4, (1, 8, 9, 10), generator=generator).to(torch.uint8)
+    modes = {"image": "bilinear", "t1": "bilinear", "t2": "bilinear", "label": "nearest"}
+    options = {"rotate_range": [0.4] * 3, "scale_range": [0.2] * 3, "padding_mode": "zeros"}
+    stacked = StackedRandAffined(list(modes), prob=1.0, mode=list(modes.values()), **options, allow_missing_keys=True)
+    stacked.set_random_state(0)
+    result = stacked(case)
+    matrix = stacked.rand_affine.rand_affine_grid.get_transformation_matrix()
+    assert result.keys() == case.keys()
+    for key, image in case.items():
+        alone, _ = Affine(affine=matrix, padding_mode="zeros")(image, mode=modes[key])
+        assert not torch.equal(alone, image)
+        torch.testing.assert_close(result[key], alone.as_tensor().to(image.dtype), atol=1e-5, rtol=0)
+
+
+def test_stacked_affine_is_drawn_as_often_as_it_should():
+    stacked = StackedRandAffined(["image"], prob=0.3, rotate_range=[0.4] * 3, mode="bilinear")
+    stacked.set_random_state(0)
+    image = torch.rand(1, 4, 4, 4)
+    changed = sum(not torch.equal(stacked({"image": image})["image"], image) for _ in range(400))
+    assert 90 < changed < 150
+
+
+def test_noise_is_as_strong_as_drawn_and_repeats_with_the_seed():
+    noise, image = RandNoise(prob=0.5, std=0.4), torch.full((1, 20, 20, 20), 3.0)
+    noise.set_random_state(0)
+    results = [noise(image) - image for _ in range(200)]
+    stds = torch.stack([result.std() for result in results if result.any()])
+    assert 80 < len(stds) < 120  # half of 200
+    assert stds.max() < 0.41 and stds.mean() == pytest.approx(0.2, abs=0.03)  # drawn evenly from 0 to 0.4
+    assert abs(torch.stack(results).mean()) < 1e-3
+    noise.set_random_state(0)
+    assert torch.equal(noise(image) - image, results[0])
+
+
+class OnDevice(TorchFunctionMode):
+    """Refuses what would bring an image of a GPU to the CPU, or fail on one there; a 4 by 4 matrix may go."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("numpy", "cpu", "__array__", "tolist") and args[0].numel() > 16:
+            raise AssertionError(f"{func.__name__} leaves the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_without_augmentation_a_batch_is_only_moved_and_cast():
+    batch = {"image": torch.rand(2, 1, 4, 4, 4).half(), "t2": torch.rand(2, 1, 4, 4, 4).half()}
+    batch["label"] = torch.ones(2, 1, 4, 4, 4, dtype=torch.uint8)
+    image, label, _, others = PrepareAugmentedBatch(None, {"t2": "t2"})(batch, "cpu")
+    assert torch.equal(image, batch["image"].float()) and torch.equal(others["t2"], batch["t2"].float())
+    assert torch.equal(label, batch["label"])
+
+
+def test_a_batch_is_augmented_sample_by_sample_without_leaving_the_device():
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "train.yaml")
+    parser.update({"sequences": ["flair"]})
+    augmentation = parser.get_parsed_content("augmentation")
+    (affine,) = (transform for transform in augmentation.transforms if isinstance(transform, StackedRandAffined))
+    affine.prob = 1.0
+    augmentation.set_random_state(0)
+    label = torch.zeros(2, 1, 8, 8, 8, dtype=torch.uint8)
+    label[:, :, 2:6, 2:6, 3:] = 3
+    image = (label.half() + 1) * (label > 0)
+    prepare = PrepareAugmentedBatch(augmentation, {"flair": "flair"})
+    with OnDevice():
+        changed, truth, _, others = prepare({"image": image, "flair": image.clone(), "label": label}, "cpu")
+    assert changed.shape == image.shape and changed.dtype == others["flair"].dtype == torch.float32
+    assert truth.dtype == torch.uint8 and set(truth.unique().tolist()) == {0, 3}
+    assert not torch.equal(truth[0], truth[1])  # drawn for each sample
+    assert not torch.equal(truth, label) and not torch.equal(changed, others["flair"])
+    inside = torch.nn.functional.max_pool3d(1 - truth.float(), 3, 1, 1) == 0
+    assert (changed[inside] > 0.5).all()  # images and label were moved together
+    assert torch.equal(image, (label.half() + 1) * (label > 0))  # the batch is left as it was
