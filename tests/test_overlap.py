@@ -6,7 +6,7 @@ import pytest
 from scripts.datalist import make_datalist
 from scripts.errors import UserError
 from scripts.loading import load_cases
-from scripts.overlap import read_mapping
+from scripts.overlap import read_mapping, warn_of_seen_patients
 
 
 @pytest.fixture
@@ -99,3 +99,14 @@ def test_names_of_one_row_are_of_one_patient(tmp_path):
     (tmp_path / "m.csv").write_text("\ufeffa,b,c\nHGG,old_1,new_1\nHGG,old_2,new_2\n")
     same = read_mapping(str(tmp_path / "m.csv"), ["new_1", "new_2", "new_3"], ["old_2", "old_1"])
     assert same["new_1"] == {"old_1", "new_1"} and same["old_2"] == {"old_2", "new_2"} and "HGG" not in same
+
+
+@pytest.mark.parametrize("record, key", [("training.json", "cases"), ("docs/trained_on.json", "training")])
+def test_weights_that_saw_the_patients_to_be_scored_are_warned_of(tmp_path, caplog, record, key):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / record).write_text(json.dumps({key: [{"case": "a"}, {"case": "b"}]}))
+    weights = str(tmp_path / "models" / "model.pt")
+    warn_of_seen_patients(weights, [{"case": "c"}])
+    assert not caplog.records
+    warn_of_seen_patients([weights], [{"case": "b"}, {"case": "c"}])
+    assert "trained on 1 of the 2 patients to be scored, such as b" in caplog.text

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from scripts.checks import Fault
 from scripts.errors import UserError
 from scripts.loading import read_json
 
-__all__ = ["find_overlap", "read_mapping"]
+__all__ = ["find_overlap", "read_mapping", "warn_of_seen_patients"]
+
+logger = logging.getLogger(__name__)
 
 
 def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping: str | None = None) -> list[Fault]:
@@ -43,6 +49,28 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
         if known:
             faults.append(Fault(case, "-", f"seen in training as {known[0]}", "a test needs other patients"))
     return faults
+
+
+def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where weights have been trained on patients that are to be scored, as the record of their training says.
+
+    That is training.json in the folder above theirs, or docs/trained_on.json there, as for the shipped weights.
+
+    Args:
+        weights: one file or several.
+        cases: the patients to be scored, each with its ``case``.
+    """
+    names = {case["case"] for case in cases}
+    for path in [weights] if isinstance(weights, str) else weights:
+        folder = Path(path).resolve().parents[1]
+        for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
+            document = json.loads(record.read_text())
+            seen = sorted(names & {entry["case"] for entry in document.get("cases") or document.get("training", [])})
+            if seen:
+                logger.warning(
+                    f"{path} was trained on {len(seen)} of the {len(names)} patients to be scored, such as {seen[0]} "
+                    f"({record}): their scores will be too good. Score others, or begin with other weights."
+                )
 
 
 def read_mapping(path: str, names: Iterable[str], trained: Iterable[str]) -> dict[str, set[str]]:
