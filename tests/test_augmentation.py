@@ -3,11 +3,21 @@
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Affine, RandScaleIntensity
+from monai.transforms import (
+    Affine,
+    CenterSpatialCropd,
+    Compose,
+    OneOf,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensity,
+    SelectItemsd,
+)
 from torch.overrides import TorchFunctionMode
 
 from conftest import BUNDLE
 from scripts.augmentation import PerSequenced, PrepareAugmentedBatch, RandNoise, StackedRandAffined
+from scripts.errors import UserError
 
 
 def test_every_sequence_gets_its_own_intensities_and_background_stays():
@@ -67,37 +77,71 @@ class OnDevice(TorchFunctionMode):
     """Refuses what would bring an image of a GPU to the CPU, or fail on one there; a 4 by 4 matrix may go."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in ("numpy", "cpu", "__array__", "tolist") and args[0].numel() > 16:
-            raise AssertionError(f"{func.__name__} leaves the device")
-        return func(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in ("numpy", "cpu", "__array__", "tolist") and args[0].numel() > 16:
+            raise AssertionError(f"{name} leaves the device")
+        if name in ("randn", "rand", "zeros", "ones", "linspace") and kwargs.get("device") is None:
+            raise AssertionError(f"{name} is not told the device")
+        return func(*args, **kwargs)
 
 
-def test_without_augmentation_a_batch_is_only_moved_and_cast():
-    batch = {"image": torch.rand(2, 1, 4, 4, 4).half(), "t2": torch.rand(2, 1, 4, 4, 4).half()}
-    batch["label"] = torch.ones(2, 1, 4, 4, 4, dtype=torch.uint8)
-    image, label, _, others = PrepareAugmentedBatch(None, {"t2": "t2"})(batch, "cpu")
-    assert torch.equal(image, batch["image"].float()) and torch.equal(others["t2"], batch["t2"].float())
-    assert torch.equal(label, batch["label"])
-
-
-def test_a_batch_is_augmented_sample_by_sample_without_leaving_the_device():
+def certain_augmentation():
+    """That of train.yaml, with every change made each time."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.yaml")
     parser.update({"sequences": ["flair"]})
     augmentation = parser.get_parsed_content("augmentation")
-    (affine,) = (transform for transform in augmentation.transforms if isinstance(transform, StackedRandAffined))
-    affine.prob = 1.0
-    augmentation.set_random_state(0)
-    label = torch.zeros(2, 1, 8, 8, 8, dtype=torch.uint8)
+    (intensities,) = (t for t in augmentation.transforms if isinstance(t, PerSequenced))
+    for transform in [*augmentation.transforms, *(t for p in intensities.pipelines.values() for t in p.transforms)]:
+        transform.prob = 1.0
+    return augmentation.set_random_state(0)
+
+
+def batch_of_two(device="cpu"):
+    label = torch.zeros(2, 1, 8, 8, 8, dtype=torch.uint8, device=device)
     label[:, :, 2:6, 2:6, 3:] = 3
     image = (label.half() + 1) * (label > 0)
-    prepare = PrepareAugmentedBatch(augmentation, {"flair": "flair"})
+    return {"image": image, "flair": image.clone(), "label": label, "note": ["a", "b"]}
+
+
+def test_a_batch_is_augmented_sample_by_sample_without_leaving_the_device():
+    batch, before = batch_of_two(), batch_of_two()
+    prepare = PrepareAugmentedBatch(certain_augmentation(), {"flair": "flair"})
     with OnDevice():
-        changed, truth, _, others = prepare({"image": image, "flair": image.clone(), "label": label}, "cpu")
-    assert changed.shape == image.shape and changed.dtype == others["flair"].dtype == torch.float32
-    assert truth.dtype == torch.uint8 and set(truth.unique().tolist()) == {0, 3}
-    assert not torch.equal(truth[0], truth[1])  # drawn for each sample
-    assert not torch.equal(truth, label) and not torch.equal(changed, others["flair"])
-    inside = torch.nn.functional.max_pool3d(1 - truth.float(), 3, 1, 1) == 0
-    assert (changed[inside] > 0.5).all()  # images and label were moved together
-    assert torch.equal(image, (label.half() + 1) * (label > 0))  # the batch is left as it was
+        image, label, _, others = prepare(batch, "cpu")
+    assert image.shape == batch["image"].shape and image.dtype == others["flair"].dtype == torch.float32
+    assert label.dtype == torch.uint8 and set(label.unique().tolist()) == {0, 3}
+    assert not torch.equal(label[0], label[1])  # drawn for each sample
+    assert not torch.equal(label, batch["label"]) and not torch.equal(image, others["flair"])
+    inside, outside = (torch.nn.functional.max_pool3d(v.float(), 3, 1, 1) == 0 for v in (3 - label, label))
+    assert image[inside].min() > image[outside].max() - 1  # images and label were moved together
+    assert (image[outside] == 0).all()
+    assert all(torch.equal(batch[key], before[key]) for key in ("image", "flair", "label"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_batch_is_augmented_on_a_gpu():
+    image, label, _, others = PrepareAugmentedBatch(certain_augmentation(), {"flair": "flair"})(batch_of_two(), "cuda")
+    assert {image.device.type, label.device.type, others["flair"].device.type} == {"cuda"}
+
+
+def test_a_users_own_transforms_may_give_meta_tensors_of_some_samples_and_keys():
+    own = OneOf([RandFlipd(["image", "label"], prob=1.0), RandGaussianNoised("image", prob=1.0, dtype=float)])
+    prepare = PrepareAugmentedBatch(own.set_random_state(1), {})
+    for _ in range(4):
+        image, label, _, _ = prepare(batch_of_two(), "cpu")
+        assert type(image) is type(label) is torch.Tensor
+        assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "transform, message",
+    [
+        (CenterSpatialCropd("image", roi_size=4), r"makes \(1, 4, 4, 4\) of image, expected \(1, 8, 8, 8\)"),
+        (SelectItemsd("image"), "makes nothing of label"),
+        (lambda sample: [sample, sample], "gives a list, expected one sample"),
+    ],
+)
+def test_augmentation_may_not_change_what_a_batch_is(transform, message):
+    with pytest.raises(UserError, match=message):
+        PrepareAugmentedBatch(Compose([transform]), {})(batch_of_two(), "cpu")

@@ -2,6 +2,7 @@
 
 import csv
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -49,6 +50,17 @@ def test_an_epochs_draws_depend_on_seed_and_epoch_alone(workers):
     assert torch.equal(whole[3], late[3])
     assert not torch.equal(whole[1], whole[2])
     assert not torch.equal(whole[1], draws([1], workers, seed=1)[1])
+
+
+def draw_on_a_rank(local_rank, folder):
+    torch.save(draws([1], 0)[1].as_subclass(torch.Tensor), f"{folder}/{local_rank}.pt")
+
+
+def test_ranks_draw_differently(tmp_path):
+    idist.spawn("gloo", draw_on_a_rank, (str(tmp_path),), nproc_per_node=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first, draws([1], 0)[1])
+    assert not any(torch.equal(*pair) for pair in zip(first, second))
 
 
 def test_warm_up_switches_distillation_on_after_its_epochs():

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.data.utils import decollate_batch, list_data_collate
+from monai.data.utils import decollate_batch
 from monai.engines import PrepareBatchExtraInput
 from monai.transforms import Compose, MapTransform, RandAffined, Randomizable, RandomizableTransform, Resample
-from monai.utils import MAX_SEED
+from monai.utils import MAX_SEED, CommonKeys
+
+from scripts.errors import UserError
 
 __all__ = ["PrepareAugmentedBatch", "PerSequenced", "RandNoise", "StackedRandAffined"]
 
@@ -21,18 +23,23 @@ __all__ = ["PrepareAugmentedBatch", "PerSequenced", "RandNoise", "StackedRandAff
 class PrepareAugmentedBatch(PrepareBatchExtraInput):
     """MONAI's PrepareBatchExtraInput of a batch whose samples have been augmented, each on its own, on the device.
 
-    Images come in half precision, to be moved quickly, and leave in float32.
+    Images come in half precision, to be moved quickly, are augmented in float32, and leave in it.
 
     Args:
-        augmentation: dictionary transforms of a sample, seeded by scripts.handlers.EpochSeed; None for none.
-        extra_keys: the network's keyword arguments and their keys in the batch.
+        augmentation: dictionary transforms of a sample of plain tensors, seeded by scripts.handlers.EpochSeed; None for
+            none.
+        extra_keys: the network's keyword arguments and their keys in the batch. Other keys are left out.
 
     Shapes: a batch of (B, C, H, W, D) -> image, label, (), {name: image}, shapes as they were.
+
+    Raises:
+        UserError: if the augmentation changes a sample's shapes, or gives anything but a sample.
     """
 
     def __init__(self, augmentation: Compose | None, extra_keys: Mapping[str, str]) -> None:
         super().__init__(dict(extra_keys))
         self.augmentation = augmentation
+        self.keys = [CommonKeys.IMAGE, CommonKeys.LABEL, *extra_keys.values()]
 
     def __call__(
         self,
@@ -41,11 +48,24 @@ class PrepareAugmentedBatch(PrepareBatchExtraInput):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
-        batch = {key: value.to(device, non_blocking=non_blocking) for key, value in batchdata.items()}
+        batch = {key: batchdata[key].to(device, non_blocking=non_blocking) for key in self.keys}
         batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
         if self.augmentation is not None:
-            batch = list_data_collate([self.augmentation(sample) for sample in decollate_batch(batch)])
+            samples = [self.augment(sample) for sample in decollate_batch(batch)]
+            batch = {key: torch.stack([sample[key] for sample in samples]) for key in self.keys}
         return super().__call__(batch, device, non_blocking, **kwargs)
+
+    def augment(self, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        changed = self.augmentation(sample)  # type: ignore[misc]
+        if not isinstance(changed, Mapping):
+            raise UserError(f"augmentation gives a {type(changed).__name__}, expected one sample: see `patches`.")
+        for key, value in sample.items():
+            found = tuple(changed[key].shape) if key in changed else "nothing"
+            if found != tuple(value.shape):
+                raise UserError(
+                    f"augmentation makes {found} of {key}, expected {tuple(value.shape)} as before: see `patches`."
+                )
+        return {key: torch.as_tensor(changed[key]).as_subclass(torch.Tensor).to(sample[key].dtype) for key in sample}
 
 
 class PerSequenced(Randomizable, MapTransform):

@@ -88,7 +88,11 @@ class RunCheckpoint:
         """Restore the objects; the rest of the checkpoint."""
         checkpoint = torch.load(self.path, map_location=device, weights_only=True)
         for key, value in self.settings.items():
-            if (begun := checkpoint["settings"].get(key)) != value:
+            if key not in checkpoint["settings"]:
+                raise UserError(
+                    f"{key} is {value!r}, but {self.path} was begun without it: use its config, or train anew."
+                )
+            if (begun := checkpoint["settings"][key]) != value:
                 raise UserError(f"{key} is {value!r}, but {self.path} was begun with {begun!r}: use that to resume.")
         try:
             for name, item in self.objects.items():

@@ -24,8 +24,8 @@ __all__ = ["ConfidenceUpdate", "EpochSeed", "FiniteLoss", "LossTerms", "Progress
 class EpochSeed:
     """Seeds every source of randomness, patches and augmentation too, from (seed, epoch, rank) as an epoch starts.
 
-    An epoch then does not depend on those before it, so a resumed run repeats it exactly, with any number of
-    workers; and ranks draw different augmentations.
+    An epoch then does not depend on those before it, so a resumed run with as many loading processes repeats it
+    exactly; and ranks draw different augmentations.
     """
 
     def __init__(self, seed: int, loader: DataLoader, augmentation: Compose | None = None) -> None:

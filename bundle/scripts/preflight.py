@@ -181,6 +181,8 @@ RULES = {
         lambda v: isinstance(v, list) and len(v) == 4 and all(number(r) and r >= 0 for r in v) and sum(v) > 0,
         'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
     ),
+    "patches": (callable, "a Compose of transforms that cut patches"),
+    "augmentation": (lambda v: v is None or callable(v), "a Compose of transforms of one patch, or null"),
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
     "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),

@@ -137,10 +137,12 @@ def learning_settings(datalist: str) -> dict[str, Any]:
     return {"datalist": sha256(datalist)} | leaves({key: config[key] for key in LEARNING if key in config})
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested mappings by their path: {"a": {"b": 1}} -> {"a::b": 1}."""
+def leaves(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings, and of mappings in lists, by path: {"a": [{"b": 1}]} -> {"a::0::b": 1}."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = dict(enumerate(value))
         found |= leaves(value, f"{prefix}{key}::") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return found
 

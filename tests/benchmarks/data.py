@@ -65,10 +65,16 @@ def epoch_seconds(loader: DataLoader, workers: int) -> float:
 
 def augmentation_seconds(trainer: SupervisedTrainer, repeats: int) -> float:
     """Mean seconds to bring a case to the device and augment it there; over many, since changes are drawn rarely."""
-    batch = next(iter(trainer.data_loader))
+    batches = list(trainer.data_loader)
+    trainer.prepare_batch(batches[0], trainer.state.device)
+    wait_for_device()
     start = time.perf_counter()
-    for _ in range(10 * repeats):
-        trainer.prepare_batch(batch, trainer.state.device)
+    for turn in range(10 * repeats):
+        trainer.prepare_batch(batches[turn % len(batches)], trainer.state.device)
+    wait_for_device()
+    return (time.perf_counter() - start) / (10 * repeats)
+
+
+def wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / (10 * repeats)
