@@ -2,11 +2,12 @@
 
 import pytest
 from monai.networks.nets import DynUNet, SegResNetDS
+from monai.transforms import CenterSpatialCropd, Compose, RandFlipd, RandGaussianNoised
 
 from scripts.distillation import DistillationNetwork, Teacher
 from scripts.errors import UserError
 from scripts.networks import ResUNet
-from scripts.preflight import check_networks, check_settings, check_teachers
+from scripts.preflight import check_augmentation, check_networks, check_settings, check_teachers
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -84,3 +85,12 @@ def test_a_teacher_that_sees_what_is_not_loaded_is_refused():
     check_teachers(teachers, ["t1ce", "t2"], [])
     with pytest.raises(UserError, match=r"teachers::t2 sees t2, but sequences is \['flair'\]: add what it sees"):
         check_teachers(teachers, "t1ce", ["flair"])
+
+
+def test_an_augmentation_that_spoils_a_patch_is_refused():
+    check_augmentation(None, ["flair"], [16, 8, 16])
+    check_augmentation(Compose([RandFlipd(["image", "flair", "label"], prob=1.0)]), ["flair"], [16, 8, 16])
+    with pytest.raises(UserError, match=r"makes \(1, 4, 8, 4\) of image, expected \(1, 16, 8, 16\)"):
+        check_augmentation(Compose([CenterSpatialCropd("image", roi_size=[4, 8, 4])]), [], [16, 8, 16])
+    with pytest.raises(UserError, match=r"fails on a patch of \(16, 8, 16\): .*t2"):
+        check_augmentation(Compose([RandGaussianNoised("t2", prob=1.0)]), [], [16, 8, 16])

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Compose
+from monai.utils import CommonKeys
 from torch import nn
 from torch.func import functional_call
 
+from scripts.augmentation import PrepareAugmentedBatch
 from scripts.distillation import DistillationNetwork, Teacher, logits_list
 from scripts.errors import UserError, print_sentence
 from scripts.labels import CLASSES, SEQUENCES
@@ -19,7 +22,7 @@ from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
 
-__all__ = ["check_interval", "check_networks", "check_settings", "check_teachers"]
+__all__ = ["check_augmentation", "check_interval", "check_networks", "check_settings", "check_teachers"]
 
 
 def check_settings(**settings: Any) -> None:
@@ -90,6 +93,23 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
             raise UserError(f"{given} fails: {reason}. Mend its in_channels, or roi_size.") from error
         if logits != (expected := (2, len(CLASSES), *roi_size)):
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: mend its out_channels.")
+
+
+def check_augmentation(augmentation: Compose | None, sequences: Sequence[str], roi_size: Sequence[int]) -> None:
+    """Refuse an augmentation that fails on a patch, here of zeros, or makes something else of it.
+
+    Raises:
+        UserError: names what it does.
+    """
+    prepare = PrepareAugmentedBatch(augmentation, {name: name for name in sequences})
+    patch = torch.zeros(1, 1, *roi_size)
+    try:
+        prepare({key: patch.byte() if key == CommonKeys.LABEL else patch for key in prepare.keys})
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"augmentation fails on a patch of {tuple(roi_size)}: {reason}. Mend its transforms."
+        ) from error
 
 
 def output_shape(network: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
