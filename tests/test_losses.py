@@ -74,6 +74,17 @@ def test_tumour_focus_counts_voxels_as_far_as_the_teacher_sees_tumour(batch):
     )
 
 
+def test_whole_tumour_compares_tumour_of_any_class_with_background(batch):
+    student, _ = batch
+    teacher = student.roll(1, 0)
+    p, q = (logits.softmax(1)[:, 1:].sum(1) for logits in (teacher, student))  # of tumour
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    torch.testing.assert_close(SoftTargetLoss(1, whole_tumour=True)(student, teacher), expected)
+    swapped = teacher[:, [0, 2, 3, 1]]  # other classes of the same tumour
+    loss = SoftTargetLoss(4, whole_tumour=True)
+    torch.testing.assert_close(loss(student, swapped), loss(student, teacher))
+
+
 def test_soft_targets_do_not_train_the_teacher(batch):
     student, _ = batch
     student, teacher = student.requires_grad_(), student.detach().roll(1, 0).requires_grad_()

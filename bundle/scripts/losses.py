@@ -61,6 +61,9 @@ class SoftTargetLoss(nn.Module):
     (not in the paper) takes the mean with weights (1 - f) + f · p, p the teacher's probability of any tumour class:
     0 is the plain mean, 1 counts voxels only as far as the teacher sees tumour.
 
+    FLAIR and T2 show a tumour's extent, not its parts. ``whole_tumour`` (not in the paper) takes from the teacher only
+    what is tumour of any class: logits become those of background and of the others' log-sum-exp.
+
     Shapes: student_logits, teacher_logits (B, C, H, W, D) -> scalar. The teacher is detached.
 
     Raises:
@@ -69,7 +72,12 @@ class SoftTargetLoss(nn.Module):
     """
 
     def __init__(
-        self, temperature: float = 4.0, reduction: str = "mean", scale: str = "squared", tumour_focus: float = 0.0
+        self,
+        temperature: float = 4.0,
+        reduction: str = "mean",
+        scale: str = "squared",
+        tumour_focus: float = 0.0,
+        whole_tumour: bool = False,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -81,6 +89,7 @@ class SoftTargetLoss(nn.Module):
         if not 0 <= tumour_focus <= 1 or (tumour_focus and reduction == "sum"):
             raise ValueError(f'tumour_focus must be in 0..1, and 0 for reduction="sum", got {tumour_focus}.')
         self.tumour_focus = tumour_focus
+        self.whole_tumour = whole_tumour
         self.temperature = temperature
         self.reduction = reduction
         self.factor = temperature**2 if scale == "squared" else temperature
@@ -88,9 +97,12 @@ class SoftTargetLoss(nn.Module):
     def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
         if student_logits.shape != teacher_logits.shape:
             raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
+        student_logits = student_logits.float()
         teacher_logits = teacher_logits.detach().float()  # soft targets: the student must not train a teacher
+        if self.whole_tumour:
+            student_logits, teacher_logits = merge_tumour(student_logits), merge_tumour(teacher_logits)
         soft_targets = F.log_softmax(teacher_logits / self.temperature, dim=1)
-        student = F.log_softmax(student_logits.float() / self.temperature, dim=1)
+        student = F.log_softmax(student_logits / self.temperature, dim=1)
         if self.tumour_focus:
             tumour = 1 - F.softmax(teacher_logits, dim=1)[:, 0]  # (B, H, W, D)
             weights = (1 - self.tumour_focus) + self.tumour_focus * tumour
@@ -100,6 +112,11 @@ class SoftTargetLoss(nn.Module):
         if self.reduction == "sum":
             return self.factor * divergence / student.shape[0]
         return self.factor * divergence / student[:, 0].numel()
+
+
+def merge_tumour(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of background and of any tumour class: (B, C, H, W, D) -> (B, 2, H, W, D)."""
+    return torch.stack([logits[:, 0], logits[:, 1:].logsumexp(dim=1)], dim=1)
 
 
 class DistillationLoss(nn.Module):
