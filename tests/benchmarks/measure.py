@@ -74,9 +74,9 @@ class ResidentMemory:
 
 
 def show(title: str, seconds: Mapping[str, list[float]], memory: Mapping[str, float], base: str) -> dict[str, Any]:
-    """Print ratios to the base first, then medians and spread; the same as a mapping."""
+    """Print ratios to the base first, then medians, spread and how many of them a second; the same as a mapping."""
     result = {}
-    rows = [["", f"times {base}", "median s", "min", "max", "peak GiB"]]
+    rows = [["", f"times {base}", "median s", "min", "max", "per second", "peak GiB"]]
     for name, values in seconds.items():
         ratio = float(np.median(np.array(values) / np.array(seconds[base][: len(values)])))
         result[name] = {
@@ -85,7 +85,7 @@ def show(title: str, seconds: Mapping[str, list[float]], memory: Mapping[str, fl
             "seconds": values,
             "peak_gib": memory[name],
         }
-        row = [name, f"{ratio:.3f}", *(f"{f(values):.3f}" for f in (np.median, min, max)), f"{memory[name]:.1f}"]
-        rows.append(row)
+        spread = [f"{f(values):.3f}" for f in (np.median, min, max)]
+        rows.append([name, f"{ratio:.3f}", *spread, f"{1 / np.median(values):.3f}", f"{memory[name]:.1f}"])
     print(f"\n{title}\n\n{format_table(rows)}", flush=True)
     return {"title": title, "results": result}
