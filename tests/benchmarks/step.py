@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floor import floor
 from ignite.engine import Events
 from measure import interleave, show
 from monai.bundle import ConfigParser
@@ -48,7 +49,9 @@ def step(
             other = build_trainer(folder, dataset_dir, **options, **changed)
             contenders[name] = stepper(other, other.data_loader)
         seconds, memory = interleave(contenders, repeats)
-    return show(f"Training step of four networks, {size}³, widths {widths}, batch 1", seconds, memory, "bundle")
+        least = floor(contenders["without loader and handlers"], trainer.state.device)
+    title = f"Training step of four networks, {size}³, widths {widths}, batch 1"
+    return show(title, seconds, memory, "bundle") | {"floor": least}
 
 
 def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
