@@ -12,8 +12,15 @@ from scripts.networks import ResUNet
 from scripts.precision import autocast, fast_bfloat16
 
 
-def test_gpus_have_it_and_cpus_as_their_flags_say():
-    assert fast_bfloat16("cuda:1") and fast_bfloat16(torch.device("cuda"))
+@pytest.mark.parametrize("supported", [True, False])
+def test_gpus_that_only_emulate_it_are_left_in_float32(supported, monkeypatch):
+    """A mock of a GPU before Ampere, and of a later one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
+    assert fast_bfloat16("cuda:1", [16, 16, 16]) == fast_bfloat16(torch.device("cuda")) == supported
+
+
+def test_cpus_have_it_as_their_flags_say():
     flags = Path("/proc/cpuinfo")
     if not flags.is_file():
         pytest.skip("no /proc/cpuinfo to compare with")
@@ -22,7 +29,7 @@ def test_gpus_have_it_and_cpus_as_their_flags_say():
 
 
 def test_patches_too_small_for_it_on_a_cpu_are_left_in_float32():
-    assert not fast_bfloat16("cpu", [64, 64, 16]) and fast_bfloat16("cuda", [16, 16, 16])
+    assert not fast_bfloat16("cpu", [64, 64, 16])
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -13,13 +13,15 @@ LEAST_PATCH = 24  # voxels a side: with 16, PyTorch's CPU gradients are at times
 
 
 def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool:
-    """Whether bfloat16 pays: on GPUs, and on CPUs with AVX-512 BF16 or AMX, which others only emulate.
+    """Whether bfloat16 pays: on GPUs from Ampere on, and on CPUs with AVX-512 BF16 or AMX. Others only emulate it.
 
     Args:
         device: of the networks.
         patch: (H, W, D) of training, in voxels; on CPUs too small ones are left in float32.
     """
-    if not str(device).startswith("cpu"):
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type != "cpu":
         return True
     if isinstance(patch, (list, tuple)) and patch and min(patch) < LEAST_PATCH:
         return False

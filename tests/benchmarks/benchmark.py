@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -44,7 +45,15 @@ def benchmark(
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     widths = FULL if cuda else SMALL
-    variants = {"float32": {"amp": False}, "channels last": {"channels_last": True}}
+    variants = {
+        "two patches": {"batch_size": 2},
+        "float32": {"amp": False},
+        "channels last": {"channels_last": True},
+        "channels first": {"channels_last": False},
+    }
+    if cuda:
+        compiled = {"train::trainer::compile": True}
+        variants |= {"compiled": compiled, "channels last, compiled": {"channels_last": True, **compiled}}
     calls: dict[str, list[tuple]] = {
         "data": [(data, dataset_dir, 128, repeats)],
         "step": [
@@ -52,7 +61,7 @@ def benchmark(
             (step, dataset_dir, 128, widths, repeats, variants if cuda else {}),
         ],
         "inference": [(inference, dataset_dir, repeats)],
-        "memory": [(memory, 128, FULL, False), (memory, 128, FULL, True)],
+        "memory": [(memory, 64, SMALL), (memory, 128, SMALL), (memory, 128, FULL), (memory, 128, FULL, True)],
     }
     chosen = [parts] if isinstance(parts, str) else list(parts)
     if unknown := [name for name in chosen if name not in calls]:
@@ -62,7 +71,11 @@ def benchmark(
         for function, *arguments in calls[name]:
             spawn = multiprocessing.get_context("spawn")  # a process with no memory of the others
             with ProcessPoolExecutor(1, spawn) as pool:
-                results[name].append(pool.submit(function, *arguments).result())
+                try:
+                    results[name].append(pool.submit(function, *arguments).result())
+                except BrokenProcessPool:  # full widths in float32 want more than 24 GiB
+                    print(f"\n{name} {arguments}: its process was killed, most likely for want of memory.", flush=True)
+                    results[name].append({"title": f"{name} {arguments}", "killed": True})
             Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
 

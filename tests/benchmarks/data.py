@@ -20,7 +20,7 @@ from scripts.summary import format_table
 __all__ = ["data"]
 
 
-COPIES = 40  # of every case in a later epoch, so that starting it counts little
+COPIES = {"memory": 40, "disk": 40, "none": 4}  # of every case in a later epoch, so that starting it counts little
 
 
 def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
             for _ in loader:
                 pass
             first = (time.perf_counter() - start) / len(loader)
-            later = [epoch_seconds(loader, 0) for _ in range(repeats)]
-            shared = float(np.median([epoch_seconds(loader, workers) for _ in range(repeats)]))
+            later = [epoch_seconds(loader, 0, COPIES[cache]) for _ in range(repeats)]
+            shared = float(np.median([epoch_seconds(loader, workers, COPIES[cache]) for _ in range(repeats)]))
             augmentation = augmentation_seconds(trainer, repeats)
             values = (first, np.median(later), min(later), max(later), shared, augmentation)
             results[cache] = dict(zip(columns, map(float, values)))
@@ -50,10 +50,10 @@ def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
     return {"title": title, "results": results}
 
 
-def epoch_seconds(loader: DataLoader, workers: int) -> float:
-    """Seconds a case of an epoch of COPIES of the loader's cases, from its first batch on."""
+def epoch_seconds(loader: DataLoader, workers: int, copies: int) -> float:
+    """Seconds a case of an epoch of copies of the loader's cases, from its first batch on."""
     context = "fork" if workers else None  # as in a run on Linux; this process's default is to spawn
-    dataset = ConcatDataset([loader.dataset] * COPIES)
+    dataset = ConcatDataset([loader.dataset] * copies)
     many = DataLoader(dataset, batch_size=1, num_workers=workers, multiprocessing_context=context)
     batches = iter(many)
     next(batches)

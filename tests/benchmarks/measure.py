@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,13 @@ GIB = 2**30
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1, once: Collection[str] = ()
+    contenders: Mapping[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each call and the peak memory in GiB, by contender; the first ``warm_up`` rounds do not count.
-
-    Those in ``once`` are too slow for more than the first round that counts.
-    """
+    """Seconds of each call and the peak memory in GiB, by contender; the first ``warm_up`` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     memory = dict.fromkeys(contenders, 0.0)
     for turn in range(warm_up + repeats):
         for name, call in contenders.items():
-            if name in once and turn != warm_up:
-                continue
             value, peak = timed(call)
             memory[name] = max(memory[name], peak)
             if turn >= warm_up:
@@ -78,7 +73,7 @@ def show(title: str, seconds: Mapping[str, list[float]], memory: Mapping[str, fl
     result = {}
     rows = [["", f"times {base}", "median s", "min", "max", "per second", "peak GiB"]]
     for name, values in seconds.items():
-        ratio = float(np.median(np.array(values) / np.array(seconds[base][: len(values)])))
+        ratio = float(np.median(np.array(values) / np.array(seconds[base])))
         result[name] = {
             "ratio": ratio,
             "median": float(np.median(values)),
