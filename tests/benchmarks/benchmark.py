@@ -49,7 +49,6 @@ def benchmark(
         "two patches": {"batch_size": 2},
         "float32": {"amp": False},
         "channels last": {"channels_last": True},
-        "channels first": {"channels_last": False},
     }
     if cuda:
         compiled = {"train::trainer::compile": True}
