@@ -131,6 +131,18 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
             assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4)
 
 
+@pytest.mark.slow
+def test_two_nodes_learn_what_one_process_learns(data, one_process, free_port, tmp_path):
+    """Two torchruns of one process each, that meet at an address."""
+    out, overlays = tmp_path / "nodes", [data / "fixed.yaml", data / "ordered.yaml"]
+    meeting = ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
+    options = ["--epochs", "3", "--batch_size", "1"]
+    nodes = [start(data, out, overlays, 1, *options, launcher=meeting) for _ in range(2)]
+    ranks = [finish(node, out) for node in nodes][1]
+    assert len(ranks) == 2
+    assert all(largest_difference(network, one_process[1][0]) < 1e-5 for network, _, _ in ranks)
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_process, tmp_path):
     """One patient a step and process, two steps an update: with one process the batches of two above."""
