@@ -44,6 +44,7 @@ state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evalua
 - $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
 """
 ORDERED = "train::dataloader::sampler::shuffle: false\n"
+ONE_VOXEL = 5e-4  # of Dice: one where two classes tie may fall to either by rounding (2e-4 has been seen)
 POISON = """
 loss::segmentation: {_target_: test_distributed.Poisoned}
 """
@@ -123,27 +124,33 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
         dice = details["val_mean_dice"]
         assert dice.shape == (3, 3)  # every patient once, though two ranks cannot share three evenly
         for found, wanted in zip(dice.T, expected[2]["val_mean_dice"].T):  # by region, in whatever order of patients
-            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=1e-4)
+            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=ONE_VOXEL)
     assert all(torch.equal(ranks[0][i][name], ranks[1][i][name]) for i in (0, 1) for name in ranks[0][i])
     assert float(ranks[0][1]["weights"].min()) > 0.001
     for row, wanted in zip(history(out), history(expected_out)):
-        for name in ("loss/total", "weight/flair", "dice/t1", "validation/dice/WT"):
+        for name in ("loss/total", "weight/flair", "dice/t1"):
             assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4)
+        assert float(row["validation/dice/WT"]) == pytest.approx(float(wanted["validation/dice/WT"]), abs=ONE_VOXEL)
 
 
 @pytest.mark.slow
 def test_two_nodes_learn_what_one_process_learns(data, one_process, free_port, tmp_path):
-    """Two torchruns of one process each, that meet at an address."""
+    """Two torchruns of one process each, that meet at an address; only rank 0 is followed in MLflow."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '.[track]'")
     out, overlays = tmp_path / "nodes", [data / "fixed.yaml", data / "ordered.yaml"]
     meeting = ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
-    options = ["--epochs", "3", "--batch_size", "1"]
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    options = ["--epochs", "3", "--batch_size", "1", "--mlflow_uri", store]
     nodes = [start(data, out, overlays, 1, *options, launcher=meeting) for _ in range(2)]
     ranks = [finish(node, out) for node in nodes][1]
     assert len(ranks) == 2
     assert all(largest_difference(network, one_process[1][0]) < 1e-5 for network, _, _ in ranks)
+    tracked = mlflow.MlflowClient(store)
+    (run,) = tracked.search_runs([tracked.get_experiment_by_name("mtcm_kd").experiment_id])
+    assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_process, tmp_path):
     """One patient a step and process, two steps an update: with one process the batches of two above."""
     out = tmp_path / "accumulated"

@@ -258,6 +258,19 @@ def test_members_are_independent_copies(weights):
         load_members(members, ["nowhere.pt"])
 
 
+def test_channels_last_members_predict_the_same(weights):
+    image, logits = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for channels_last in (False, True):
+        (member,) = make_members(
+            ResUNet(1, 4, WIDTHS, deep_supervision=1), weights[0], torch.device("cpu"), channels_last
+        )
+        load_members([member], weights[0])
+        layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+        assert member.decoder1.conv1.weight.is_contiguous(memory_format=layout)
+        logits.append(member.eval()(image))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
 def test_images_of_no_single_sequence_are_refused(cohort_source, sequence):
     with pytest.raises(UserError, match=r"student_sequence is .*expected one of"):

@@ -2,12 +2,12 @@
 
 import pytest
 from monai.networks.nets import DynUNet, SegResNetDS
-from monai.transforms import CenterSpatialCropd, Compose, RandFlipd, RandGaussianNoised
+from monai.transforms import CenterSpatialCropd, Compose, Lambdad, RandFlipd, RandGaussianNoised
 
 from scripts.distillation import DistillationNetwork, Teacher
 from scripts.errors import UserError
 from scripts.networks import ResUNet
-from scripts.preflight import check_augmentation, check_networks, check_settings, check_teachers
+from scripts.preflight import check_augmentation, check_networks, check_processes, check_settings, check_teachers
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -87,9 +87,17 @@ def test_a_teacher_that_sees_what_is_not_loaded_is_refused():
         check_teachers(teachers, "t1ce", ["flair"])
 
 
+def test_more_processes_than_validation_patients_are_refused():
+    check_processes(processes=2, patients=2)
+    with pytest.raises(UserError, match="3 processes share 2 validation .* at least one each: start fewer"):
+        check_processes(processes=3, patients=2)
+
+
 def test_an_augmentation_that_spoils_a_patch_is_refused():
     check_augmentation(None, ["flair"], [16, 8, 16])
     check_augmentation(Compose([RandFlipd(["image", "flair", "label"], prob=1.0)]), ["flair"], [16, 8, 16])
+    swap = Compose([Lambdad("image", lambda image: image[[3, 2, 1, 0]])])  # of a student that sees four sequences
+    check_augmentation(swap, [], [16, 8, 16], ["flair", "t1", "t1ce", "t2"])
     with pytest.raises(UserError, match=r"makes \(1, 4, 8, 4\) of image, expected \(1, 16, 8, 16\)"):
         check_augmentation(Compose([CenterSpatialCropd("image", roi_size=[4, 8, 4])]), [], [16, 8, 16])
     with pytest.raises(UserError, match=r"fails on a patch of \(16, 8, 16\): .*t2"):

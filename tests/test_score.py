@@ -168,6 +168,7 @@ def test_wrong_options_are_named(option, folders):
         score(**{**options, **option})
 
 
+@pytest.mark.slow
 def test_an_all_background_prediction_of_real_patients_shows_what_slice_means_are_worth(tmp_path):
     root = real_data("brats_1mm")
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):

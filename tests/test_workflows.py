@@ -214,6 +214,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_of_the_readme_and_docs_train(variant, options, tmp_path):
     overlays, changed = VARIANTS[variant]

@@ -205,13 +205,24 @@ def root_cause(error: BaseException) -> str:
 
 
 def make_members(
-    network: torch.nn.Module, ckpt_path: str | Sequence[str], device: torch.device
+    network: torch.nn.Module, ckpt_path: str | Sequence[str], device: torch.device, channels_last: bool = False
 ) -> list[torch.nn.Module]:
-    """The networks of an ensemble, one for each file: exported ones, or ``network`` and copies, not loaded yet."""
+    """The networks of an ensemble, one for each file: exported ones, or ``network`` and copies, not loaded yet.
+
+    Args:
+        network: what the files hold weights of.
+        ckpt_path: one file or several.
+        device: to predict on.
+        channels_last: lay networks that are not exported out so in memory; the same predictions but for rounding.
+    """
+    layout = torch.channels_last_3d if channels_last else torch.preserve_format
     members: list[torch.nn.Module] = []
     for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
+        if is_exported(path):
+            members.append(load_exported(path, device))
+            continue
         own = copy.deepcopy(network) if members else network
-        members.append(load_exported(path, device) if is_exported(path) else own.to(device))
+        members.append(own.to(device, memory_format=layout))  # type: ignore[call-overload]  # not in torch's stubs
     return members
 
 

@@ -22,7 +22,14 @@ from scripts.metrics import EMPTY_RULES
 from scripts.networks import STRIDE
 from scripts.overrides import bundle_options, refuse_unknown_keys
 
-__all__ = ["check_augmentation", "check_interval", "check_networks", "check_settings", "check_teachers"]
+__all__ = [
+    "check_augmentation",
+    "check_interval",
+    "check_networks",
+    "check_processes",
+    "check_settings",
+    "check_teachers",
+]
 
 
 def check_settings(**settings: Any) -> None:
@@ -52,6 +59,19 @@ def check_interval(val_interval: int, epochs: int) -> None:
     if val_interval > epochs:
         raise UserError(
             f"val_interval is {val_interval}, expected at most epochs, {epochs}: no student would be saved."
+        )
+
+
+def check_processes(processes: int, patients: int) -> None:
+    """Refuse more processes than there are patients to validate on, of which each needs one.
+
+    Raises:
+        UserError: if there are fewer patients than processes.
+    """
+    if patients < processes:
+        raise UserError(
+            f"{processes} processes share {patients} validation patient(s), expected at least one each: start fewer "
+            "processes (--nproc_per_node, --nnodes), or validate on more patients (scripts.datalist --folds)."
         )
 
 
@@ -95,7 +115,12 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: mend its out_channels.")
 
 
-def check_augmentation(augmentation: Compose | None, sequences: Sequence[str], roi_size: Sequence[int]) -> None:
+def check_augmentation(
+    augmentation: Compose | None,
+    sequences: Sequence[str],
+    roi_size: Sequence[int],
+    student_sequence: str | Sequence[str] = "t1ce",
+) -> None:
     """Refuse an augmentation that fails on a patch, here of zeros, or makes something else of it.
 
     Raises:
@@ -103,8 +128,10 @@ def check_augmentation(augmentation: Compose | None, sequences: Sequence[str], r
     """
     prepare = PrepareAugmentedBatch(augmentation, {name: name for name in sequences})
     patch = torch.zeros(1, 1, *roi_size)
+    image = patch if isinstance(student_sequence, str) else torch.cat([patch] * len(student_sequence), dim=1)
+    special = {CommonKeys.IMAGE: image, CommonKeys.LABEL: patch.byte()}
     try:
-        prepare({key: patch.byte() if key == CommonKeys.LABEL else patch for key in prepare.keys})
+        prepare({key: special.get(key, patch) for key in prepare.keys})
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
         raise UserError(

@@ -46,9 +46,10 @@ def benchmark(
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     widths = FULL if cuda else SMALL
     variants = {
-        "two patches": {"batch_size": 2},
+        "one patch": {"batch_size": 1},
         "float32": {"amp": False},
         "channels last": {"channels_last": True},
+        "channels first": {"channels_last": False},
     }
     if cuda:
         compiled = {"train::trainer::compile": True}
@@ -56,8 +57,10 @@ def benchmark(
     calls: dict[str, list[tuple]] = {
         "data": [(data, dataset_dir, 128, repeats)],
         "step": [
-            (step, dataset_dir, 64, widths, repeats, variants),
-            (step, dataset_dir, 128, widths, repeats, variants if cuda else {}),
+            (step, dataset_dir, 64, 2, widths, repeats, variants),
+            (step, dataset_dir, 128, 2, widths, repeats, variants)
+            if cuda
+            else (step, dataset_dir, 128, 1, widths, repeats),  # two patches and the peer want more than 24 GiB
         ],
         "inference": [(inference, dataset_dir, repeats)],
         "memory": [(memory, 64, SMALL), (memory, 128, SMALL), (memory, 128, FULL), (memory, 128, FULL, True)],

@@ -33,7 +33,7 @@ def data(dataset_dir: str, size: int, repeats: int) -> dict[str, Any]:
         make_datalist(dataset_dir, f"{folder}/list.json", folds=2)
         for cache in ("memory", "disk", "none"):
             start = time.perf_counter()
-            options = {"roi_size": [size] * 3, "cache": cache, "widths": [4, 4, 4, 4]}
+            options = {"roi_size": [size] * 3, "cache": cache, "widths": [4, 4, 4, 4], "batch_size": 1}
             trainer = build_trainer(folder, dataset_dir, **options)
             loader = trainer.data_loader
             for _ in loader:

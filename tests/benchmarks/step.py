@@ -26,12 +26,18 @@ METHOD = [str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", "mtcm_k
 
 
 def step(
-    dataset_dir: str, size: int, widths: list[int], repeats: int, variants: Mapping[str, Mapping[str, Any]] = {}
+    dataset_dir: str,
+    size: int,
+    batch_size: int,
+    widths: list[int],
+    repeats: int,
+    variants: Mapping[str, Mapping[str, Any]] = {},
 ) -> dict[str, Any]:
-    """Batches of 1, as the authors; three BraTS patients or more. Without the first epoch, which fills the cache."""
+    """Seconds a patch; the authors' batch is 1. Three BraTS patients or more. Without the first epoch, which fills the
+    cache."""
     with tempfile.TemporaryDirectory() as folder:
         make_datalist(dataset_dir, f"{folder}/list.json", folds=2)
-        options = {"roi_size": [size] * 3, "widths": widths}
+        options = {"roi_size": [size] * 3, "widths": widths, "batch_size": batch_size}
         trainer = build_trainer(folder, dataset_dir, **options)
         batch = next(iter(trainer.data_loader))
         output = trainer._iteration(trainer, batch)
@@ -47,7 +53,7 @@ def step(
             "plain loop": plain.step,
         }
         for name, changed in variants.items():
-            other = build_trainer(folder, dataset_dir, **options, **changed)
+            other = build_trainer(folder, dataset_dir, **{**options, **changed})
             contenders[name] = stepper(other, other.data_loader)
         seconds, memory = interleave(contenders, repeats)
         amp = trainer.parser.get_parsed_content("amp")
@@ -56,8 +62,10 @@ def step(
     least["times_floor"] = medians["without loader and handlers"] / least["floor_s"]
     least["busy"] = medians["without loader and handlers"] / medians["bundle"]
     print(f"\nNetworks, losses, optimizer: {least['busy']:.1%} of the step, {least['times_floor']:.2f} times the floor")
-    title = f"Training step of four networks, {size}³, widths {widths}, batch 1"
-    return show(title, seconds, memory, "bundle") | {"floor": least}
+    patches = {"plain loop": 1} | {name: changed.get("batch_size", batch_size) for name, changed in variants.items()}
+    a_patch = {n: [value / patches.get(n, batch_size) for value in values] for n, values in seconds.items()}
+    title = f"A patch of {size}³ in a training step of {batch_size}, four networks, widths {widths}"
+    return show(title, a_patch, memory, "bundle") | {"floor": least}
 
 
 def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
@@ -101,7 +109,6 @@ def build_trainer(folder: str, dataset_dir: str, widths: list[int], **options: A
             "teacher_widths": widths,
             "fold": 1,  # the smaller one, so that at least two of three patients are trained on
             "spacing": None,
-            "batch_size": 1,
             "num_workers": 0,
             "cache": "memory",
             **options,
