@@ -193,8 +193,10 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(data, tmp_path)
     assert time.time() - died < 60
     epoch = torch.load(out / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"]  # one step an epoch
     assert epoch >= 1 and not list((out / "models").glob("*.part"))
-    resumed = start(data, out, [], 0, "--epochs", str(epoch + 1), "--resume", "True")
-    assert resumed.wait(timeout=120) == 0, Path(f"{out}.log").read_text()[-3000:]
+    options = ["--epochs", str(epoch + 1), "--resume", "True"]
+    assert start(data, out, [], 0, *options).wait(timeout=120) == 1
+    assert "number of processes is 1, but" in Path(f"{out}.log").read_text()
+    assert start(data, out, [], 2, *options).wait(timeout=120) == 0, Path(f"{out}.log").read_text()[-3000:]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from scripts.errors import UserError
 from scripts.fusion import CooperativeFusion
 from scripts.labels import SEQUENCES
-from scripts.precision import autocast
+from scripts.precision import autocast, lay_channels_last
 
 __all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups"]
 
@@ -144,7 +144,7 @@ class DistillationNetwork(nn.Module):
                     "name the layers, or take the teacher out of fusion.in_channels."
                 )
         if channels_last:
-            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not in torch's stubs
+            lay_channels_last(self)
 
     def forward(self, image: torch.Tensor, **sequences: torch.Tensor) -> DistillationOutput:
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences

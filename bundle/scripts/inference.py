@@ -23,6 +23,7 @@ from scripts.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.loading import datalist_images
 from scripts.output import label_map, maps_of
+from scripts.precision import lay_channels_last
 from scripts.provenance import forget_scores, record_run, sha256
 
 __all__ = ["CheckedImages", "Predictor", "find_work", "load_members", "make_members", "record_inference"]
@@ -215,14 +216,15 @@ def make_members(
         device: to predict on.
         channels_last: lay networks that are not exported out so in memory; the same predictions but for rounding.
     """
-    layout = torch.channels_last_3d if channels_last else torch.preserve_format
     members: list[torch.nn.Module] = []
     for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
         if is_exported(path):
             members.append(load_exported(path, device))
             continue
         own = copy.deepcopy(network) if members else network
-        members.append(own.to(device, memory_format=layout))  # type: ignore[call-overload]  # not in torch's stubs
+        if channels_last:
+            lay_channels_last(own)
+        members.append(own.to(device))
     return members
 
 

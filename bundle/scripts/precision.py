@@ -1,12 +1,13 @@
-"""Where networks may compute in bfloat16."""
+"""Where networks may compute in bfloat16, and how they lie in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
-__all__ = ["autocast", "fast_bfloat16"]
+__all__ = ["autocast", "fast_bfloat16", "lay_channels_last"]
 
 
 LEAST_PATCH = 24  # voxels a side: with 16, PyTorch's CPU gradients are at times senseless (docs/scaling.md)
@@ -32,3 +33,11 @@ def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
     """Convolutions and linear layers in bfloat16, on any device; MONAI's engines do so on CUDA alone."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def lay_channels_last(network: nn.Module) -> None:
+    """Lay the weights of 3-D convolutions out channels last, which activations follow. Kernels of one voxel are so
+    either way, and are left: DDP would warn of gradients with other strides."""
+    for parameter in network.parameters():
+        if parameter.ndim == 5 and parameter[0, 0].numel() > 1:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)

@@ -187,9 +187,10 @@ def files(value: Any) -> bool:
     return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
 
 
+NONE = "null ('$None' on the command line)"
 RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
-    "fold": (lambda v: v is None or whole(v, 0), "a whole number of at least 0, or null for every patient"),
+    "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
     "device": (usable, "one of this machine, such as cpu or cuda:0"),
     "seed": (lambda v: whole(v, 0), "a whole number of at least 0"),
     "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
@@ -223,13 +224,19 @@ RULES = {
         ("roi_size", "window_size"),
         (lambda v: three(v, STRIDE), f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"'),
     ),
-    "spacing": (spacing, 'three positive numbers in mm, such as "[2,2,2]", or null for the native spacing'),
+    "spacing": (
+        spacing,
+        f"three positive numbers in mm, such as [2,2,2], or for each volume's own {NONE}",
+    ),
     "patch_ratios": (
         lambda v: isinstance(v, list) and len(v) == 4 and all(number(r) and r >= 0 for r in v) and sum(v) > 0,
         'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
     ),
     "patches": (callable, "a Compose of transforms that cut patches"),
-    "augmentation": (lambda v: v is None or callable(v), "a Compose of transforms of one patch, or null"),
+    "augmentation": (
+        lambda v: v is None or callable(v),
+        f"a Compose of transforms of one patch, or {NONE}",
+    ),
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
     "dataset_dir": (lambda v: bool(v) and Path(str(v)).exists(), "a folder that exists: pass --dataset_dir DIR"),
     "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),

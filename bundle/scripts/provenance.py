@@ -129,12 +129,14 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
 
 
 def learning_settings(datalist: str) -> dict[str, Any]:
-    """What a resumed run may not change: a checksum of the datalist, and each value of LEARNING by its option's name.
+    """What a resumed run may not change: the data's checksum, the number of processes, and each value of LEARNING by
+    its option's name.
 
-    Where a program called MONAI there is no command line to take the values from: then the checksum alone.
+    Where a program called MONAI there is no command line to take the values from: then the first two alone.
     """
     config = configuration() or {}
-    return {"datalist": sha256(datalist)} | leaves({key: config[key] for key in LEARNING if key in config})
+    fixed = {"datalist": sha256(datalist), "number of processes": idist.get_world_size()}  # which share an epoch
+    return fixed | leaves({key: config[key] for key in LEARNING if key in config})
 
 
 def leaves(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

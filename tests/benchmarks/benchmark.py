@@ -26,6 +26,7 @@ from inference import inference
 from memory import memory
 from step import step
 
+PARTS = ("data", "step", "inference", "memory")
 SMALL, FULL = [8, 16, 32, 64], [32, 64, 128, 256]
 
 
@@ -33,9 +34,11 @@ def benchmark(
     dataset_dir: str,
     output: str = "benchmark.json",
     repeats: int = 5,
-    parts: Sequence[str] = ("data", "step", "inference", "memory"),
+    parts: Sequence[str] = PARTS,
 ) -> None:
     """Run the parts on BraTS patients at 1 mm, three or more: full widths on a GPU, small ones on a CPU."""
+    chosen = [parts] if isinstance(parts, str) else list(parts)
+    check(dataset_dir, output, repeats, chosen)
     cuda = torch.cuda.is_available()
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -65,9 +68,6 @@ def benchmark(
         "inference": [(inference, dataset_dir, repeats)],
         "memory": [(memory, 64, SMALL), (memory, 128, SMALL), (memory, 128, FULL), (memory, 128, FULL, True)],
     }
-    chosen = [parts] if isinstance(parts, str) else list(parts)
-    if unknown := [name for name in chosen if name not in calls]:
-        raise SystemExit(f"parts names {unknown[0]!r}, expected some of {', '.join(calls)}.")
     results: dict[str, list] = {name: [] for name in chosen}
     for name in chosen:
         for function, *arguments in calls[name]:
@@ -75,11 +75,25 @@ def benchmark(
             with ProcessPoolExecutor(1, spawn) as pool:
                 try:
                     results[name].append(pool.submit(function, *arguments).result())
-                except BrokenProcessPool:  # full widths in float32 want more than 24 GiB
-                    print(f"\n{name} {arguments}: its process was killed, most likely for want of memory.", flush=True)
-                    results[name].append({"title": f"{name} {arguments}", "killed": True})
+                except (BrokenProcessPool, RuntimeError) as error:  # full widths in float32 want more than 24 GiB
+                    reason = "its process was killed" if isinstance(error, BrokenProcessPool) else str(error)
+                    print(f"\n{name} {arguments}: {reason}, for want of memory?", flush=True)
+                    results[name].append({"title": f"{name} {arguments}", "failed": reason})
             Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
+
+
+def check(dataset_dir: str, output: str, repeats: int, parts: Sequence[str]) -> None:
+    """End with a sentence where an argument would fail after minutes."""
+    patients = list(Path(str(dataset_dir)).glob("*/*_t1ce.nii.gz"))
+    if len(patients) < 3:
+        raise SystemExit(f"dataset_dir is {dataset_dir!r}, expected a folder of 3 patients, CASE/CASE_t1ce.nii.gz etc.")
+    if not isinstance(repeats, int) or repeats < 1:
+        raise SystemExit(f"repeats is {repeats!r}, expected a whole number of at least 1.")
+    if not Path(output).absolute().parent.is_dir():
+        raise SystemExit(f"output is {output!r}, expected a file in a folder that exists.")
+    if unknown := [name for name in parts if name not in PARTS]:
+        raise SystemExit(f"parts names {unknown[0]!r}, expected some of {', '.join(PARTS)}.")
 
 
 if __name__ == "__main__":
