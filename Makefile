@@ -37,7 +37,7 @@ demo: $(VENV)/ready
 	$(RUN) scripts.report --run $(DEMO)/distilled
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow and not zoo"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not zoo"
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow

@@ -63,12 +63,12 @@ def check_interval(val_interval: int, epochs: int) -> None:
 
 
 def check_processes(processes: int, patients: int) -> None:
-    """Refuse more processes than there are patients to validate on, of which each needs one.
+    """Refuse several processes that are more than the patients to validate on, of which each needs one.
 
     Raises:
         UserError: if there are fewer patients than processes.
     """
-    if patients < processes:
+    if patients < processes and processes > 1:
         raise UserError(
             f"{processes} processes share {patients} validation patient(s), expected at least one each: start fewer "
             "processes (--nproc_per_node, --nnodes), or validate on more patients (scripts.datalist --folds)."
