@@ -19,6 +19,7 @@ from scripts.datalist import make_datalist
 from scripts.phantom import make_phantoms
 
 # No chance in data or order, so that processes and batches can be compared; all ranks write what they hold at the end.
+# One layout, because channels last rounds so that a voxel of these hardly trained networks changes class (Dice 2e-4).
 # SGD, because Adam divides by the size of a gradient: biases before a normalisation have none but rounding.
 FIXED = """
 patches:
@@ -29,6 +30,7 @@ patches:
   - {_target_: SelectItemsd, keys: "@spatial_keys"}
   - {_target_: EnsureTyped, keys: "@spatial_keys", track_meta: false}
 augmentation: null
+channels_last: false
 train::dataloader::shuffle: false
 lr_scheduler: {_target_: torch.optim.lr_scheduler.ConstantLR, optimizer: "@optimizer", factor: 1.0, total_iters: 0}
 optimizer:
@@ -44,7 +46,6 @@ state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evalua
 - $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
 """
 ORDERED = "train::dataloader::sampler::shuffle: false\n"
-ONE_VOXEL = 5e-4  # of Dice: one where two classes tie may fall to either by rounding (2e-4 has been seen)
 POISON = """
 loss::segmentation: {_target_: test_distributed.Poisoned}
 """
@@ -124,13 +125,12 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
         dice = details["val_mean_dice"]
         assert dice.shape == (3, 3)  # every patient once, though two ranks cannot share three evenly
         for found, wanted in zip(dice.T, expected[2]["val_mean_dice"].T):  # by region, in whatever order of patients
-            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=ONE_VOXEL)
+            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=1e-4)
     assert all(torch.equal(ranks[0][i][name], ranks[1][i][name]) for i in (0, 1) for name in ranks[0][i])
     assert float(ranks[0][1]["weights"].min()) > 0.001
     for row, wanted in zip(history(out), history(expected_out)):
-        for name in ("loss/total", "weight/flair", "dice/t1"):
+        for name in ("loss/total", "weight/flair", "dice/t1", "validation/dice/WT"):
             assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4)
-        assert float(row["validation/dice/WT"]) == pytest.approx(float(wanted["validation/dice/WT"]), abs=ONE_VOXEL)
 
 
 @pytest.mark.slow
