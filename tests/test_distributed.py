@@ -214,7 +214,8 @@ def test_torchrun_restarts_and_resumes(data, tmp_path):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all(data, tmp_path):
     out = tmp_path / "poisoned"
-    process = start(data, out, [data / "poison.yaml"], 2, "--epochs", "50", "--batch_size", "1", "--amp", "True")
+    options = ["--epochs", "50", "--batch_size", "1", "--accumulation_steps", "2", "--amp", "True"]
+    process = start(data, out, [data / "poison.yaml"], 2, *options)
     assert process.wait(timeout=120) != 0
     log = Path(f"{out}.log").read_text()
     assert "the loss was not finite in" in log and "lower --learning_rate" in log

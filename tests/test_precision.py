@@ -9,7 +9,7 @@ from scripts.distillation import DistillationNetwork, Teacher
 from scripts.inferers import VolumeInferer
 from scripts.losses import SegmentationLoss
 from scripts.networks import ResUNet
-from scripts.precision import autocast, fast_bfloat16
+from scripts.precision import autocast, fast_bfloat16, fast_channels_last
 
 
 @pytest.mark.parametrize("supported", [True, False])
@@ -30,6 +30,16 @@ def test_cpus_have_it_as_their_flags_say():
 
 def test_patches_too_small_for_it_on_a_cpu_are_left_in_float32():
     assert not fast_bfloat16("cpu", [64, 64, 16])
+
+
+def test_channels_last_is_for_cpus_in_float32():
+    chosen = [(device, amp) for device in ("cpu", "cuda:0") for amp in (False, True) if fast_channels_last(device, amp)]
+    assert chosen == [("cpu", False)]
+
+
+def test_a_device_that_does_not_exist_is_left_for_preflight_to_refuse():
+    assert fast_channels_last("foo", False) is False
+    assert isinstance(fast_bfloat16("foo"), bool)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["autocast", "fast_bfloat16", "lay_channels_last"]
+__all__ = ["autocast", "fast_bfloat16", "fast_channels_last", "lay_channels_last"]
 
 
 LEAST_PATCH = 24  # voxels a side: with 16, PyTorch's CPU gradients are at times senseless (docs/scaling.md)
@@ -20,14 +20,24 @@ def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool
         device: of the networks.
         patch: (H, W, D) of training, in voxels; on CPUs too small ones are left in float32.
     """
-    if torch.device(device).type == "cuda":
+    if kind(device) == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if torch.device(device).type != "cpu":
+    if kind(device) != "cpu":
         return True
     if isinstance(patch, (list, tuple)) and patch and min(patch) < LEAST_PATCH:
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
+    """Whether this layout pays: on CPUs in float32, not in bfloat16 (docs/scaling.md). On GPUs nobody has tried."""
+    return kind(device) == "cpu" and not amp
+
+
+def kind(device: torch.device | str) -> str:
+    """cpu, cuda and so on. Any text will do: whether there is such a device is for preflight to say."""
+    return str(device).split(":")[0]
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:

@@ -26,6 +26,8 @@ from inference import inference
 from memory import memory
 from step import step
 
+from scripts.precision import fast_bfloat16, fast_channels_last
+
 PARTS = ("data", "step", "inference", "memory")
 SMALL, FULL = [8, 16, 32, 64], [32, 64, 128, 256]
 
@@ -48,12 +50,11 @@ def benchmark(
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     widths = FULL if cuda else SMALL
-    variants = {
-        "one patch": {"batch_size": 1},
-        "float32": {"amp": False},
-        "channels last": {"channels_last": True},
-        "channels first": {"channels_last": False},
-    }
+    half = fast_bfloat16("cuda" if cuda else "cpu")
+    last = fast_channels_last("cuda" if cuda else "cpu", half)
+    variants: dict[str, dict] = {"one patch": {"batch_size": 1}, "other layout": {"channels_last": not last}}
+    if half:
+        variants["float32"] = {"amp": False}
     if cuda:
         compiled = {"train::trainer::compile": True}
         variants |= {"compiled": compiled, "channels last, compiled": {"channels_last": True, **compiled}}
@@ -69,6 +70,7 @@ def benchmark(
         "memory": [(memory, 64, SMALL), (memory, 128, SMALL), (memory, 128, FULL), (memory, 128, FULL, True)],
     }
     results: dict[str, list] = {name: [] for name in chosen}
+    failed = []
     for name in chosen:
         for function, *arguments in calls[name]:
             spawn = multiprocessing.get_context("spawn")  # a process with no memory of the others
@@ -77,10 +79,13 @@ def benchmark(
                     results[name].append(pool.submit(function, *arguments).result())
                 except (BrokenProcessPool, RuntimeError) as error:  # full widths in float32 want more than 24 GiB
                     reason = "its process was killed" if isinstance(error, BrokenProcessPool) else str(error)
-                    print(f"\n{name} {arguments}: {reason}, for want of memory?", flush=True)
-                    results[name].append({"title": f"{name} {arguments}", "failed": reason})
+                    failed.append(f"{name} {arguments}")
+                    print(f"\n{failed[-1]}: {reason}, for want of memory?", flush=True)
+                    results[name].append({"title": failed[-1], "failed": reason})
             Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
+    if failed:
+        raise SystemExit(f"Not measured: {'; '.join(failed)}.")
 
 
 def check(dataset_dir: str, output: str, repeats: int, parts: Sequence[str]) -> None:
