@@ -58,6 +58,7 @@ label: $(LABEL)/ready
 	exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --port $(PORT) --app $(APP)
 
 benchmark: $(VENV)/ready
+	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }
 	$(BIN)/pip install -q --disable-pip-version-check ".[benchmark]"
 	$(BIN)/python tests/benchmarks/benchmark.py --dataset_dir $(PATIENTS)
 

@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
 
 from data import data
-from inference import inference
+from inference import inference, shipped_memory
 from memory import memory
 from step import step
 
@@ -39,7 +39,7 @@ def benchmark(
     parts: Sequence[str] = PARTS,
 ) -> None:
     """Run the parts on BraTS patients at 1 mm, three or more: full widths on a GPU, small ones on a CPU."""
-    chosen = [parts] if isinstance(parts, str) else list(parts)
+    chosen = list(parts) if isinstance(parts, (list, tuple)) else [parts]
     check(dataset_dir, output, repeats, chosen)
     cuda = torch.cuda.is_available()
     about = {
@@ -66,7 +66,7 @@ def benchmark(
             if cuda
             else (step, dataset_dir, 128, 1, widths, repeats),  # two patches and the peer want more than 24 GiB
         ],
-        "inference": [(inference, dataset_dir, repeats)],
+        "inference": [(shipped_memory, dataset_dir), (inference, dataset_dir, repeats)],
         "memory": [(memory, 64, SMALL), (memory, 128, SMALL), (memory, 128, FULL), (memory, 128, FULL, True)],
     }
     results: dict[str, list] = {name: [] for name in chosen}
@@ -78,9 +78,12 @@ def benchmark(
                 try:
                     results[name].append(pool.submit(function, *arguments).result())
                 except (BrokenProcessPool, RuntimeError) as error:  # full widths in float32 want more than 24 GiB
-                    reason = "its process was killed" if isinstance(error, BrokenProcessPool) else str(error)
-                    failed.append(f"{name} {arguments}")
-                    print(f"\n{failed[-1]}: {reason}, for want of memory?", flush=True)
+                    killed = isinstance(error, BrokenProcessPool)
+                    if not (killed or "memory" in str(error)):
+                        raise
+                    reason = "its process was killed, for want of memory?" if killed else str(error)
+                    failed.append(f"{name} {arguments[:3]}")
+                    print(f"\n{failed[-1]}: {reason}", flush=True)
                     results[name].append({"title": failed[-1], "failed": reason})
             Path(output).write_text(json.dumps({**about, **results}, indent=1) + "\n")
     print(f"\n-> {output}")
@@ -90,15 +93,20 @@ def benchmark(
 
 def check(dataset_dir: str, output: str, repeats: int, parts: Sequence[str]) -> None:
     """End with a sentence where an argument would fail after minutes."""
-    patients = list(Path(str(dataset_dir)).glob("*/*_t1ce.nii.gz"))
-    if len(patients) < 3:
-        raise SystemExit(f"dataset_dir is {dataset_dir!r}, expected a folder of 3 patients, CASE/CASE_t1ce.nii.gz etc.")
-    if not isinstance(repeats, int) or repeats < 1:
+    wanted = [f"{name}.nii.gz" for name in ("flair", "t1", "t1ce", "t2", "seg")]
+    patients = {path.parent for path in Path(str(dataset_dir)).glob("*/*_t1ce.nii.gz")}
+    whole = [folder for folder in patients if all(any(folder.glob(f"*_{name}")) for name in wanted)]
+    if len(whole) < 3 or len(whole) < len(patients):
+        raise SystemExit(
+            f"dataset_dir is {dataset_dir!r} with {len(whole)} whole patients of {len(patients)}, expected at least 3, "
+            f"all of them whole: CASE/CASE_t1ce.nii.gz and so on for each of {', '.join(wanted)}."
+        )
+    if type(repeats) is not int or repeats < 1:
         raise SystemExit(f"repeats is {repeats!r}, expected a whole number of at least 1.")
-    if not Path(output).absolute().parent.is_dir():
+    if Path(output).is_dir() or not Path(output).absolute().parent.is_dir():
         raise SystemExit(f"output is {output!r}, expected a file in a folder that exists.")
-    if unknown := [name for name in parts if name not in PARTS]:
-        raise SystemExit(f"parts names {unknown[0]!r}, expected some of {', '.join(PARTS)}.")
+    if not parts or any(name not in PARTS for name in parts):
+        raise SystemExit(f"parts is {list(parts)}, expected some of {', '.join(PARTS)}.")
 
 
 if __name__ == "__main__":

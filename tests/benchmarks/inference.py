@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import interleave, show
+from measure import interleave, show, timed
 from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.inference import CheckedImages, make_members
 from scripts.summary import format_table
 
-__all__ = ["inference"]
+__all__ = ["inference", "shipped_memory"]
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 ONCE = {"mirror": False}
@@ -58,7 +58,7 @@ STAGES = ("read", "preprocess", "network", "postprocess", "write")
 
 def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
     """The first patient of the folder; without a warm-up round, as a user meets it."""
-    image = str(sorted(Path(dataset_dir).rglob("*t1ce*.nii*"))[0])
+    image = str(sorted(Path(dataset_dir).glob("*/*_t1ce.nii.gz"))[0])
     contenders: dict[str, Mapping[str, Any]] = {"student as shipped": {}, **WIDTHS}
     contenders |= {name: {**NATIVE, "network_def": network} for name, network in PEERS.items()}
     if not torch.cuda.is_available():
@@ -75,6 +75,16 @@ def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
         rows.append([name, f"{patient.parameters:,}", f"{patient.gflop:.0f}", *shares])
     print(f"\n{format_table(rows)}", flush=True)
     return report
+
+
+def shipped_memory(dataset_dir: str) -> dict[str, Any]:
+    """The same patient by the student as shipped, once; call it in a process of its own, which starts with nothing."""
+    image = str(sorted(Path(dataset_dir).glob("*/*_t1ce.nii.gz"))[0])
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, peak = timed(Patient(image, folder, {}))
+    title = "One patient, student as shipped, in a process of its own"
+    print(f"\n{title}: peak {peak:.1f} GiB, {seconds:.1f} s", flush=True)
+    return {"title": title, "peak_gib": peak, "seconds": seconds}
 
 
 class Patient:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,12 @@ def step(
         batch = next(iter(trainer.data_loader))
         output = trainer._iteration(trainer, batch)
         confidence = trainer.parser.get_parsed_content("confidence")
-        cases = sorted(path for path in Path(dataset_dir).iterdir() if path.is_dir())
+        cases = sorted(path.parent for path in Path(dataset_dir).glob("*/*_t1ce.nii.gz"))
         plain = PlainLoop(cases, size, widths, trainer.state.device)
         contenders = {
             "bundle": stepper(trainer, trainer.data_loader),
-            "without loader": stepper(trainer, [batch]),
             "without loader and handlers": lambda: trainer._iteration(trainer, batch),
+            "loader alone": functools.partial(next, forever(trainer.data_loader)),
             "handlers alone": handlers(trainer, batch),
             "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
             "plain loop": plain.step,
@@ -60,8 +61,8 @@ def step(
         least = floor(contenders["without loader and handlers"], trainer.state.device, amp)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     least["times_floor"] = medians["without loader and handlers"] / least["floor_s"]
-    least["busy"] = medians["without loader and handlers"] / medians["bundle"]
-    print(f"\nNetworks, losses, optimizer: {least['busy']:.1%} of the step, {least['times_floor']:.2f} times the floor")
+    least["busy"] = 1 - (medians["loader alone"] + medians["handlers alone"]) / medians["bundle"]
+    print(f"\nNeither loader nor handlers: {least['busy']:.1%} of the step, {least['times_floor']:.2f} times the floor")
     patches = {"plain loop": 1} | {name: changed.get("batch_size", batch_size) for name, changed in variants.items()}
     a_patch = {n: [value / patches.get(n, batch_size) for value in values] for n, values in seconds.items()}
     title = f"A patch of {size}³ in a training step of {batch_size}, four networks, widths {widths}"
@@ -70,9 +71,7 @@ def step(
 
 def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
     """One step of a trainer with all that its handlers do after it, on the next of the batches, which begin anew."""
-    for _ in batches:
-        pass
-    endless = itertools.chain.from_iterable(itertools.repeat(batches))
+    endless = forever(batches)
 
     def run() -> None:
         trainer.state.iteration += 1
@@ -80,6 +79,13 @@ def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], 
         trainer.fire_event(Events.ITERATION_COMPLETED)
 
     return run
+
+
+def forever(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches over and over, after one epoch that fills the cache."""
+    for _ in batches:
+        pass
+    return itertools.chain.from_iterable(itertools.repeat(batches))
 
 
 def handlers(trainer: SupervisedTrainer, batch: Any) -> Callable[[], None]:
