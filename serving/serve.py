@@ -50,7 +50,9 @@ def main() -> None:
     # any zoo_source but the default takes the bundle as it is; sam2 would download weights
     conf = ["--conf", "models", NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
     arguments = [sys.executable, "-W", "ignore", "-m", "monailabel.main", *server, "--port", str(options.port), *conf]
-    os.execve(sys.executable, arguments, os.environ | {"PYTHONPATH": str(HERE)})
+    # glibc keeps freed memory for the next request, as scripts/allocator.py tells it in inference from the command line
+    keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+    os.execve(sys.executable, arguments, keep | dict(os.environ) | {"PYTHONPATH": str(HERE)})
 
 
 if __name__ == "__main__":

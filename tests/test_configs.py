@@ -91,7 +91,7 @@ def test_every_key_is_read(name):
     known = {"imports", "initialize", "finalize", "run", "training", "evaluating", "bundle_root"}
     files = {path.stem: path.read_text() for path in CONFIGS.glob("*.yaml")}
     for key in load(name):
-        root = key.split("::")[0]
+        root = key.removeprefix("+").split("::")[0]
         if root in known:
             continue
         readers = [text for stem, text in files.items() if re.search(rf"@{root}\b", text)]

@@ -172,10 +172,11 @@ def test_a_run_that_replaces_an_earlier_one_says_so(tmp_path, caplog):
     assert "checkpoint.pt is of an earlier run and will be replaced" in caplog.text
 
 
-def test_a_run_that_goes_on_for_longer_decays_its_learning_rate_to_the_new_end(tmp_path):
+@pytest.mark.parametrize("warm_up", [1, 6])  # 6 is more than the first run has
+def test_a_run_that_goes_on_for_longer_has_the_learning_rates_of_the_whole(warm_up, tmp_path):
     def schedule(epochs):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        return optimizer, WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=epochs)
+        return optimizer, WarmupCosineSchedule(optimizer, warmup_steps=warm_up, t_total=epochs)
 
     def train(epochs, resume):
         optimizer, lr_scheduler = schedule(epochs)

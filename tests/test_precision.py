@@ -9,7 +9,7 @@ from scripts.distillation import DistillationNetwork, Teacher
 from scripts.inferers import VolumeInferer
 from scripts.losses import SegmentationLoss
 from scripts.networks import ResUNet
-from scripts.precision import autocast, fast_bfloat16, fast_channels_last
+from scripts.precision import autocast, fast_bfloat16, fast_channels_last, warn_of_amp
 
 
 @pytest.mark.parametrize("supported", [True, False])
@@ -40,6 +40,13 @@ def test_channels_last_is_for_cpus_in_float32():
 def test_a_device_that_does_not_exist_is_left_for_preflight_to_refuse():
     assert fast_channels_last("foo", False) is False
     assert isinstance(fast_bfloat16("foo"), bool)
+
+
+def test_bfloat16_that_does_not_pay_is_warned_of(caplog):
+    warn_of_amp(False, "cpu", [16, 16, 16])
+    assert not caplog.text
+    warn_of_amp(True, "cpu", [16, 16, 16])
+    assert "leave --amp out" in caplog.text
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -94,6 +94,13 @@ def test_more_processes_than_validation_patients_are_refused():
         check_processes(processes=3, patients=2)
 
 
+def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    check_processes(processes=2, patients=2)
+    with pytest.raises(UserError, match=r"torchrun started 2 processes, .*: add 'configs/multi_gpu_train.yaml'"):
+        check_processes(processes=1, patients=2)
+
+
 def test_an_augmentation_that_spoils_a_patch_is_refused():
     check_augmentation(None, ["flair"], [16, 8, 16])
     check_augmentation(Compose([RandFlipd(["image", "flair", "label"], prob=1.0)]), ["flair"], [16, 8, 16])

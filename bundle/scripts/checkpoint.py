@@ -17,6 +17,8 @@ __all__ = ["RunCheckpoint"]
 
 logger = logging.getLogger(__name__)
 
+SCHEDULE = ("t_total", "warmup_steps")  # steps, of WarmupCosineSchedule: a run that goes on has those of its epochs
+
 
 class RunCheckpoint:
     """Keeps the best student and the whole run, and restores the latter.
@@ -96,10 +98,9 @@ class RunCheckpoint:
                 raise UserError(f"{key} is {value!r}, but {self.path} was begun with {begun!r}: use that to resume.")
         try:
             for name, item in self.objects.items():
-                total = getattr(item, "t_total", None)  # steps of a schedule, which more epochs lengthen
+                lengths = {key: getattr(item, key) for key in SCHEDULE if hasattr(item, key)}
                 item.load_state_dict(checkpoint[name])
-                if total is not None:
-                    item.t_total = total
+                vars(item).update(lengths)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip().rstrip(".")
             raise UserError(

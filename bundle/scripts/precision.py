@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-__all__ = ["autocast", "fast_bfloat16", "fast_channels_last", "lay_channels_last"]
+__all__ = ["autocast", "fast_bfloat16", "fast_channels_last", "lay_channels_last", "warn_of_amp"]
 
+logger = logging.getLogger(__name__)
 
 LEAST_PATCH = 24  # voxels a side: with 16, PyTorch's CPU gradients are at times senseless (docs/scaling.md)
 
@@ -28,6 +30,15 @@ def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def warn_of_amp(amp: bool, device: torch.device | str, patch: Sequence[int] = ()) -> None:
+    """Log a warning where bfloat16 was asked for and does not pay; arguments as those of ``fast_bfloat16``."""
+    if amp and not fast_bfloat16(device, patch):
+        logger.warning(
+            f"amp is True, but {device} only emulates bfloat16, many times slower, or takes it wrongly in patches of "
+            f"less than {LEAST_PATCH} voxels: leave --amp out, and it is on where it pays."
+        )
 
 
 def fast_channels_last(device: torch.device | str, amp: bool) -> bool:

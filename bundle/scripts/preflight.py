@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.transforms import Compose
 from monai.utils import CommonKeys
@@ -63,11 +64,20 @@ def check_interval(val_interval: int, epochs: int) -> None:
 
 
 def check_processes(processes: int, patients: int) -> None:
-    """Refuse several processes that are more than the patients to validate on, of which each needs one.
+    """Refuse several processes that know nothing of each other, or are more than the patients to validate on.
+
+    Args:
+        processes: those that work together.
+        patients: to validate on, of which each process needs one.
 
     Raises:
-        UserError: if there are fewer patients than processes.
+        UserError: if torchrun started more processes, or if there are fewer patients than processes.
     """
+    if (started := int(os.environ.get("WORLD_SIZE", 1))) > processes:
+        raise UserError(
+            f"torchrun started {started} processes, but each would do the whole work and overwrite the others' files: "
+            "add 'configs/multi_gpu_train.yaml' to --config_file."
+        )
     if patients < processes and processes > 1:
         raise UserError(
             f"{processes} processes share {patients} validation patient(s), expected at least one each: start fewer "
@@ -192,6 +202,7 @@ RULES = {
     "epochs": (lambda v: whole(v, 1), "a whole number of at least 1"),
     "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
     "device": (usable, "one of this machine, such as cpu or cuda:0"),
+    "backend": (lambda v: v in idist.available_backends(), "one of this machine: gloo, or nccl where it has GPUs"),
     "seed": (lambda v: whole(v, 0), "a whole number of at least 0"),
     "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
     "student_sequence": (lambda v: v in SEQUENCES or known_sequences(v), f"one of {', '.join(SEQUENCES)}, or a list"),

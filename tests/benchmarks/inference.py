@@ -1,8 +1,8 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
-All run inference.yaml; peers get its crop to the brain and its bfloat16 too, but work at the patient's own spacing,
-as they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not change the
-time. On a CPU SwinUNETR runs in float32, which is faster for it, and DynUNet is not laid out channels last.
+All run inference.yaml; peers get its crop to the brain, its bfloat16 and its allocator too, but work at the patient's
+own spacing, as they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not
+change the time. On a CPU SwinUNETR runs in float32, which is faster for it, and DynUNet is not laid out channels last.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from measure import interleave, show, timed
 from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.allocator import keep_freed_memory
 from scripts.inference import CheckedImages, make_members
 from scripts.summary import format_table
 
@@ -96,6 +97,7 @@ class Patient:
         parser.update({"bundle_root": str(BUNDLE), "output_dir": output_dir, **options})
         self.image = image
         self.device = parser.get_parsed_content("device")
+        keep_freed_memory(self.device)
         network, layout = parser.get_parsed_content("network_def"), parser.get_parsed_content("channels_last")
         (self.network,) = make_members(network, "", self.device, layout)
         self.network.eval()

@@ -9,6 +9,8 @@ from measure import timed
 from monai.bundle import ConfigParser
 from step import METHOD
 
+from scripts.allocator import keep_freed_memory
+
 __all__ = ["memory"]
 
 
@@ -25,6 +27,7 @@ def one_step(size: int, widths: list[int], checkpointing: bool) -> tuple[float, 
     parser = ConfigParser()
     parser.read_config(METHOD)
     parser.update({"student_widths": widths, "teacher_widths": widths, "activation_checkpointing": checkpointing})
+    keep_freed_memory(parser.get_parsed_content("device"))
     network, loss = parser.get_parsed_content("network").train(), parser.get_parsed_content("loss")
     loss.distilling = True
     optimizer = parser.get_parsed_content("optimizer")

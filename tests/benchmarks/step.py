@@ -18,6 +18,7 @@ from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
 from plain_loop import PlainLoop
 
+from scripts.allocator import keep_freed_memory, mallopt
 from scripts.datalist import make_datalist
 
 __all__ = ["build_trainer", "step"]
@@ -51,7 +52,7 @@ def step(
             "loader alone": functools.partial(next, forever(trainer.data_loader)),
             "handlers alone": handlers(trainer, batch),
             "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
-            "plain loop": plain.step,
+            "plain loop": by_default(plain.step),
         }
         for name, changed in variants.items():
             other = build_trainer(folder, dataset_dir, **{**options, **changed})
@@ -67,6 +68,18 @@ def step(
     a_patch = {n: [value / patches.get(n, batch_size) for value in values] for n, values in seconds.items()}
     title = f"A patch of {size}³ in a training step of {batch_size}, four networks, widths {widths}"
     return show(title, a_patch, memory, "bundle") | {"floor": least}
+
+
+def by_default(call: Callable[[], object]) -> Callable[[], None]:
+    """A call under glibc's allocator as processes get it, at the largest thresholds that it chooses by itself; the
+    others run under the bundle's."""
+
+    def run() -> None:
+        mallopt(mmap_max=65536, mmap_threshold=2**25, trim_threshold=2**26)
+        call()
+        keep_freed_memory("cpu")
+
+    return run
 
 
 def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
@@ -120,6 +133,7 @@ def build_trainer(folder: str, dataset_dir: str, widths: list[int], **options: A
             **options,
         }
     )
+    keep_freed_memory(parser.get_parsed_content("device"))
     set_determinism(0)  # as train.yaml does: on a GPU it chooses other kernels
     trainer = parser.get_parsed_content("train::trainer")
     trainer.parser = parser
