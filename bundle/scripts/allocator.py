@@ -18,8 +18,8 @@ LARGEST = 2**31 - 1
 def keep_freed_memory(device: torch.device | str) -> None:
     """Keep what tensors on a CPU free for the next ones, until the process ends.
 
-    glibc gives large blocks back to the system at once, which zeroes each page when it hands it out anew: a third of
-    the time of a step or of a patient (docs/scaling.md), for a tenth to a third less memory.
+    glibc gives large blocks back to the system at once, which zeroes each page when it hands it out anew: a quarter to
+    two fifths of the time of a step or of a patient, for a tenth to a third less memory (docs/scaling.md).
 
     Args:
         device: of the networks; nothing is done on others than CPUs, where PyTorch itself keeps it.

@@ -71,8 +71,8 @@ def step(
 
 
 def by_default(call: Callable[[], object]) -> Callable[[], None]:
-    """A call under glibc's allocator as processes get it, at the largest thresholds that it chooses by itself; the
-    others run under the bundle's."""
+    """A call with the largest thresholds that glibc chooses by itself; the others have the bundle's. Memory that these
+    freed is there for it as well, so it is faster than in a process of its own."""
 
     def run() -> None:
         mallopt(mmap_max=65536, mmap_threshold=2**25, trim_threshold=2**26)
