@@ -35,6 +35,7 @@ WIDTHS = [4, 4, 4, 4]
         ({"val_interval": 0}, "val_interval is 0, expected a whole number of at least 1"),
         ({"num_workers": -1}, "num_workers is -1, expected a whole number of at least 0"),
         ({"deep_supervision": 3}, "deep_supervision is 3, expected 0, 1 or 2 heads"),
+        ({"backend": "ncl"}, "backend is 'ncl', expected one of this machine: gloo, or nccl"),
         ({"cache": "ram"}, 'cache is .ram., expected "disk", "memory" or "none"'),
         ({"ckpt_path": "none.pt"}, "ckpt_path is 'none.pt', expected a file that exists"),
     ],
