@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.networks import CBAM, ChannelGate, ResUNet, group_norm
+from scripts.networks import CBAM, ChannelGate, ResUNet, global_max_pool, group_norm
 
 
 def test_the_paper_network_has_its_published_number_of_parameters():
@@ -60,3 +60,16 @@ def test_groups_of_the_normalisation(channels, groups):
 def test_refused_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ResUNet(**options)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_global_max_pooling_in_every_layout(layout):
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 4, 5, 6).contiguous(memory_format=layout).requires_grad_()
+    y = x.detach().clone().requires_grad_()
+    expected = torch.nn.functional.adaptive_max_pool3d(y, 1).flatten(1)
+    expected.square().sum().backward()
+    found = global_max_pool(x)
+    found.square().sum().backward()
+    assert torch.equal(found, expected)
+    assert torch.equal(x.grad, y.grad)

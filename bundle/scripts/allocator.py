@@ -9,9 +9,9 @@ import torch
 
 from scripts.precision import kind
 
-__all__ = ["keep_freed_memory", "mallopt"]
+__all__ = ["keep_freed_memory"]
 
-PARAMETERS = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # of mallopt(3), by number in malloc.h
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt(3), by number in malloc.h
 LARGEST = 2**31 - 1
 
 
@@ -22,14 +22,9 @@ def keep_freed_memory(device: torch.device | str) -> None:
     two fifths of the time of a step or of a patient, for a tenth to a third less memory (docs/scaling.md).
 
     Args:
-        device: of the networks; nothing is done on others than CPUs, where PyTorch itself keeps it.
+        device: of the networks. Nothing is done on others than CPUs, where PyTorch itself keeps it, nor with a C
+            library that has no such parameters.
     """
-    if kind(device) == "cpu":
-        mallopt(mmap_max=0, trim_threshold=LARGEST)
-
-
-def mallopt(**values: int) -> bool:
-    """Set parameters of glibc's allocator; False without effect where the C library is another one."""
-    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        return False
-    return all([libc.mallopt(PARAMETERS[name], value) for name, value in values.items()])
+    if kind(device) == "cpu" and sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(TRIM_THRESHOLD, LARGEST)

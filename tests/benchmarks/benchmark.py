@@ -2,6 +2,8 @@
 
 python tests/benchmarks/benchmark.py --dataset_dir DIR [--output FILE] [--repeats 5]
   [--parts data,step,inference,memory]
+
+On two cores of a CPU over an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from pathlib import Path
 
-import fire
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
@@ -26,6 +27,7 @@ from inference import inference, shipped_memory
 from memory import memory
 from step import step
 
+from scripts.command import run_command
 from scripts.precision import fast_bfloat16, fast_channels_last
 
 PARTS = ("data", "step", "inference", "memory")
@@ -103,11 +105,11 @@ def check(dataset_dir: str, output: str, repeats: int, parts: Sequence[str]) -> 
         )
     if type(repeats) is not int or repeats < 1:
         raise SystemExit(f"repeats is {repeats!r}, expected a whole number of at least 1.")
-    if Path(output).is_dir() or not Path(output).absolute().parent.is_dir():
+    if not isinstance(output, str) or Path(output).is_dir() or not Path(output).absolute().parent.is_dir():
         raise SystemExit(f"output is {output!r}, expected a file in a folder that exists.")
     if not parts or any(name not in PARTS for name in parts):
         raise SystemExit(f"parts is {list(parts)}, expected some of {', '.join(PARTS)}.")
 
 
 if __name__ == "__main__":
-    fire.Fire(benchmark)
+    run_command(benchmark)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +18,28 @@ import torch
 
 from scripts.summary import format_table
 
-__all__ = ["interleave", "show", "timed"]
+__all__ = ["Apart", "interleave", "show", "timed"]
 
 GIB = 2**30
+Call = Callable[[], object]
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]], repeats: int = 5, warm_up: int = 1
+    contenders: Mapping[str, Call | Apart], repeats: int = 5, warm_up: int = 1
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each call and the peak memory in GiB, by contender; the first ``warm_up`` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     memory = dict.fromkeys(contenders, 0.0)
     for turn in range(warm_up + repeats):
         for name, call in contenders.items():
-            value, peak = timed(call)
+            value, peak = call.timed() if isinstance(call, Apart) else timed(call)
             memory[name] = max(memory[name], peak)
             if turn >= warm_up:
                 seconds[name].append(value)
     return seconds, memory
 
 
-def timed(call: Callable[[], object]) -> tuple[float, float]:
+def timed(call: Call) -> tuple[float, float]:
     """Seconds and peak memory in GiB: what the GPU allocated, or without one the process's resident memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -45,6 +50,52 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
     return seconds, torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else resident.peak / GIB
+
+
+class Apart:
+    """A contender in a process of its own, with the C library's allocator as it is by default.
+
+    Args:
+        build: called there, once; it returns the contender. Its arguments follow.
+        refill: called here, untimed, after each turn, for which this process gives the memory that it keeps back to the
+            system: two processes may want more than the machine has.
+    """
+
+    def __init__(self, build: Callable[..., Call], *arguments: Any, refill: Call) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.refill = refill
+        self.pipe, theirs = spawn.Pipe()
+        spawn.Process(target=answer, args=(theirs, build, arguments), daemon=True).start()
+        theirs.close()
+
+    def timed(self) -> tuple[float, float]:
+        """As the function of this name.
+
+        Raises:
+            RuntimeError: if the process is no more.
+        """
+        give_memory_back()
+        try:
+            self.pipe.send(None)
+            result = self.pipe.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("a contender's own process ended, for want of memory?") from None
+        self.refill()
+        return result
+
+
+def answer(pipe: Connection, build: Callable[..., Call], arguments: tuple) -> None:
+    call = build(*arguments)
+    with suppress(EOFError):  # until the asking process ends
+        while True:
+            pipe.recv()
+            pipe.send(timed(call))
+
+
+def give_memory_back() -> None:
+    """Pages that nothing uses, to the system; without effect where the C library is not glibc."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 class ResidentMemory:

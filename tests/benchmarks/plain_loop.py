@@ -24,7 +24,7 @@ TEMPERATURE = 20.0
 
 
 class PlainLoop:
-    """``step()`` trains on the next case.
+    """A call trains on the next case.
 
     Args:
         cases: folders of patients, BraTS names.
@@ -59,7 +59,7 @@ class PlainLoop:
         volume = torch.from_numpy(np.ascontiguousarray(volume))[None, None].to(self.device)
         return F.interpolate(volume, (self.size,) * 3, mode="nearest").float()
 
-    def step(self) -> None:
+    def __call__(self) -> None:
         images, label = self.load()
         self.features.clear()
         self.networks.train()

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from floor import floor
 from ignite.engine import Events
-from measure import interleave, show
+from measure import Apart, interleave, show
 from monai.bundle import ConfigParser
 from monai.engines import SupervisedTrainer
 from monai.utils import set_determinism
 from plain_loop import PlainLoop
 
-from scripts.allocator import keep_freed_memory, mallopt
+from scripts.allocator import keep_freed_memory
 from scripts.datalist import make_datalist
 
 __all__ = ["build_trainer", "step"]
@@ -45,21 +45,21 @@ def step(
         output = trainer._iteration(trainer, batch)
         confidence = trainer.parser.get_parsed_content("confidence")
         cases = sorted(path.parent for path in Path(dataset_dir).glob("*/*_t1ce.nii.gz"))
-        plain = PlainLoop(cases, size, widths, trainer.state.device)
+        networks = functools.partial(trainer._iteration, trainer, batch)
         contenders = {
             "bundle": stepper(trainer, trainer.data_loader),
-            "without loader and handlers": lambda: trainer._iteration(trainer, batch),
+            "without loader and handlers": networks,
             "loader alone": functools.partial(next, forever(trainer.data_loader)),
             "handlers alone": handlers(trainer, batch),
             "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
-            "plain loop": by_default(plain.step),
+            "plain loop": Apart(PlainLoop, cases, size, widths, trainer.state.device, refill=networks),
         }
         for name, changed in variants.items():
             other = build_trainer(folder, dataset_dir, **{**options, **changed})
             contenders[name] = stepper(other, other.data_loader)
         seconds, memory = interleave(contenders, repeats)
         amp = trainer.parser.get_parsed_content("amp")
-        least = floor(contenders["without loader and handlers"], trainer.state.device, amp)
+        least = floor(networks, trainer.state.device, amp)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     least["times_floor"] = medians["without loader and handlers"] / least["floor_s"]
     least["busy"] = 1 - (medians["loader alone"] + medians["handlers alone"]) / medians["bundle"]
@@ -68,18 +68,6 @@ def step(
     a_patch = {n: [value / patches.get(n, batch_size) for value in values] for n, values in seconds.items()}
     title = f"A patch of {size}³ in a training step of {batch_size}, four networks, widths {widths}"
     return show(title, a_patch, memory, "bundle") | {"floor": least}
-
-
-def by_default(call: Callable[[], object]) -> Callable[[], None]:
-    """A call with the largest thresholds that glibc chooses by itself; the others have the bundle's. Memory that these
-    freed is there for it as well, so it is faster than in a process of its own."""
-
-    def run() -> None:
-        mallopt(mmap_max=65536, mmap_threshold=2**25, trim_threshold=2**26)
-        call()
-        keep_freed_memory("cpu")
-
-    return run
 
 
 def stepper(trainer: SupervisedTrainer, batches: Iterable[Any]) -> Callable[[], None]:
