@@ -150,6 +150,19 @@ def test_two_nodes_learn_what_one_process_learns(data, one_process, free_port, t
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
+def test_nodes_that_do_not_share_their_checkpoint_are_refused(data, free_port, tmp_path):
+    meeting = ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
+    options = ["--epochs", "2", "--resume", "auto"]
+    assert start(data, tmp_path / "first", [], 2, "--epochs", "1").wait(timeout=240) == 0
+    outs = [tmp_path / "first", tmp_path / "second"]
+    nodes = [start(data, out, [], 1, *options, launcher=meeting) for out in outs]
+    assert all(node.wait(timeout=240) for node in nodes)
+    for out in outs:
+        assert f"{out}/models/checkpoint.pt has done " in (log := Path(f"{out}.log").read_text())
+        assert "give a ckpt_dir that all nodes share" in log and "Resumed" not in log
+
+
 @pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_process, tmp_path):
     """One patient a step and process, two steps an update: with one process the batches of two above."""

@@ -100,6 +100,8 @@ def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch):
     check_processes(processes=2, patients=2)
     with pytest.raises(UserError, match=r"torchrun started 2 processes, .*: add 'configs/multi_gpu_train.yaml'"):
         check_processes(processes=1, patients=2)
+    with pytest.raises(UserError, match="torchrun started 2 processes, .*: start the command without it"):
+        check_processes()
 
 
 def test_an_augmentation_that_spoils_a_patch_is_refused():

@@ -203,6 +203,24 @@ def run_here(options, tmp_path, overlays=(), run_id="training", base=METHOD, **c
     bundle_run(run_id, config_file=[str(BUNDLE / file) for file in files], **settings)
 
 
+@pytest.mark.parametrize("workflow", ["train", "evaluate", "inference"])
+def test_every_workflow_refuses_processes_that_know_nothing_of_each_other(
+    workflow, options, trained, cohort_source, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
+    with pytest.raises(UserError, match="torchrun started 2 processes"):
+        if workflow == "train":
+            run_here(options, tmp_path)
+        elif workflow == "evaluate":
+            run_here(options, tmp_path, ["evaluate"], "evaluating", ckpt_dir=str(trained / "models"))
+        else:
+            folders = {"dataset_dir": str(cohort_source / "data"), "output_dir": str(tmp_path / "out")}
+            bundle_run(
+                "evaluating", config_file=str(BUNDLE / "configs/inference.yaml"), bundle_root=str(BUNDLE), **folders
+            )
+    assert not list((tmp_path / "out").glob("*"))
+
+
 VARIANTS = {
     "CBAM": ([], {"network_def::attention": "cbam"}),
     "T1 student": ([], {"student_sequence": "t1"}),

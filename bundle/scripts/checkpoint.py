@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
@@ -37,7 +38,8 @@ class RunCheckpoint:
         resume: continue from ``checkpoint.pt``; "auto" if there is one, for jobs that are restarted.
 
     Raises:
-        UserError: if there is nothing to resume from, or the checkpoint is of another configuration.
+        UserError: if there is nothing to resume from, or the checkpoint is of another configuration, or not what the
+            other processes go on from.
     """
 
     def __init__(
@@ -66,12 +68,18 @@ class RunCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        done = 0
         if self.resume:  # before anything is written; the trainer's state at its start: ignite restarts what is done
             rest = self.load(engine.state.device)
             done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
             if wanted is not None and wanted < done:
                 raise UserError(f"epochs is {wanted}, but {self.path} has done {done}: give at least as many.")
             engine.add_event_handler(Events.STARTED, self.go_on, rest)
+        if len(set(epochs := idist.all_gather(done))) > 1:
+            raise UserError(
+                f"{self.path} has done {epochs} epochs, by process: give a ckpt_dir that all nodes share, so that all "
+                "processes go on from the same."
+            )
 
     def __call__(self, engine: Engine) -> None:
         best = self.evaluator.state

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["autocast", "fast_bfloat16", "fast_channels_last", "lay_channels_last", "warn_of_amp"]
+__all__ = ["autocast", "backend", "fast_bfloat16", "fast_channels_last", "lay_channels_last", "warn_of_amp"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +35,18 @@ def fast_bfloat16(device: torch.device | str, patch: Sequence[int] = ()) -> bool
 def warn_of_amp(amp: bool, device: torch.device | str, patch: Sequence[int] = ()) -> None:
     """Log a warning where bfloat16 was asked for and does not pay; arguments as those of ``fast_bfloat16``."""
     if amp and not fast_bfloat16(device, patch):
-        logger.warning(
-            f"amp is True, but {device} only emulates bfloat16, many times slower, or takes it wrongly in patches of "
-            f"less than {LEAST_PATCH} voxels: leave --amp out, and it is on where it pays."
-        )
+        fault = f"takes it wrongly in patches of {list(patch)}" if fast_bfloat16(device) else "only emulates bfloat16"
+        logger.warning(f"amp is True, but {device} {fault}: leave --amp out, and it is on where it pays.")
 
 
 def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
     """Whether this layout pays: on CPUs in float32, not in bfloat16 (docs/scaling.md). On GPUs nobody has tried."""
     return kind(device) == "cpu" and not amp
+
+
+def backend(device: torch.device | str) -> str:
+    """By which processes talk to each other: nccl between GPUs, gloo between CPUs."""
+    return "nccl" if kind(device) == "cuda" else "gloo"
 
 
 def kind(device: torch.device | str) -> str:

@@ -63,22 +63,23 @@ def check_interval(val_interval: int, epochs: int) -> None:
         )
 
 
-def check_processes(processes: int, patients: int) -> None:
+def check_processes(processes: int = 1, patients: int | None = None) -> None:
     """Refuse several processes that know nothing of each other, or are more than the patients to validate on.
 
     Args:
         processes: those that work together.
-        patients: to validate on, of which each process needs one.
+        patients: to validate on, of which each process needs one; None where one process does all, as in inference.
 
     Raises:
         UserError: if torchrun started more processes, or if there are fewer patients than processes.
     """
     if (started := int(os.environ.get("WORLD_SIZE", 1))) > processes:
+        together = "add 'configs/multi_gpu_train.yaml' to --config_file"
         raise UserError(
             f"torchrun started {started} processes, but each would do the whole work and overwrite the others' files: "
-            "add 'configs/multi_gpu_train.yaml' to --config_file."
+            f"{'start the command without it' if patients is None else together}."
         )
-    if patients < processes and processes > 1:
+    if patients is not None and patients < processes and processes > 1:
         raise UserError(
             f"{processes} processes share {patients} validation patient(s), expected at least one each: start fewer "
             "processes (--nproc_per_node, --nnodes), or validate on more patients (scripts.datalist --folds)."
