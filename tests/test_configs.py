@@ -55,13 +55,6 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
         assert set(trainer.network.teachers) == teachers.get(next(iter(names[1:]), ""), set())
 
 
-@pytest.mark.parametrize("device, backend", [(None, "gloo"), ("cpu", "gloo"), ("cuda:1", "nccl")])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="without a GPU the device is the CPU")
-def test_the_device_chooses_how_processes_talk(device, backend):
-    parser = parser_of(LISTS["multi"], [], **({"device": device} if device else {}))
-    assert parser.get_parsed_content("backend") == backend
-
-
 def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_options):
     text = (CONFIGS / "inference.yaml").read_text()
     code = "\n".join(line.split("#")[0] for line in text.splitlines())

@@ -151,15 +151,16 @@ def test_two_nodes_learn_what_one_process_learns(data, one_process, free_port, t
 
 
 @pytest.mark.slow
-def test_nodes_that_do_not_share_their_checkpoint_are_refused(data, free_port, tmp_path):
+@pytest.mark.parametrize("resume", ["True", "auto"])
+def test_nodes_that_do_not_share_their_checkpoint_are_refused(resume, data, free_port, tmp_path):
     meeting = ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
-    options = ["--epochs", "2", "--resume", "auto"]
+    options = ["--epochs", "2", "--resume", resume]
     assert start(data, tmp_path / "first", [], 2, "--epochs", "1").wait(timeout=240) == 0
     outs = [tmp_path / "first", tmp_path / "second"]
     nodes = [start(data, out, [], 1, *options, launcher=meeting) for out in outs]
     assert all(node.wait(timeout=240) for node in nodes)
     for out in outs:
-        assert f"{out}/models/checkpoint.pt has done " in (log := Path(f"{out}.log").read_text())
+        assert f"{out}/models/checkpoint.pt is not the same" in (log := Path(f"{out}.log").read_text())
         assert "give a ckpt_dir that all nodes share" in log and "Resumed" not in log
 
 

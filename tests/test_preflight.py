@@ -100,7 +100,7 @@ def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch):
     check_processes(processes=2, patients=2)
     with pytest.raises(UserError, match=r"torchrun started 2 processes, .*: add 'configs/multi_gpu_train.yaml'"):
         check_processes(processes=1, patients=2)
-    with pytest.raises(UserError, match="torchrun started 2 processes, .*: start the command without it"):
+    with pytest.raises(UserError, match="torchrun started 2 processes, .*: start the command without torchrun"):
         check_processes()
 
 

@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
 
 from scripts.errors import UserError
+from scripts.provenance import sha256
 
 __all__ = ["RunCheckpoint"]
 
@@ -58,27 +59,32 @@ class RunCheckpoint:
         self.evaluator = evaluator
         self.settings = dict(settings)
         self.resume = resume
-        if resume and not self.path.is_file():
-            raise UserError(
-                f"resume is set, but {self.path} does not exist: train first, or give its folder as ckpt_dir."
-            )
         if not resume and self.path.is_file():
             logger.warning(f"{self.path} is of an earlier run and will be replaced: --resume True would continue it.")
         self.save = DiskSaver(ckpt_dir, require_empty=False)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        done = 0
+        self.check_presence()
         if self.resume:  # before anything is written; the trainer's state at its start: ignite restarts what is done
             rest = self.load(engine.state.device)
             done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
             if wanted is not None and wanted < done:
                 raise UserError(f"epochs is {wanted}, but {self.path} has done {done}: give at least as many.")
             engine.add_event_handler(Events.STARTED, self.go_on, rest)
-        if len(set(epochs := idist.all_gather(done))) > 1:
+
+    def check_presence(self) -> None:
+        """On all processes together, before one of them refuses anything else."""
+        there = self.path.is_file()
+        marks = idist.all_gather(sha256(str(self.path) if self.resume and there else ""))
+        if len(set(marks)) > 1:
             raise UserError(
-                f"{self.path} has done {epochs} epochs, by process: give a ckpt_dir that all nodes share, so that all "
-                "processes go on from the same."
+                f"{self.path} is not the same for all processes, which would go on from different states: give a "
+                "ckpt_dir that all nodes share, or copy the file to each."
+            )
+        if self.resume and not there:
+            raise UserError(
+                f"resume is set, but {self.path} does not exist: train first, or give its folder as ckpt_dir."
             )
 
     def __call__(self, engine: Engine) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-__all__ = ["autocast", "backend", "fast_bfloat16", "fast_channels_last", "lay_channels_last", "warn_of_amp"]
+__all__ = ["autocast", "fast_bfloat16", "fast_channels_last", "lay_channels_last", "warn_of_amp"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,6 @@ def warn_of_amp(amp: bool, device: torch.device | str, patch: Sequence[int] = ()
 def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
     """Whether this layout pays: on CPUs in float32, not in bfloat16 (docs/scaling.md). On GPUs nobody has tried."""
     return kind(device) == "cpu" and not amp
-
-
-def backend(device: torch.device | str) -> str:
-    """By which processes talk to each other: nccl between GPUs, gloo between CPUs."""
-    return "nccl" if kind(device) == "cuda" else "gloo"
 
 
 def kind(device: torch.device | str) -> str:

@@ -77,7 +77,7 @@ def check_processes(processes: int = 1, patients: int | None = None) -> None:
         together = "add 'configs/multi_gpu_train.yaml' to --config_file"
         raise UserError(
             f"torchrun started {started} processes, but each would do the whole work and overwrite the others' files: "
-            f"{'start the command without it' if patients is None else together}."
+            f"{'start the command without torchrun' if patients is None else together}."
         )
     if patients is not None and patients < processes and processes > 1:
         raise UserError(

@@ -42,6 +42,7 @@ def interleave(
 def timed(call: Call) -> tuple[float, float]:
     """Seconds and peak memory in GiB: what the GPU allocated, or without one the process's resident memory."""
     if torch.cuda.is_available():
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     with ResidentMemory() as resident:
         start = time.perf_counter()
@@ -69,31 +70,40 @@ class Apart:
         theirs.close()
 
     def timed(self) -> tuple[float, float]:
-        """As the function of this name.
+        """Seconds and peak memory in GiB of a call there.
 
         Raises:
-            RuntimeError: if the process is no more.
+            RuntimeError: if the process was killed. What the contender itself raises is raised here.
         """
         give_memory_back()
         try:
             self.pipe.send(None)
             result = self.pipe.recv()
         except (EOFError, OSError):
-            raise RuntimeError("a contender's own process ended, for want of memory?") from None
+            raise RuntimeError("a contender's own process was killed, for want of memory?") from None
+        if isinstance(result, Exception):
+            raise result
         self.refill()
         return result
 
 
 def answer(pipe: Connection, build: Callable[..., Call], arguments: tuple) -> None:
-    call = build(*arguments)
-    with suppress(EOFError):  # until the asking process ends
+    call, result = None, None
+    with suppress(EOFError, OSError):  # until the asking process ends
         while True:
             pipe.recv()
-            pipe.send(timed(call))
+            try:
+                call = call or build(*arguments)
+                result = timed(call)
+            except Exception as error:
+                result = error
+            pipe.send(result)
 
 
 def give_memory_back() -> None:
-    """Pages that nothing uses, to the system; without effect where the C library is not glibc."""
+    """What nothing uses, of a GPU's memory and, with glibc, of the host's."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 

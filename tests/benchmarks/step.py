@@ -45,21 +45,21 @@ def step(
         output = trainer._iteration(trainer, batch)
         confidence = trainer.parser.get_parsed_content("confidence")
         cases = sorted(path.parent for path in Path(dataset_dir).glob("*/*_t1ce.nii.gz"))
-        networks = functools.partial(trainer._iteration, trainer, batch)
+        bare_step = functools.partial(trainer._iteration, trainer, batch)
         contenders = {
             "bundle": stepper(trainer, trainer.data_loader),
-            "without loader and handlers": networks,
+            "without loader and handlers": bare_step,
             "loader alone": functools.partial(next, forever(trainer.data_loader)),
             "handlers alone": handlers(trainer, batch),
             "the teachers' Dice": lambda: confidence.accumulate(output["pred"].teachers, output["label"]),
-            "plain loop": Apart(PlainLoop, cases, size, widths, trainer.state.device, refill=networks),
+            "plain loop": Apart(PlainLoop, cases, size, widths, trainer.state.device, refill=bare_step),
         }
         for name, changed in variants.items():
             other = build_trainer(folder, dataset_dir, **{**options, **changed})
             contenders[name] = stepper(other, other.data_loader)
         seconds, memory = interleave(contenders, repeats)
         amp = trainer.parser.get_parsed_content("amp")
-        least = floor(networks, trainer.state.device, amp)
+        least = floor(bare_step, trainer.state.device, amp)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     least["times_floor"] = medians["without loader and handlers"] / least["floor_s"]
     least["busy"] = 1 - (medians["loader alone"] + medians["handlers alone"]) / medians["bundle"]
