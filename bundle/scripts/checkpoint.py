@@ -59,13 +59,13 @@ class RunCheckpoint:
         self.evaluator = evaluator
         self.settings = dict(settings)
         self.resume = resume
+        self.check_presence()
         if not resume and self.path.is_file():
             logger.warning(f"{self.path} is of an earlier run and will be replaced: --resume True would continue it.")
         self.save = DiskSaver(ckpt_dir, require_empty=False)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        self.check_presence()
         if self.resume:  # before anything is written; the trainer's state at its start: ignite restarts what is done
             rest = self.load(engine.state.device)
             done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
