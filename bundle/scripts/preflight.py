@@ -74,10 +74,10 @@ def check_processes(processes: int = 1, patients: int | None = None) -> None:
         UserError: if torchrun started more processes, or if there are fewer patients than processes.
     """
     if (started := int(os.environ.get("WORLD_SIZE", 1))) > processes:
-        together = "add 'configs/multi_gpu_train.yaml' to --config_file"
+        alone, together = "start the command without torchrun", "add 'configs/multi_gpu_train.yaml' to --config_file"
         raise UserError(
             f"torchrun started {started} processes, but each would do the whole work and overwrite the others' files: "
-            f"{'start the command without torchrun' if patients is None else together}."
+            f"{alone if patients is None else together}."
         )
     if patients is not None and patients < processes and processes > 1:
         raise UserError(
