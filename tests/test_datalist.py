@@ -73,10 +73,20 @@ def test_examinations_of_a_patient_share_a_fold():
 def test_a_split_file_gives_fold_0_and_1(cohort, caplog):
     split = {"training": ["phantom_0000", "phantom_0002"], "validation": ["phantom_0005"]}
     (cohort / "split.json").write_text(json.dumps(split))
-    document = make(cohort, split=str(cohort / "split.json"))
+    document = make(cohort, split=str(cohort / "split.json"), folds=None)
     folds = {entry["case"]: entry["fold"] for entry in document["training"]}
     assert folds == {"phantom_0000": 1, "phantom_0002": 1, "phantom_0005": 0}
     assert "Left out 3 case(s) that the split does not name: phantom_0001, phantom_0003, phantom_0004" in caplog.text
+
+
+def test_folds_of_a_split_are_of_its_training_list_alone(cohort):
+    names = [f"phantom_{i:04d}" for i in range(6)]
+    (cohort / "split.json").write_text(json.dumps({"training": names[:4], "validation": names[4:]}))
+    document = make(cohort, split=str(cohort / "split.json"), folds=2)
+    assert {entry["case"] for entry in document["training"]} == set(names[:4])
+    assert sorted(entry["fold"] for entry in document["training"]) == [0, 0, 1, 1]
+    with pytest.raises(UserError, match="folds is 0, expected 1 to 4"):
+        make(cohort, split=str(cohort / "split.json"), folds=0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_a_split_file_gives_fold_0_and_1(cohort, caplog):
 def test_splits_that_do_not_fit_are_refused(cohort, split, message):
     (cohort / "split.json").write_text(json.dumps(split))
     with pytest.raises(UserError, match=message):
-        make(cohort, split=str(cohort / "split.json"))
+        make(cohort, split=str(cohort / "split.json"), folds=None)
 
 
 def test_et_is_detected_from_the_data(cohort):
@@ -215,7 +225,7 @@ def test_a_patient_in_two_folds_is_found_by_name_and_by_content(cohort):
     split = {"training": ["phantom_0000"], "validation": ["phantom_0001"]}
     (cohort / "split.json").write_text(json.dumps(split))
     with pytest.raises(UserError, match="duplicate patient: fold 0 here, fold 1 as phantom_0000"):
-        make(cohort, split=str(cohort / "split.json"))
+        make(cohort, split=str(cohort / "split.json"), folds=None)
 
 
 def test_training_gets_every_sequence_and_validation_the_students(cohort):

@@ -34,7 +34,7 @@ def make_datalist(
     dataset_dir: str,
     output: str,
     split: str | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     seed: int = 0,
     strict: bool = True,
     sequences: str | Sequence[str] = SEQUENCES,
@@ -48,8 +48,9 @@ def make_datalist(
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names; the validation list becomes
             fold 0, the training list fold 1, and cases in neither are named and left out.
-        folds: number of folds, disjoint by patient, stratified by tumour size and source; 1 for a test set, all of
-            which is then fold 0.
+        folds: number of folds (5), disjoint by patient, stratified by tumour size and source; 1 for a test set, all of
+            which is then fold 0. With ``split`` of its training list alone, to choose settings without its validation
+            list, which is left out.
         seed: of the fold assignment.
         strict: stop at faulty files and at patients seen in training; False leaves their cases out and names them.
         sequences: that every case must have, T1ce among them: it alone is enough to train the student alone, and to
@@ -68,15 +69,18 @@ def make_datalist(
     if "t1ce" not in needed or set(needed) - set(SEQUENCES):
         raise UserError(f"sequences are {needed}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
     training, testing = part_by_label(find_cases(dataset_dir))
-    split_folds = read_split(split, training) if split else None
-    if split_folds is not None:
-        training = [case for case in training if case.name in split_folds]
+    if folds is None and not split:
+        folds = 5
+    split_folds = read_split(split, training) if split else {}
+    if split:
+        used = {0, 1} if folds is None else {1}
+        training = [case for case in training if split_folds.get(case.name) in used]
     cases = training + testing
     reports = check_files(cases, len(training), needed)
     faults = [fault for report in reports.values() for fault in report.faults]
     values, mixed = detect_label_values(training, reports)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
-    fold_of = split_folds or assign_folds(training, sizes, folds, seed)
+    fold_of = split_folds if folds is None else assign_folds(training, sizes, folds, seed)
     rows = [(case.name, case.patient, fold_of[case.name], reports[case.name].checksum) for case in training]
     named = [(case.name, case.patient, reports[case.name].checksum) for case in cases]
     seen = find_overlap(named, trained_on, mapping) if trained_on else []
