@@ -37,7 +37,7 @@ def test_channels_last_is_for_cpus_in_float32():
     assert chosen == [("cpu", False)]
 
 
-def test_a_device_that_does_not_exist_is_left_for_preflight_to_refuse():
+def test_a_device_that_does_not_exist_is_left_for_the_check_of_settings():
     assert fast_channels_last("foo", False) is False
     assert isinstance(fast_bfloat16("foo"), bool)
 

@@ -45,7 +45,7 @@ def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
 
 
 def kind(device: torch.device | str) -> str:
-    """cpu, cuda and so on. Any text will do: whether there is such a device is for preflight to say."""
+    """cpu, cuda and so on. Any text will do: whether there is such a device is for the check of settings to say."""
     return str(device).split(":")[0]
 
 
