@@ -247,6 +247,13 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
     assert Fragile.calls == 6
 
 
+def test_weights_of_other_widths_leave_nothing_behind(cohort_source, tmp_path):
+    torch.save(ResUNet(1, 4, [8, 8, 8, 8], deep_supervision=1).state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(UserError, match=r"wide\.pt does not fit ResUNet .*student_widths"):
+        predict(cohort_source / "data", tmp_path / "out", str(tmp_path / "wide.pt"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_members_are_independent_copies(weights):
     network = ResUNet(1, 4, WIDTHS, deep_supervision=1)
     members = make_members(network, weights, torch.device("cpu"))

@@ -35,6 +35,9 @@ MAIN = "site-packages/monai/bundle/__main__.py"
             "there is no softmx to set; did you mean softmax",
         ),
         (["--network_def::attention::kind", "cbam"], "no kind to set; the config has a single value there"),
+        (["--loss::soft_target::whole_tumour", "false"], "whole_tumour is 'false', expected True or False"),
+        (["--confidence::dynamic=no"], "--confidence::dynamic is 'no', expected True or False"),
+        (["--preprocessing::transforms::0::allow_missing_keys", "2"], "missing_keys is 2, expected True or False"),
     ],
 )
 def test_misspelt_options_are_refused_with_the_nearest_key(arguments, message):
@@ -95,6 +98,7 @@ def test_our_own_overlays_pass(names):
         ["--network_def::in_channels", "2", "--teachers::second", "{}", "--train::inferer::network_wrapper", "x"],
         ["--loss::segmentation::_target_", "DiceCELoss", "--loss::segmentation::softmax", "True"],
         ["--train::trainer::compile", "True", "--train::handlers::0::seed", "2"],
+        ["--loss::soft_target::whole_tumour", "--confidence::dynamic", "$@mirror"],
         ["--meta_file", "x.json", "--tracking", "mlflow", "--run_name", "first"],
     ],
 )

@@ -312,6 +312,7 @@ def test_the_papers_protocol_is_evaluated_on_the_original_grid(options, tmp_path
 
 
 MISTAKES = {
+    "epochs": ({"epochs": "two"}, "epochs is 'two', expected a whole number of at least 1"),
     "no data": ({"dataset_dir": "nowhere"}, "dataset_dir is 'nowhere'"),
     "no datalist": ({"datalist": "none.json"}, "datalist none.json cannot be read"),
     "patch size": ({"roi_size": [60, 64, 64]}, "three multiples of 8"),

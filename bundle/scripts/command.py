@@ -14,7 +14,7 @@ from fire.parser import DefaultParseValue
 
 from scripts.errors import UserError
 
-__all__ = ["command_line_options", "nearest", "run_command"]
+__all__ = ["command_line_options", "flag_value", "nearest", "run_command"]
 
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
     "int": ((int,), "a whole number"),
@@ -40,10 +40,14 @@ def run_command(function: Callable[..., Any]) -> None:
                 raise UserError(f"--{name} is not an option here; {hint}")
         elif (kind := str(parameters[name].annotation).removesuffix(" | None")) in KINDS:
             types, expected = KINDS[kind]
-            value = "True" if kind == "bool" and value[:2] in ("", "--") else value  # --strict alone
-            if not isinstance(DefaultParseValue(value), types):
+            if not isinstance(flag_value(value) if kind == "bool" else DefaultParseValue(value), types):
                 raise UserError(f"--{name} is {value!r}, expected {expected}.")
     fire.Fire(function)
+
+
+def flag_value(text: str) -> Any:
+    """What fire makes of the text after an option that may stand alone, such as --strict: True if that is the next."""
+    return DefaultParseValue("True" if text[:2] in ("", "--") else text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""Keys of the command line and of overlays that the config does not have: MONAI ignores them, we refuse them."""
+"""Keys of the command line and of overlays that the config does not have: MONAI ignores them, we refuse them.
+
+And other values than True or False where the config has one of these.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from monai.bundle import run as bundle_run
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from scripts.command import command_line_options, nearest
+from scripts.command import command_line_options, flag_value, nearest
 from scripts.errors import UserError
 
 __all__ = ["bundle_options", "refuse_unknown_keys"]
@@ -71,7 +74,7 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
             raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
         if root(key) not in known:
             raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest(root(key), known)}?")
-        refuse_unknown_inner_key(f"--{key}", config, key)
+        refuse_wrong_inner_key(f"--{key}", config, key, flag_value(value) if isinstance(value, str) else value)
 
 
 def with_targets(config: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,32 +115,33 @@ def refuse_unknown_overlay_keys(files: Sequence[str], run_id: str | None) -> Non
             if root(key) not in known | referred:
                 near = nearest(root(key), known)
                 raise UserError(f"{path}: {key} is not a key of the files before, nor used; did you mean {near}?")
-            refuse_unknown_inner_key(f"{path}: {key}", before, key)
+            refuse_wrong_inner_key(f"{path}: {key}", before, key, overlay[key])
             refuse_lost_target(f"{path}: {key}", before, key, overlay[key])
             refuse_unknown_arguments(f"{path}: {key}", overlay[key])
         known |= {root(key) for key in overlay}
 
 
-def refuse_unknown_inner_key(name: str, config: Mapping[str, Any], key: str) -> None:
+def refuse_wrong_inner_key(name: str, config: Mapping[str, Any], key: str, value: Any) -> None:
     """Refuse an override in a part of the config that has no such part, or whose target takes no such argument.
 
     A new key is good in a plain mapping (another teacher), and as an argument that the target has a default for.
+    What is True or False, in the config or by default, must stay so: Python takes the text "false" for true.
 
     Raises:
-        UserError: names the key and the nearest known one.
+        UserError: names the key and the nearest known one, or the value.
     """
     first, *path = re.split("#|::", key.lstrip("+~"))
     if path and first in config:
-        refuse_unknown_step(name, config[first], path)
+        refuse_wrong_step(name, config[first], path, value)
 
 
-def refuse_unknown_step(name: str, parent: Any, path: Sequence[str]) -> None:
+def refuse_wrong_step(name: str, parent: Any, path: Sequence[str], value: Any) -> None:
     step, *rest = path
-    known = (
-        [*parent] if isinstance(parent, Mapping) else [str(i) for i in range(len(parent) * isinstance(parent, list))]
-    )
+    known: dict[str, Any] = {}
+    if isinstance(parent, (Mapping, list)):
+        known = dict(parent) if isinstance(parent, Mapping) else {str(i): item for i, item in enumerate(parent)}
     if step in known and rest:
-        return refuse_unknown_step(name, parent[step] if isinstance(parent, Mapping) else parent[int(step)], rest)
+        return refuse_wrong_step(name, known[step], rest, value)
     if step not in known and not rest and isinstance(parent, Mapping):
         if "_target_" not in parent or step.startswith("_"):
             return
@@ -147,10 +151,12 @@ def refuse_unknown_step(name: str, parent: Any, path: Sequence[str]) -> None:
     if step not in known:
         hint = f"did you mean {nearest(step, known)}?" if known else "the config has a single value there."
         raise UserError(f"{name}: there is no {step} to set; {hint}")
+    if isinstance(known[step], bool) and not (isinstance(value, bool) or str(value)[:1] in ("$", "@")):
+        raise UserError(f"{name} is {value!r}, expected True or False.")
 
 
-def arguments_of(name: str, part: Mapping[str, Any]) -> list[str]:
-    """What the target of a part of the config takes; empty where it takes anything.
+def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """What the target of a part of the config takes, with its defaults; empty where it takes anything.
 
     Raises:
         UserError: if there is no such target.
@@ -164,9 +170,9 @@ def arguments_of(name: str, part: Mapping[str, Any]) -> list[str]:
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # of some of Python's own
-        return []
+        return {}
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return [] if anything else [*parameters]
+    return {} if anything else {key: parameter.default for key, parameter in parameters.items()}
 
 
 def refuse_lost_target(name: str, config: Mapping[str, Any], key: str, value: Any) -> None:
@@ -184,7 +190,7 @@ def refuse_unknown_arguments(name: str, value: Any) -> None:
     """Refuse parts, however deep, whose target cannot be found or does not take one of their keys."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     fixed = isinstance(value, Mapping) and not str(value.get("_target_", "$")).startswith("$")
-    known = arguments_of(name, value) if fixed else []
+    known = arguments_of(name, value) if fixed else {}
     for key, inner in items:
         if known and key not in known and not str(key).startswith("_"):
             raise UserError(f"{name}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")

@@ -136,7 +136,16 @@ RULES = {
     "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
     "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
     **dict.fromkeys(
-        ("amp", "channels_last", "strict", "mirror", "uncertainty", "overwrite", "activation_checkpointing"),
+        (
+            "amp",
+            "channels_last",
+            "lr_from_validation",
+            "strict",
+            "mirror",
+            "uncertainty",
+            "overwrite",
+            "activation_checkpointing",
+        ),
         (lambda v: isinstance(v, bool), "True or False"),
     ),
 }
