@@ -44,6 +44,16 @@ def test_p_is_the_exact_signed_rank_test():
     assert paired_difference(a, b).p == pytest.approx(exact_wilcoxon((a - b).round(6)))
 
 
+@pytest.mark.parametrize("patients, warned", [(5, True), (6, False)])
+def test_patients_too_few_for_any_p_are_warned_of(patients, warned, tmp_path, caplog):
+    gains = 0.1 * np.arange(1, patients + 1)
+    assert (exact_wilcoxon(gains) < 0.05) is not warned
+    for name, dice in (("a", gains), ("b", 0 * gains)):
+        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
+    compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert ("no p can fall below 0.05" in caplog.text) is warned
+
+
 def test_the_interval_is_of_paired_differences():
     random = np.random.default_rng(0)
     patients = random.random(40)  # patients differ far more than the runs

@@ -30,6 +30,7 @@ __all__ = ["Difference", "compare", "paired_difference"]
 logger = logging.getLogger(__name__)
 
 LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
+FEWEST = 6  # patients that all agree give the signed-rank test p = 2 / 2^6 = 0.03
 DECIMALS = 6  # of metrics.csv: what is equal there is a tie
 
 
@@ -69,6 +70,8 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
     refuse_other_rules([a, b])
     if only := sorted(set(a.cases) ^ set(b.cases)):
         logger.warning(f"Left out {len(only)} patient(s) of one run alone: {', '.join(only)}.")
+    if len(common) < FEWEST:
+        logger.warning(f"{len(common)} patient(s) in both: with fewer than {FEWEST} no p can fall below 0.05.")
     rows = [difference_row(a, b, common, region, metric) for region in TABLE_ORDER for metric in COLUMNS]
     print(f"A = {run_a}\nB = {run_b}\n{caption(a).splitlines()[1]} ({run_a})\n{caption(b).splitlines()[1]} ({run_b})")
     print(f"{len(common)} patients in both; A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided,")
