@@ -13,7 +13,7 @@ from scripts.precision import autocast
 
 __all__ = ["VolumeInferer"]
 
-# Half of the eight, in which each two axes are flipped in all four ways: most of the gain, see docs/results.md.
+# Half of the eight, in which each two axes are flipped in all four ways: most of the gain, see docs/defaults.md.
 FLIPS = ((), (2, 3), (2, 4), (3, 4))
 
 
