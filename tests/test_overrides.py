@@ -35,8 +35,14 @@ MAIN = "site-packages/monai/bundle/__main__.py"
             "there is no softmx to set; did you mean softmax",
         ),
         (["--network_def::attention::kind", "cbam"], "no kind to set; the config has a single value there"),
-        (["--loss::soft_target::whole_tumour", "false"], "whole_tumour is 'false', expected True or False"),
-        (["--confidence::dynamic=no"], "--confidence::dynamic is 'no', expected True or False"),
+        (["--teachers::t", "{}", "--loss::soft_target::whole_tumour", "no"], "whole_tumour is 'no', expected True or"),
+        (
+            ["--teachers::t={}", "--confidence::dynamic=false"],
+            "--confidence::dynamic is 'false', expected True or False",
+        ),
+        (["--train::trainer::amp", "no"], "--train::trainer::amp is 'no', expected True or False"),
+        (["--teacher_checkpoint", "four.pt"], "--teacher_checkpoint changes nothing, since the config has no teachers"),
+        (["--loss#soft_target#temperature=2"], "temperature changes nothing, .* add 'configs/mtcm_kd.yaml'"),
         (["--preprocessing::transforms::0::allow_missing_keys", "2"], "missing_keys is 2, expected True or False"),
     ],
 )
@@ -64,6 +70,11 @@ def test_a_misspelt_run_id_is_refused_with_the_nearest_key():
             "all of .*SoftTargetLoss: write loss::soft_target::temperature",
         ),
         (f"teachers: {{t: {{{TEACHER}, sequence: [t1]}}}}", "teachers::t: .*Teacher takes no sequence; .*sequences"),
+        (
+            f"teachers: {{t: {{{TEACHER}, sequences: [t1], frozen: 'no'}}}}",
+            "teachers::t::frozen is 'no', expected True",
+        ),
+        ("confidence::dynamic: 'false'", "overlay.yaml: confidence::dynamic is 'false', expected True or False"),
         ("network_def: {_target_: SegRessNet}", "_target_ SegRessNet cannot be found"),
         ("learning_rat: 1.0e-3\nrun: '@training'", "learning_rat .*did you mean learning_rate"),
     ],
@@ -78,7 +89,8 @@ def test_misspelt_keys_of_overlays_are_refused(overlay, message, tmp_path):
 def test_overlays_may_bring_new_parts(tmp_path):
     (tmp_path / "overlay.yaml").write_text(
         "mine: 3\nepochs: '@mine'\ninspect: [$print(1)]\nteachers::second: {}\n"
-        "network_def: {_target_: SegResNet, in_channels: 1}\nnetwork: $@distillation"
+        "network_def: {_target_: SegResNet, in_channels: 1}\nnetwork: $@distillation\n"
+        "optimizer::fused: null\nloss::distilling: $@strict"
     )
     files = f"['{TRAIN}','{tmp_path / 'overlay.yaml'}']"
     assert refuse_unknown_keys(bundle_options([MAIN, "run", "inspect", "--config_file", files])) is None
@@ -98,7 +110,8 @@ def test_our_own_overlays_pass(names):
         ["--network_def::in_channels", "2", "--teachers::second", "{}", "--train::inferer::network_wrapper", "x"],
         ["--loss::segmentation::_target_", "DiceCELoss", "--loss::segmentation::softmax", "True"],
         ["--train::trainer::compile", "True", "--train::handlers::0::seed", "2"],
-        ["--loss::soft_target::whole_tumour", "--confidence::dynamic", "$@mirror"],
+        ["--teachers::t={}", "--loss::soft_target::whole_tumour", "--confidence::dynamic", "$@mirror"],
+        ["--optimizer::fused", "$None", "--train::handlers::2::_disabled_", "true", "--teacher_widths", "[8,8,8,8]"],
         ["--meta_file", "x.json", "--tracking", "mlflow", "--run_name", "first"],
     ],
 )

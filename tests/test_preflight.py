@@ -49,16 +49,6 @@ def test_a_teacher_that_sees_what_is_not_loaded_is_refused():
         check_teachers(teachers, "t1ce", ["flair"])
 
 
-@pytest.mark.parametrize(
-    "option", ["--loss::soft_target::whole_tumour", "--loss#soft_target#temperature", "--confidence"]
-)
-def test_options_of_distillation_without_teachers_are_refused(option, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["site-packages/monai/bundle/__main__.py", "run", "training", option, "2"])
-    with pytest.raises(UserError, match=f"{option} changes nothing, since the config has no teachers"):
-        check_teachers({}, "t1ce", [])
-    assert check_teachers({"flair": Teacher(ResUNet(1, 4, WIDTHS), "flair")}, "t1ce", ["flair"]) is None
-
-
 def test_more_processes_than_validation_patients_are_refused():
     check_processes(processes=2, patients=2)
     check_processes(processes=1, patients=0)  # MONAI Label trains on what it has, and may hold nothing back

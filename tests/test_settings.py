@@ -31,6 +31,7 @@ from scripts.settings import check_settings
         ({"deep_supervision": 3}, "deep_supervision is 3, expected 0, 1 or 2 heads"),
         ({"backend": "ncl"}, "backend is 'ncl', expected one of this machine: gloo, or nccl"),
         ({"cache": "ram"}, 'cache is .ram., expected "disk", "memory" or "none"'),
+        ({"lr_from_validation": "no"}, "lr_from_validation is 'no', expected True or False"),
         ({"ckpt_path": "none.pt"}, "ckpt_path is 'none.pt', expected a file that exists"),
     ],
 )

@@ -332,6 +332,13 @@ def test_mistakes_end_with_a_sentence_before_work_starts(mistake, options, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_other_widths_leave_no_trace_of_an_evaluation(options, trained, tmp_path):
+    weights = str(trained / "models" / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt does not fit ResUNet .*student_widths"):
+        run_here(options, tmp_path, ["evaluate"], "evaluating", ckpt_path=weights, student_widths=[8, 8, 8, 8])
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_path, command):
     result = command(*TRAIN, *options, *outputs(tmp_path / "out"), "--epocs", "9")
     assert result.returncode == 1

@@ -46,7 +46,7 @@ def run_command(function: Callable[..., Any]) -> None:
 
 
 def flag_value(text: str) -> Any:
-    """What fire makes of the text after an option that may stand alone, such as --strict: True if that is the next."""
+    """What fire makes of the text after an option that may stand alone: True if it is the next option, or nothing."""
     return DefaultParseValue("True" if text[:2] in ("", "--") else text)
 
 

@@ -27,6 +27,7 @@ from scripts.records import check_output
 
 __all__ = ["make_datalist", "assign_folds"]
 
+HELD_OUT = -1  # fold of the validation list, when the training list is dealt into folds
 logger = logging.getLogger(__name__)
 
 
@@ -69,23 +70,19 @@ def make_datalist(
     if "t1ce" not in needed or set(needed) - set(SEQUENCES):
         raise UserError(f"sequences are {needed}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
     training, testing = part_by_label(find_cases(dataset_dir))
-    if folds is None and not split:
-        folds = 5
     split_folds = read_split(split, training) if split else {}
-    if split:
-        used = {0, 1} if folds is None else {1}
-        training = [case for case in training if split_folds.get(case.name) in used]
+    training = [case for case in training if case.name in split_folds or not split]
     cases = training + testing
     reports = check_files(cases, len(training), needed)
     faults = [fault for report in reports.values() for fault in report.faults]
     values, mixed = detect_label_values(training, reports)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
-    fold_of = split_folds if folds is None else assign_folds(training, sizes, folds, seed)
+    fold_of = choose_folds(training, sizes, split_folds, folds, seed)
     rows = [(case.name, case.patient, fold_of[case.name], reports[case.name].checksum) for case in training]
     named = [(case.name, case.patient, reports[case.name].checksum) for case in cases]
     seen = find_overlap(named, trained_on, mapping) if trained_on else []
     left_out = settle([*faults, *mixed, *duplicates(rows), *seen], strict)
-    kept = [case for case in cases if case.name not in left_out]
+    kept = [case for case in cases if case.name not in left_out and fold_of.get(case.name) != HELD_OUT]
     if not kept:
         raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
     checksums = {case.name: reports[case.name].checksum for case in kept}
@@ -156,6 +153,17 @@ def detect_label_values(
     return values, [Fault(name, "-", fault, remedy) for name in odd]
 
 
+def choose_folds(
+    cases: Sequence[Case], sizes: Mapping[str, float], split: Mapping[str, int], folds: int | None, seed: int
+) -> dict[str, int]:
+    """Fold of each case: the split's, or dealt. Where both are given, its training list is dealt, the rest held out."""
+    if split and folds is None:
+        return dict(split)
+    dealt = [case for case in cases if not split or split[case.name] == 1]
+    held_out = {case.name: HELD_OUT for case in cases}
+    return held_out | assign_folds(dealt, sizes, 5 if folds is None else folds, seed)
+
+
 def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, seed: int) -> dict[str, int]:
     """Fold of each case: patients in the order of source and tumour size, dealt out in shuffled rounds.
 
@@ -202,7 +210,8 @@ def write_datalist(
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, path)
-    sizes = [sum(entry["fold"] == fold for entry in parts["training"]) for fold in sorted(set(fold_of.values()))]
+    folds = sorted({fold_of[case.name] for case in cases if case.name in fold_of})
+    sizes = [sum(entry["fold"] == fold for entry in parts["training"]) for fold in folds]
     print(
         f"{output}: {len(parts['training'])} labelled cases in folds of {sizes}, {len(parts['testing'])} without label."
     )

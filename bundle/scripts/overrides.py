@@ -26,6 +26,7 @@ __all__ = ["bundle_options", "refuse_unknown_keys"]
 
 TRAIN = Path(__file__).resolve().parents[1] / "configs" / "train.yaml"
 LOCATOR = ComponentLocator()
+IDLE_WITHOUT_TEACHERS = "(confidence|teacher_checkpoint|loss(::|#)(soft_target|fusion_weights))(::|#|$)"
 WORKFLOW_KEYS = ("imports", "initialize", "run", "finalize")  # which MONAI looks for
 
 
@@ -68,6 +69,7 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
     )
     if "tracking" in options:
         known |= set(DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"])
+    refuse_idle_options(config, options)
     config = with_targets(config, options)
     for key, value in options.items():
         if value == "None":
@@ -75,6 +77,21 @@ def refuse_unknown_keys(options: Mapping[str, Any]) -> None:
         if root(key) not in known:
             raise UserError(f"--{key} is not a key of {files}; did you mean --{nearest(root(key), known)}?")
         refuse_wrong_inner_key(f"--{key}", config, key, flag_value(value) if isinstance(value, str) else value)
+
+
+def refuse_idle_options(config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse options of distillation in a training without teachers, which would be one of the student alone.
+
+    Raises:
+        UserError: names the option and the overlays that bring teachers.
+    """
+    distilled = config.get("teachers") or any(root(key) == "teachers" for key in options)
+    idle = [key for key in options if re.match(IDLE_WITHOUT_TEACHERS, key)]
+    if idle and not distilled and options.get("run_id") == "training":
+        raise UserError(
+            f"--{idle[0]} changes nothing, since the config has no teachers: add 'configs/mtcm_kd.yaml' or "
+            "'configs/four_sequence_teacher.yaml' to --config_file, or leave it out."
+        )
 
 
 def with_targets(config: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,10 +142,9 @@ def refuse_wrong_inner_key(name: str, config: Mapping[str, Any], key: str, value
     """Refuse an override in a part of the config that has no such part, or whose target takes no such argument.
 
     A new key is good in a plain mapping (another teacher), and as an argument that the target has a default for.
-    What is True or False, in the config or by default, must stay so: Python takes the text "false" for true.
 
     Raises:
-        UserError: names the key and the nearest known one, or the value.
+        UserError: names the key and the nearest known one, or the value that is not True or False.
     """
     first, *path = re.split("#|::", key.lstrip("+~"))
     if path and first in config:
@@ -142,25 +158,39 @@ def refuse_wrong_step(name: str, parent: Any, path: Sequence[str], value: Any) -
         known = dict(parent) if isinstance(parent, Mapping) else {str(i): item for i, item in enumerate(parent)}
     if step in known and rest:
         return refuse_wrong_step(name, known[step], rest, value)
-    if step not in known and not rest and isinstance(parent, Mapping):
-        if "_target_" not in parent or step.startswith("_"):
+    arguments = {}
+    if isinstance(parent, Mapping) and not rest:
+        if step.startswith("_") or (step not in known and "_target_" not in parent):
             return
-        known = arguments_of(name, parent)
-        if not known:
+        arguments = arguments_of(name, parent)
+        if step not in known and not arguments:
             return
-    if step not in known:
-        hint = f"did you mean {nearest(step, known)}?" if known else "the config has a single value there."
+    if step not in known | arguments:
+        hint = f"did you mean {nearest(step, arguments or known)}?" if known else "the config has a single value there."
         raise UserError(f"{name}: there is no {step} to set; {hint}")
-    if isinstance(known[step], bool) and not (isinstance(value, bool) or str(value)[:1] in ("$", "@")):
+    refuse_text_for_bool(name, [known.get(step), arguments.get(step)], value)
+
+
+def refuse_text_for_bool(name: str, usual: Sequence[Any], value: Any) -> None:
+    """Refuse a text or number where True or False is usual: Python takes the text "false" for true.
+
+    Raises:
+        UserError: names the key and the value.
+    """
+    expression = isinstance(value, str) and value[:1] in ("$", "@", "%")
+    wrong = isinstance(value, (str, int, float)) and not isinstance(value, bool) and not expression
+    if wrong and any(isinstance(one, bool) for one in usual):
         raise UserError(f"{name} is {value!r}, expected True or False.")
 
 
 def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """What the target of a part of the config takes, with its defaults; empty where it takes anything.
+    """What the target of a part of the config takes, with defaults; empty where it takes anything, or there is none.
 
     Raises:
         UserError: if there is no such target.
     """
+    if str(part.get("_target_", "$")).startswith("$"):
+        return {}
     try:
         target = locate(str(ConfigComponent(part, locator=LOCATOR).resolve_module_name()))
     except ModuleNotFoundError:
@@ -187,11 +217,11 @@ def refuse_lost_target(name: str, config: Mapping[str, Any], key: str, value: An
 
 
 def refuse_unknown_arguments(name: str, value: Any) -> None:
-    """Refuse parts, however deep, whose target cannot be found or does not take one of their keys."""
+    """Refuse parts, however deep, whose target cannot be found, takes no such key, or wants True or False for it."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    fixed = isinstance(value, Mapping) and not str(value.get("_target_", "$")).startswith("$")
-    known = arguments_of(name, value) if fixed else {}
+    known = arguments_of(name, value) if isinstance(value, Mapping) else {}
     for key, inner in items:
         if known and key not in known and not str(key).startswith("_"):
             raise UserError(f"{name}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
+        refuse_text_for_bool(f"{name}::{key}", [known.get(str(key))], inner)
         refuse_unknown_arguments(f"{name}::{key}", inner)

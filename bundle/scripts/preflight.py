@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from scripts.augmentation import PrepareAugmentedBatch
 from scripts.distillation import DistillationNetwork, Teacher, logits_list
 from scripts.errors import UserError
 from scripts.labels import CLASSES
-from scripts.overrides import bundle_options
 
 __all__ = [
     "check_augmentation",
@@ -66,17 +64,11 @@ def check_processes(processes: int = 1, patients: int | None = None) -> None:
 def check_teachers(
     teachers: Mapping[str, Teacher], student_sequence: str | Sequence[str], sequences: Sequence[str]
 ) -> None:
-    """Refuse a teacher that sees a sequence which is not to be loaded, and options of distillation without teachers.
+    """Refuse a teacher that sees a sequence which is not to be loaded.
 
     Raises:
-        UserError: names the teacher and the sequence, or the option.
+        UserError: names the teacher and the sequence.
     """
-    idle = [key for key in bundle_options() if re.match("confidence|loss(::|#)soft_target", key)]
-    if idle and not teachers:
-        raise UserError(
-            f"--{idle[0]} changes nothing, since the config has no teachers: add 'configs/mtcm_kd.yaml' to "
-            "--config_file, or leave it out."
-        )
     student = [student_sequence] if isinstance(student_sequence, str) else student_sequence
     for name, teacher in teachers.items():
         if lacking := [sequence for sequence in teacher.sequences if sequence not in {*student, *sequences}]:
