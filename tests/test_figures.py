@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from scripts.curves import draw_curves
+from scripts.curves import draw_curves, mean_history, side_by_side
 from scripts.errors import UserError
 from scripts.metrics import COLUMNS
 from scripts.overview import overview
@@ -84,11 +84,31 @@ def test_patients_of_the_decathlon_are_drawn_with_their_own_channels_and_values(
 def test_curves_are_drawn_of_what_the_history_holds(tmp_path):
     rows = ["epoch,weight/flair,dice/flair,validation/dice/WT", "1,0.1,0.2,", "2,0.05,0.4,0.3"]
     (tmp_path / "history.csv").write_text("\n".join(rows))
-    draw_curves(str(tmp_path), str(tmp_path / "all.png"))
+    draw_curves(str(tmp_path / "all.png"), str(tmp_path))
     (tmp_path / "history.csv").write_text("epoch,validation/dice/WT\n1,0.5")
-    draw_curves(str(tmp_path), str(tmp_path / "one.png"))
+    draw_curves(str(tmp_path / "one.png"), str(tmp_path))
     widths = [plt.imread(tmp_path / name).shape[1] for name in ("all.png", "one.png")]
     assert widths[0] == pytest.approx(3 * widths[1], rel=0.01)
     assert np.ptp(plt.imread(tmp_path / "one.png")[..., :3]) > 0.5
     with pytest.raises(UserError, match=r"history\.csv does not exist"):
-        draw_curves(str(tmp_path / "none"), str(tmp_path / "p.png"))
+        draw_curves(str(tmp_path / "p.png"), str(tmp_path / "none"))
+
+
+def test_runs_side_by_side_are_means_over_the_folders_that_match(tmp_path):
+    for name, loss, dice in [("alone_0", 0.4, 0.5), ("alone_1", 0.2, 0.7), ("distilled", 0.1, 0.9)]:
+        (tmp_path / name).mkdir()
+        rows = ["epoch,loss/student,validation/dice/WT", f"1,{loss},", f"2,{loss / 2},{dice}"]
+        (tmp_path / name / "history.csv").write_text("\n".join(rows))
+    alone, distilled = (mean_history(str(tmp_path / name)) for name in ("alone_*", "distilled"))
+    rows = side_by_side({"alone": alone, "distilled": distilled})
+    assert [float(row["loss/student/alone"]) for row in rows] == pytest.approx([0.3, 0.15])
+    assert [row["validation/dice/WT/alone"] for row in rows] == ["", "0.6"]
+    assert [float(row["loss/student/distilled"]) for row in rows] == [0.1, 0.05]
+    picture = tmp_path / "new" / "p.png"
+    draw_curves(str(picture), runs=f"alone={tmp_path}/alone_*,distilled={tmp_path}/distilled")
+    assert plt.imread(picture).shape[1] > 800  # two panels: no run has Dice of TC or ET
+    (tmp_path / "alone_1" / "history.csv").write_text("epoch,loss/student\n1,0.5")
+    with pytest.raises(UserError, match=r"have \[1, 2\] epochs"):
+        draw_curves(str(picture), runs=f"alone={tmp_path}/alone_*")
+    with pytest.raises(UserError, match="give either --run DIR"):
+        draw_curves(str(picture))

@@ -1,65 +1,114 @@
-"""The course of a run: teacher weights, teachers' training Dice, and the student's validation Dice over epochs.
+"""The course of one run over its epochs, or of several side by side: losses, teacher weights, validation Dice.
 
 python -m scripts.curves --run DIR --picture FILE
+python -m scripts.curves --runs "alone=OUT_A/fold_*,distilled=OUT_B/fold_*" --picture FILE
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.records import check_output
+from scripts.records import check_output, named_runs
 
 __all__ = ["draw_curves", "draw_panel"]
 
-PANELS = (  # title, prefix of the columns of history.csv
+PANELS = (  # of one run: title, prefix of the columns of history.csv
     ("Teacher weight", "weight/"),
     ("Whole-tumour Dice of the teachers, training patches", "dice/"),
     ("Dice of the student, validation", "validation/dice/"),
+)
+COMPARED = (  # of several: title, column of history.csv
+    ("Labels' loss, training patches", "loss/student"),
+    ("WT Dice, validation", "validation/dice/WT"),
+    ("TC Dice, validation", "validation/dice/TC"),
+    ("ET Dice, validation", "validation/dice/ET"),
 )
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # apart for colour-blind readers (Okabe and Ito)
 STYLES = ("-", "--", ":")
 
 
-def draw_curves(run: str, picture: str) -> None:
-    """Draw ``history.csv`` of a training run.
+def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -> None:
+    """Draw ``history.csv`` of one training run, or of several with a line each.
 
     Args:
-        run: the output_dir of a training.
         picture: the PNG to write.
+        run: the output_dir of a training.
+        runs: NAME=DIR,NAME=DIR instead; a pattern (``OUT/fold_*``) is the mean of the runs whose folders match.
 
     Raises:
-        UserError: if the run has no history.csv, or picture is no PNG.
+        UserError: if neither or both of run and runs are given, a run has no history.csv, the runs of one pattern
+            have different numbers of epochs, or picture is no PNG.
     """
-    path = Path(run, "history.csv")
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give the output_dir of a training.")
+    if (run is None) == (runs is None):
+        raise UserError("give either --run DIR, or --runs NAME=DIR,NAME=DIR to see several side by side.")
     check_output(picture, "picture", ".png")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    if runs is None:
+        rows = read_history(Path(str(run)))
+        panels = [(title, [name for name in rows[0] if name.startswith(prefix)]) for title, prefix in PANELS]
+    else:
+        folders = named_runs(runs)
+        rows = side_by_side({name: mean_history(pattern) for name, pattern in folders.items()})
+        panels = [(title, [f"{column}/{name}" for name in folders]) for title, column in COMPARED]
+    panels = [(title, columns) for title, columns in panels if any(row.get(name) for name in columns for row in rows)]
     matplotlib.use("Agg")
-    panels = [(title, prefix) for title, prefix in PANELS if any(name.startswith(prefix) for name in rows[0])]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.2), layout="constrained", squeeze=False)
-    for axis, (title, prefix) in zip(axes[0], panels):
-        draw_panel(axis, rows, title, [name for name in rows[0] if name.startswith(prefix)])
+    for axis, (title, columns) in zip(axes[0], panels):
+        draw_panel(axis, rows, title, columns)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
     print(f"{len(rows)} epochs are drawn in {picture}.")
+
+
+def read_history(folder: Path) -> list[dict[str, str]]:
+    path = folder / "history.csv"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give the output_dir of a training.")
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def mean_history(pattern: str) -> list[dict[str, str]]:
+    """The columns of COMPARED, epoch by epoch the mean of all runs that the pattern matches."""
+    histories = [read_history(Path(folder)) for folder in sorted(glob.glob(pattern)) or [pattern]]
+    lengths = sorted({len(rows) for rows in histories})
+    if len(lengths) > 1:
+        raise UserError(f"the runs of {pattern} have {lengths} epochs: draw runs of one length.")
+    rows = []
+    for epoch in zip(*histories):
+        row = {"epoch": epoch[0]["epoch"]}
+        for _, column in COMPARED:
+            values = [one.get(column, "") for one in epoch]
+            row[column] = str(np.mean([float(value) for value in values])) if all(values) else ""
+        rows.append(row)
+    return rows
+
+
+def side_by_side(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+    """Rows by epoch with the columns COLUMN/NAME of each history."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, history in histories.items():
+        for row in history:
+            values = {f"{column}/{name}": value for column, value in row.items() if column != "epoch"}
+            rows.setdefault(row["epoch"], {"epoch": row["epoch"]}).update(values)
+    return list(rows.values())
 
 
 def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, columns: Sequence[str]) -> None:
     """Lines of some columns of history.csv over the epochs; epochs without a value are passed over."""
     looks = itertools.cycle(itertools.product(STYLES, COLOURS))
     for name, (style, colour) in zip(columns, looks):
-        points = [(int(row["epoch"]), float(row[name])) for row in rows if row[name]]
+        points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
         if points:
             axis.plot(*zip(*points), color=colour, linestyle=style, label=name.rpartition("/")[2])
     axis.set(title=title, xlabel="epoch")

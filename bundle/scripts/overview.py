@@ -20,7 +20,7 @@ from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.labels import CLASSES, MSD
 from scripts.mosaic import classes_of
-from scripts.records import check_output
+from scripts.records import check_output, named_runs
 from scripts.report import class_of_value, run_record
 from scripts.score import BRATS_VALUES
 from scripts.summary import read_scores
@@ -44,11 +44,8 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
         UserError: if runs is not as above, a run has no metrics.csv, the runs have no case in common, or the case is
             not in them or not among the patients.
     """
-    pairs = [item.partition("=") for item in str(runs).split(",")]
-    if not all(name and folder for name, _, folder in pairs):
-        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
+    folders = {name: Path(folder) for name, folder in named_runs(runs).items()}
     check_output(picture, "picture", ".png")
-    folders = {name: Path(folder) for name, _, folder in pairs}
     scores = {name: dice_of(folder) for name, folder in folders.items()}
     common = sorted(set.intersection(*({scored for scored, _ in table} for table in scores.values())))
     if not common:

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from scripts.errors import UserError
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice", "check_output", "write_json", "write_table", "write_text"]
+__all__ = ["History", "RegionDice", "check_output", "named_runs", "write_json", "write_table", "write_text"]
 
 
 class RegionDice:
@@ -88,6 +88,14 @@ def check_output(path: str, key: str, suffix: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key} {path}: its folder cannot be made ({error.strerror}): give another path.") from error
+
+
+def named_runs(runs: str) -> dict[str, str]:
+    """Folders of runs by name, of NAME=DIR,NAME=DIR. Raises UserError if runs is not that."""
+    pairs = [item.partition("=") for item in str(runs).split(",")]
+    if not all(name and folder for name, _, folder in pairs):
+        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
+    return {name: folder for name, _, folder in pairs}
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
