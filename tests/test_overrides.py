@@ -86,6 +86,12 @@ def test_misspelt_keys_of_overlays_are_refused(overlay, message, tmp_path):
         refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", files]))
 
 
+def test_a_config_that_stands_alone_must_come_first():
+    overlay = str(BUNDLE / "configs" / "mtcm_kd.yaml")
+    with pytest.raises(UserError, match=r"train\.yaml stands alone and would undo .*mtcm_kd\.yaml: put it first"):
+        refuse_unknown_keys(bundle_options([MAIN, "run", "training", "--config_file", str([overlay, TRAIN])]))
+
+
 def test_overlays_may_bring_new_parts(tmp_path):
     (tmp_path / "overlay.yaml").write_text(
         "mine: 3\nepochs: '@mine'\ninspect: [$print(1)]\nteachers::second: {}\n"

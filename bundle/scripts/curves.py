@@ -80,7 +80,8 @@ def read_history(folder: Path) -> list[dict[str, str]]:
 
 def mean_history(pattern: str) -> list[dict[str, str]]:
     """The columns of COMPARED, epoch by epoch the mean of all runs that the pattern matches."""
-    histories = [read_history(Path(folder)) for folder in sorted(glob.glob(pattern)) or [pattern]]
+    folders = [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir()]
+    histories = [read_history(folder) for folder in folders or [Path(pattern)]]
     lengths = sorted({len(rows) for rows in histories})
     if len(lengths) > 1:
         raise UserError(f"the runs of {pattern} have {lengths} epochs: draw runs of one length.")
@@ -106,13 +107,13 @@ def side_by_side(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[d
 
 def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, columns: Sequence[str]) -> None:
     """Lines of some columns of history.csv over the epochs; epochs without a value are passed over."""
-    looks = itertools.cycle(itertools.product(STYLES, COLOURS))
-    for name, (style, colour) in zip(columns, looks):
+    for name, style, colour in zip(columns, itertools.cycle(STYLES), itertools.cycle(COLOURS)):  # twelve looks
         points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
         if points:
             axis.plot(*zip(*points), color=colour, linestyle=style, label=name.rpartition("/")[2])
     axis.set(title=title, xlabel="epoch")
     axis.title.set_fontsize(10)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False, fontsize=8)
     axis.grid(alpha=0.3)
 

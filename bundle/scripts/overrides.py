@@ -121,9 +121,13 @@ def refuse_unknown_overlay_keys(files: Sequence[str], run_id: str | None) -> Non
     Those of train.yaml pass, since an overlay may lie over it or over inference.yaml.
 
     Raises:
-        UserError: names the file, the key and the nearest known one.
+        UserError: names the file, the key and the nearest known one; or a file that stands alone behind others, which
+            it would undo.
     """
     overlays = [ConfigParser.load_config_file(path) for path in files]
+    for path, overlay in zip(files[1:], overlays[1:]):
+        if {"bundle_root", "network_def"} <= set(overlay):
+            raise UserError(f"{path} stands alone and would undo {files[0]}: put it first in --config_file.")
     referred = {*re.findall(r"@(\w+)", str(overlays)), *WORKFLOW_KEYS, run_id}
     known = {root(key) for part in (ConfigParser.load_config_file(TRAIN), overlays[0]) for key in part}
     for index, (path, overlay) in enumerate(zip(files[1:], overlays[1:]), 1):

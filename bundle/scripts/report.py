@@ -81,7 +81,7 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     summaries = [read_json_file(table.path.with_suffix(".json")) for table in tables]
     document = {"scores": summaries, "calibration_error": errors, "shown": picks, **about}
     write_json(target.with_suffix(".json"), document)
-    print(f"Report of {len(cases)} patients: {target}")
+    print(f"Report of {len(cases)} patient{'s'[: len(cases) != 1]}: {target}")
 
 
 def scores_of(folder: Path, cases: Collection[str]) -> list[Scores]:
