@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from scripts.command import run_command
 from scripts.errors import UserError
@@ -113,7 +114,7 @@ def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, column
             axis.plot(*zip(*points), color=colour, linestyle=style, label=name.rpartition("/")[2])
     axis.set(title=title, xlabel="epoch")
     axis.title.set_fontsize(10)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, fontsize=8)
     axis.grid(alpha=0.3)
 
