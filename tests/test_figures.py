@@ -90,6 +90,9 @@ def test_curves_are_drawn_of_what_the_history_holds(tmp_path):
     widths = [plt.imread(tmp_path / name).shape[1] for name in ("all.png", "one.png")]
     assert widths[0] == pytest.approx(3 * widths[1], rel=0.01)
     assert np.ptp(plt.imread(tmp_path / "one.png")[..., :3]) > 0.5
+    (tmp_path / "history.csv").write_text("epoch,loss/total\n1,0.5")
+    with pytest.raises(UserError, match="holds nothing to draw yet"):
+        draw_curves(str(tmp_path / "p.png"), str(tmp_path))
     with pytest.raises(UserError, match=r"history\.csv does not exist"):
         draw_curves(str(tmp_path / "p.png"), str(tmp_path / "none"))
 

@@ -48,8 +48,8 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
         runs: NAME=DIR,NAME=DIR instead; a pattern (``OUT/fold_*``) is the mean of the runs whose folders match.
 
     Raises:
-        UserError: if neither or both of run and runs are given, a run has no history.csv, the runs of one pattern
-            have different numbers of epochs, or picture is no PNG.
+        UserError: if neither or both of run and runs are given, a run has no history.csv or nothing in it to draw, the
+            runs of one pattern have different numbers of epochs, or picture is no PNG.
     """
     if (run is None) == (runs is None):
         raise UserError("give either --run DIR, or --runs NAME=DIR,NAME=DIR to see several side by side.")
@@ -62,6 +62,8 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
         rows = side_by_side({name: mean_history(pattern) for name, pattern in folders.items()})
         panels = [(title, [f"{column}/{name}" for name in folders]) for title, column in COMPARED]
     panels = [(title, columns) for title, columns in panels if any(row.get(name) for name in columns for row in rows)]
+    if not panels:
+        raise UserError(f"{run or runs}: history.csv holds nothing to draw yet: let the training reach a validation.")
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.2), layout="constrained", squeeze=False)
     for axis, (title, columns) in zip(axes[0], panels):
