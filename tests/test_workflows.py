@@ -22,6 +22,7 @@ from conftest import BUNDLE, METHOD, TINY, real_data
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
+from scripts.networks import ResUNet
 
 PAPER, FOUR = "configs/paper.yaml", [METHOD[0], "configs/four_sequence_teacher.yaml"]
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
@@ -134,6 +135,14 @@ def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, comman
             ]
             expected = metric(*(torch.from_numpy(mask)[None, None].float() for mask in masks)).item()
             assert rows[case, region] == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluation_takes_the_student_to_the_device(trained, options, tmp_path, monkeypatch):
+    """As MONAI's evaluator does not: without it evaluation ends on a GPU, where volumes are and the weights are not."""
+    moved, to = [], ResUNet.to
+    monkeypatch.setattr(ResUNet, "to", lambda self, *where: moved.append(where) or to(self, *where))
+    run_here(options, tmp_path, ["evaluate"], "evaluating", ckpt_dir=str(trained / "models"), device="cpu")
+    assert moved == [("cpu",)]
 
 
 @pytest.fixture
