@@ -8,7 +8,6 @@ Run it again to go on where it stopped: finished folds are kept, a fold cut shor
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import shlex
@@ -27,7 +26,7 @@ from scripts.datalist import make_datalist
 from scripts.errors import UserError
 from scripts.loading import read_json
 from scripts.overrides import refuse_unknown_keys
-from scripts.records import write_json, write_table
+from scripts.records import read_table, write_json, write_table
 from scripts.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.tracking import send_cross_validation
 
@@ -181,13 +180,12 @@ def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Bins of several runs together: voxels are added, the other columns averaged over them."""
     bins: dict[tuple[str, str], dict[str, float]] = {}
     for path in paths:
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                total = bins.setdefault((row["region"], row["bin"]), {"voxels": 0, "probability": 0, "frequency": 0})
-                voxels = int(row["voxels"])
-                total["voxels"] += voxels
-                for name in ("probability", "frequency"):
-                    total[name] += voxels * float(row[name])
+        for row in read_table(path):
+            total = bins.setdefault((row["region"], row["bin"]), {"voxels": 0, "probability": 0, "frequency": 0})
+            voxels = int(row["voxels"])
+            total["voxels"] += voxels
+            for name in ("probability", "frequency"):
+                total[name] += voxels * float(row[name])
     rows = []
     for (region, index), total in bins.items():
         means = {name: f"{total[name] / max(total['voxels'], 1):.6f}" for name in ("probability", "frequency")}

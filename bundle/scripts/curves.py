@@ -6,7 +6,6 @@ python -m scripts.curves --runs "alone=OUT_A/fold_*,distilled=OUT_B/fold_*" --pi
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.records import check_output, named_runs
+from scripts.records import check_output, named_runs, read_table
 
 __all__ = ["draw_curves", "draw_panel"]
 
@@ -74,11 +73,10 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
 
 
 def read_history(folder: Path) -> list[dict[str, str]]:
-    path = folder / "history.csv"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give the output_dir of a training.")
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    rows = read_table(folder / "history.csv")
+    if not rows:
+        raise UserError(f"{folder / 'history.csv'} does not exist: give the output_dir of a training.")
+    return rows
 
 
 def mean_history(pattern: str) -> list[dict[str, str]]:

@@ -15,7 +15,16 @@ from ignite.engine import Engine, Events
 from scripts.errors import UserError
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice", "check_output", "named_runs", "write_json", "write_table", "write_text"]
+__all__ = [
+    "History",
+    "RegionDice",
+    "check_output",
+    "named_runs",
+    "read_table",
+    "write_json",
+    "write_table",
+    "write_text",
+]
 
 
 class RegionDice:
@@ -51,10 +60,7 @@ class History:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def rows_before(self, epoch: int) -> list[dict[str, Any]]:
-        if not self.path.is_file():
-            return []
-        with open(self.path, newline="") as file:
-            return [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+        return [row for row in read_table(self.path) if int(row["epoch"]) < epoch]
 
     def __call__(self, engine: Engine) -> None:
         if self.rows is None:
@@ -66,6 +72,14 @@ class History:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
         self.rows.append(row)
         write_table(self.path, self.rows)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV that ``write_table`` wrote, every value a text; none where there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

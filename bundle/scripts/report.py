@@ -5,7 +5,6 @@ python -m scripts.report --run DIR [--training DIR] [--output FILE]
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from scripts.page import (
     provenance_section,
     summary_section,
 )
-from scripts.records import check_output, write_json, write_table, write_text
+from scripts.records import check_output, read_table, write_json, write_table, write_text
 from scripts.score import BRATS_VALUES
 from scripts.summary import Scores, read_scores
 from scripts.volumes import read_volumes
@@ -62,8 +61,8 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     rows = score_rows(tables[0]) if tables else read_volumes(cases.values(), values)
     picks = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     mosaics = {case: mosaic_of(cases[case], values) for case in picks.values()}
-    calibration = read_rows(folder / "calibration.csv") if tables else []
-    history_rows = read_rows(history / "history.csv")
+    calibration = read_table(folder / "calibration.csv") if tables else []
+    history_rows = read_table(history / "history.csv")
     sections = [
         *([summary_section(tables)] if tables else []),
         mosaic_section({title: (case, mosaics[case]) for title, case in picks.items()}),
@@ -99,13 +98,6 @@ def run_record(folder: Path) -> dict[str, Any] | None:
     """What an evaluation, or else an inference, noted in its output folder."""
     records = (read_json_file(folder / f"{stage}.json") for stage in STAGES)
     return next((record for record in records if record), None)
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def find_files(run: str, about: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from scipy.stats import bootstrap
 from scripts.errors import UserError
 from scripts.labels import TABLE_ORDER
 from scripts.metrics import COLUMNS, EMPTY_RULES
-from scripts.records import write_json, write_table
+from scripts.records import read_table, write_json, write_table
 
 __all__ = ["CaseScore", "Estimate", "Scores", "estimate", "format_table", "print_table", "read_scores", "write_scores"]
 
@@ -118,8 +117,7 @@ def read_scores(run: str | Path) -> Scores:
     path = Path(run, "metrics.csv") if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise UserError(f"{path} does not exist: evaluate the run first, or score its label maps (scripts.score).")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(path)
     if not rows or not {"case", "region", *COLUMNS} <= set(rows[0]):
         raise UserError(f"{path} has the columns {list(rows[0]) if rows else []}: make it anew with scripts.score.")
     values = {(row["case"], row["region"]): {name: float(row[name] or "nan") for name in COLUMNS} for row in rows}

@@ -1,0 +1,149 @@
+"""The arms of bundle/docs/results.md: many trainings at a time on one device.
+
+python tests/benchmarks/arms.py --dataset_dir DIR --output_dir OUT [--plan tests/benchmarks/arms.yaml] [--jobs 2]
+  [--seconds 36000]
+
+A run is a training and, where a fold is held out, its evaluation, in OUT/LIST/ARM_sSEED/fold_K, in the plan's order.
+Run it again to go on: what is finished is kept, what was cut short resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of each run; before torch is imported
+
+import monai.engines  # noqa: F401, for all runs: they are forked
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
+
+from scripts.command import run_command
+from scripts.datalist import make_datalist
+
+BUNDLE = Path(sys.path[0])
+
+
+class Run:
+    """The commands of one run, one after another, and ``needs``, the weights of another run that it takes."""
+
+    def __init__(self, folder: Path, commands: Sequence[list[str]], needs: Path | None) -> None:
+        self.folder, self.waiting, self.needs = folder, list(commands), needs
+        self.process: ForkProcess | None = None
+        self.failed = False
+        self.began = time.time()
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done").is_file()
+
+    def ready(self) -> bool:
+        return not (self.process or self.done or self.failed) and (self.needs is None or self.needs.is_file())
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fork = multiprocessing.get_context("fork")  # of a process that has imported MONAI, which takes ten seconds
+        self.process = fork.Process(target=in_bundle, args=(self.waiting.pop(0), self.folder / "log.txt"))
+        self.process.start()
+
+    def go_on(self) -> bool:
+        """Start the next command where one has ended; whether any runs."""
+        if self.process is None or self.process.is_alive():
+            return self.process is not None
+        code, self.process = self.process.exitcode, None
+        if code == 0 and self.waiting:
+            self.start()
+            return True
+        self.failed = code != 0
+        if not self.failed:
+            (self.folder / "done").touch()
+        print(f"{self.folder}: code {code} after {time.time() - self.began:.0f} s", flush=True)
+        return False
+
+
+def in_bundle(arguments: Sequence[str], log: Path) -> None:
+    """``python -m monai.bundle`` in this process, from the bundle's folder."""
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(BUNDLE)
+    sys.argv = ["monai.bundle", *arguments]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def arms(
+    dataset_dir: str,
+    output_dir: str,
+    plan: str = str(Path(__file__).with_suffix(".yaml")),
+    jobs: int = 2,
+    seconds: float = 36000,
+) -> None:
+    """Run the plan, ``jobs`` trainings at a time; after so many seconds those that still run are cut short."""
+    end = time.time() + seconds
+    out, data = Path(output_dir).resolve(), Path(dataset_dir).resolve()
+    settings = yaml.safe_load(Path(plan).read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    for name, options in settings["lists"].items():
+        if not (out / f"{name}.json").is_file():
+            split = {"split": str(data / options["split"])} if "split" in options else {}
+            make_datalist(str(data), str(out / f"{name}.json"), **{**options, **split})
+    runs = list(planned(settings, data, out))
+    running: list[Run] = []
+    while time.time() < end:
+        running = [run for run in running if run.go_on()]
+        ready = [run for run in runs if run.ready()]
+        if not (running or ready):
+            break
+        for run in ready[: max(jobs - len(running), 0)]:
+            run.start()
+            running.append(run)
+        time.sleep(0.1)
+    for run in running:
+        if run.process is not None:
+            run.process.terminate()
+            print(f"{run.folder}: cut short")
+    print(f"{sum(run.done for run in runs)} of {len(runs)} runs are done")
+
+
+def planned(settings: Mapping[str, Any], data: Path, out: Path) -> Iterator[Run]:
+    """The plan's runs in its order."""
+    for part in settings["runs"]:
+        for seed in part.get("seeds", [0]):
+            for fold in part["folds"]:
+                for name in part["arms"]:
+                    yield make_run(settings, data, out / part["list"], name, seed, fold)
+
+
+def make_run(settings: Mapping[str, Any], data: Path, out: Path, name: str, seed: int, fold: int | None) -> Run:
+    """Commands of an arm on a fold, or on all patients (None), beside the list OUT.json."""
+    arm = settings["arms"][name]
+    part = "all" if fold is None else f"fold_{fold}"
+    folder = out / f"{name}_s{seed}" / part
+    teacher = out / f"{arm['teacher']}_s0" / part / "models" / "model.pt" if "teacher" in arm else None
+    both = {"dataset_dir": data, "datalist": out.with_suffix(".json"), "fold": "$None" if fold is None else fold}
+    both |= {"output_dir": folder, "num_workers": 0, **arm.get("student", {})}
+    training = {**both, "seed": seed, "cache": "memory", "resume": "auto", **settings["options"]}
+    training |= {**arm.get("options", {}), **({"teacher_checkpoint": teacher} if teacher else {})}
+    kind = arm.get("kind", [])
+    commands = [command("training", [*kind, *arm.get("teachers", [])], training)]
+    if fold is not None:
+        commands.append(command("evaluating", [*kind, "evaluate"], {**both, "uncertainty": False}))
+    return Run(folder, commands, teacher)
+
+
+def command(run_id: str, overlays: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    files = [f"configs/{name}.yaml" for name in ("train", *overlays)]
+    shown = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return ["run", run_id, "--config_file", str(files), *shown]
+
+
+if __name__ == "__main__":
+    run_command(arms)
