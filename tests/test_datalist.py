@@ -226,7 +226,7 @@ def test_a_patient_in_two_folds_is_found_by_name_and_by_content(cohort):
     (cohort / "split.json").write_text(json.dumps(split))
     with pytest.raises(UserError, match="duplicate patient: fold 0 here, fold 1 as phantom_0000"):
         make(cohort, split=str(cohort / "split.json"), folds=None)
-    with pytest.raises(UserError, match="duplicate patient: fold -1 here, fold 0 as phantom_0000"):
+    with pytest.raises(UserError, match="duplicate patient: held out here, fold 0 as phantom_0000"):
         make(cohort, split=str(cohort / "split.json"), folds=1)
 
 

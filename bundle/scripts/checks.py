@@ -178,14 +178,17 @@ def check_grid(shape: tuple, affine: np.ndarray, grid: tuple[str, tuple, np.ndar
 
 
 def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
-    """Patients in several folds, from (case, patient, fold, checksum), which tells copies under other names."""
+    """Patients in several folds, from (case, patient, fold, checksum), which tells copies under other names.
+
+    A fold is a number, or the name of what is none, such as the held-out list."""
     faults = []
     first: dict[object, tuple[str, object]] = {}
     for case, patient, fold, checksum in cases:
         for key in {patient, checksum} - {0}:
             other, other_fold = first.setdefault(key, (case, fold))
             if other_fold != fold:
-                fault = f"duplicate patient: fold {fold} here, fold {other_fold} as {other}"
+                here, there = (f"fold {one}" if isinstance(one, int) else one for one in (fold, other_fold))
+                fault = f"duplicate patient: {here} here, {there} as {other}"
                 faults.append(Fault(case, "-", fault, "keep all examinations of a patient in one fold"))
                 break
     return faults

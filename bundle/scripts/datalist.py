@@ -78,7 +78,8 @@ def make_datalist(
     values, mixed = detect_label_values(training, reports)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
     fold_of = choose_folds(training, sizes, split_folds, folds, seed)
-    rows = [(case.name, case.patient, fold_of[case.name], reports[case.name].checksum) for case in training]
+    places = {name: "held out" if fold == HELD_OUT else fold for name, fold in fold_of.items()}
+    rows = [(case.name, case.patient, places[case.name], reports[case.name].checksum) for case in training]
     named = [(case.name, case.patient, reports[case.name].checksum) for case in cases]
     seen = find_overlap(named, trained_on, mapping) if trained_on else []
     left_out = settle([*faults, *mixed, *duplicates(rows), *seen], strict)
