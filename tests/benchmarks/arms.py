@@ -1,10 +1,11 @@
-"""The arms of bundle/docs/results.md: many trainings at a time on one device.
+"""Trainings of several arms, seeds and folds, many at a time on one device: a plan such as arms.yaml beside this.
 
 python tests/benchmarks/arms.py --dataset_dir DIR --output_dir OUT [--plan tests/benchmarks/arms.yaml] [--jobs 2]
   [--seconds 36000]
 
 A run is a training and, where a fold is held out, its evaluation, in OUT/LIST/ARM_sSEED/fold_K, in the plan's order.
-Run it again to go on: what is finished is kept, what was cut short resumes from its checkpoint.
+Run it again to go on: what is finished is kept, what was cut short resumes from its checkpoint. On one GPU several
+processes share it better under NVIDIA's MPS (start nvidia-cuda-mps-control -d before).
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ BUNDLE = Path(sys.path[0])
 
 
 class Run:
-    """The commands of one run, one after another, and ``needs``, the weights of another run that it takes."""
+    """The commands of one run, one after another; those of ``after``, if there is one, must be done before."""
 
-    def __init__(self, folder: Path, commands: Sequence[list[str]], needs: Path | None) -> None:
-        self.folder, self.waiting, self.needs = folder, list(commands), needs
+    def __init__(self, folder: Path, commands: Sequence[list[str]], after: Path | None) -> None:
+        self.folder, self.waiting, self.after = folder, list(commands), after
         self.process: ForkProcess | None = None
         self.failed = False
-        self.began = time.time()
 
     @property
     def done(self) -> bool:
         return (self.folder / "done").is_file()
 
     def ready(self) -> bool:
-        return not (self.process or self.done or self.failed) and (self.needs is None or self.needs.is_file())
+        due = self.after is None or (self.after / "done").is_file()
+        return due and not (self.process or self.done or self.failed)
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,17 +56,16 @@ class Run:
         self.process.start()
 
     def go_on(self) -> bool:
-        """Start the next command where one has ended; whether any runs."""
+        """Start the next command where one has ended well; whether any runs."""
         if self.process is None or self.process.is_alive():
             return self.process is not None
-        code, self.process = self.process.exitcode, None
-        if code == 0 and self.waiting:
+        self.failed, self.process = self.process.exitcode != 0, None
+        if not self.failed and self.waiting:
             self.start()
             return True
-        self.failed = code != 0
         if not self.failed:
             (self.folder / "done").touch()
-        print(f"{self.folder}: code {code} after {time.time() - self.began:.0f} s", flush=True)
+        print(f"{self.folder}: {'failed, see log.txt' if self.failed else 'done'}", flush=True)
         return False
 
 
@@ -86,7 +86,10 @@ def arms(
     jobs: int = 2,
     seconds: float = 36000,
 ) -> None:
-    """Run the plan, ``jobs`` trainings at a time; after so many seconds those that still run are cut short."""
+    """Run the plan, ``jobs`` trainings at a time; after so many seconds those that still run are cut short.
+
+    Ends with code 1 unless all runs are done.
+    """
     end = time.time() + seconds
     out, data = Path(output_dir).resolve(), Path(dataset_dir).resolve()
     settings = yaml.safe_load(Path(plan).read_text())
@@ -109,33 +112,36 @@ def arms(
     for run in running:
         if run.process is not None:
             run.process.terminate()
-            print(f"{run.folder}: cut short")
-    print(f"{sum(run.done for run in runs)} of {len(runs)} runs are done")
+    left = [str(run.folder) for run in runs if not run.done]
+    if left:
+        raise SystemExit(f"{len(left)} of {len(runs)} runs are not done: {', '.join(left)}.")
 
 
 def planned(settings: Mapping[str, Any], data: Path, out: Path) -> Iterator[Run]:
     """The plan's runs in its order."""
-    for part in settings["runs"]:
-        for seed in part.get("seeds", [0]):
-            for fold in part["folds"]:
-                for name in part["arms"]:
-                    yield make_run(settings, data, out / part["list"], name, seed, fold)
+    for entry in settings["runs"]:
+        for seed in entry.get("seeds", [0]):
+            for fold in entry["folds"]:
+                for name in entry["arms"]:
+                    yield make_run(settings, data, out / entry["list"], name, seed, fold)
 
 
-def make_run(settings: Mapping[str, Any], data: Path, out: Path, name: str, seed: int, fold: int | None) -> Run:
-    """Commands of an arm on a fold, or on all patients (None), beside the list OUT.json."""
+def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, seed: int, fold: int | None) -> Run:
+    """An arm on a fold of the datalist ``listed``.json, or on all its patients (None), in a folder of ``listed``."""
     arm = settings["arms"][name]
     part = "all" if fold is None else f"fold_{fold}"
-    folder = out / f"{name}_s{seed}" / part
-    teacher = out / f"{arm['teacher']}_s0" / part / "models" / "model.pt" if "teacher" in arm else None
-    both = {"dataset_dir": data, "datalist": out.with_suffix(".json"), "fold": "$None" if fold is None else fold}
-    both |= {"output_dir": folder, "num_workers": 0, **arm.get("student", {})}
-    training = {**both, "seed": seed, "cache": "memory", "resume": "auto", **settings["options"]}
-    training |= {**arm.get("options", {}), **({"teacher_checkpoint": teacher} if teacher else {})}
-    kind = arm.get("kind", [])
+    folder = listed / f"{name}_s{seed}" / part
+    teacher = listed / f"{arm['teacher']}_s0" / part if "teacher" in arm else None
+    both = {"dataset_dir": data, "datalist": listed.with_suffix(".json"), "fold": "$None" if fold is None else fold}
+    both |= {"output_dir": folder, "num_workers": 0, **arm.get("both", {})}
+    training = {**both, "seed": seed, "cache": "memory", "resume": "auto"}
+    training |= {**settings["training"], **arm.get("training", {})}
+    if teacher:
+        training["teacher_checkpoint"] = teacher / "models" / "model.pt"
+    kind = arm.get("overlays", [])
     commands = [command("training", [*kind, *arm.get("teachers", [])], training)]
     if fold is not None:
-        commands.append(command("evaluating", [*kind, "evaluate"], {**both, "uncertainty": False}))
+        commands.append(command("evaluating", [*kind, "evaluate"], {**both, **settings["evaluating"]}))
     return Run(folder, commands, teacher)
 
 
