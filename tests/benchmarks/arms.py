@@ -138,10 +138,10 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     training |= {**settings["training"], **arm.get("training", {})}
     if teacher:
         training["teacher_checkpoint"] = teacher / "models" / "model.pt"
-    kind = arm.get("overlays", [])
-    commands = [command("training", [*kind, *arm.get("teachers", [])], training)]
+    overlays = arm.get("overlays", [])
+    commands = [command("training", [*overlays, *arm.get("teachers", [])], training)]
     if fold is not None:
-        commands.append(command("evaluating", [*kind, "evaluate"], {**both, **settings["evaluating"]}))
+        commands.append(command("evaluating", [*overlays, "evaluate"], {**both, **settings["evaluating"]}))
     return Run(folder, commands, teacher)
 
 
