@@ -330,6 +330,8 @@ MISTAKES = {
     "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: no student would be saved"),
     "device": ({"device": "cuda:99"}, "device is 'cuda:99', expected one of this machine"),
     "cache": ({"cache": "ram"}, "cache is 'ram'"),
+    "own weights": ({"ckpt_dir": "a", "pretrained": "b/../a/model.pt"}, "pretrained is b/../a/model.pt, which this"),
+    "own teacher": ({"ckpt_dir": "a", "teacher_checkpoint": "a/model.pt"}, "teacher_checkpoint is a/model.pt, which"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "check_interval",
     "check_networks",
     "check_processes",
+    "check_sources",
     "check_teachers",
 ]
 
@@ -36,6 +38,22 @@ def check_interval(val_interval: int, epochs: int) -> None:
         raise UserError(
             f"val_interval is {val_interval}, expected at most epochs, {epochs}: no student would be saved."
         )
+
+
+def check_sources(ckpt_dir: str, **sources: str | None) -> None:
+    """Refuse weights that would be read from the very file in which this training keeps its student.
+
+    Args:
+        ckpt_dir: of the training.
+        sources: files of weights by the key that names them, None where there is none.
+
+    Raises:
+        UserError: names the key and the file.
+    """
+    student = Path(ckpt_dir, "model.pt")
+    for key, path in sources.items():
+        if path and Path(path).resolve() == student.resolve():
+            raise UserError(f"{key} is {path}, which this training would overwrite: give another --output_dir.")
 
 
 def check_processes(processes: int = 1, patients: int | None = None) -> None:
