@@ -93,7 +93,7 @@ def test_curves_are_drawn_of_what_the_history_holds(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,loss/total\n1,0.5")
     with pytest.raises(UserError, match="holds nothing to draw yet"):
         draw_curves(str(tmp_path / "p.png"), str(tmp_path))
-    with pytest.raises(UserError, match=r"history\.csv does not exist"):
+    with pytest.raises(UserError, match=r"history\.csv does not exist or is empty"):
         draw_curves(str(tmp_path / "p.png"), str(tmp_path / "none"))
 
 

@@ -75,7 +75,7 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
 def read_history(folder: Path) -> list[dict[str, str]]:
     rows = read_table(folder / "history.csv")
     if not rows:
-        raise UserError(f"{folder / 'history.csv'} does not exist: give the output_dir of a training.")
+        raise UserError(f"{folder / 'history.csv'} does not exist or is empty: give the output_dir of a training.")
     return rows
 
 
