@@ -4,8 +4,9 @@ python tests/benchmarks/arms.py --dataset_dir DIR --output_dir OUT [--plan tests
   [--seconds 36000]
 
 A run is a training and, where a fold is held out, its evaluation, in OUT/LIST/ARM_sSEED/fold_K, in the plan's order.
-Run it again to go on: what is finished is kept, what was cut short resumes from its checkpoint. On one GPU several
-processes share it better under NVIDIA's MPS (start nvidia-cuda-mps-control -d before).
+Run it again to go on: what is finished is kept (and refused if the plan has changed since), what was cut short resumes
+from its checkpoint. On one GPU several processes share it better under NVIDIA's MPS (start nvidia-cuda-mps-control -d
+before).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bundle"))
 
 from scripts.command import run_command
 from scripts.datalist import make_datalist
+from scripts.errors import UserError
 
 BUNDLE = Path(sys.path[0])
 
@@ -38,12 +41,18 @@ class Run:
 
     def __init__(self, folder: Path, commands: Sequence[list[str]], after: Path | None) -> None:
         self.folder, self.waiting, self.after = folder, list(commands), after
+        self.record = "".join(f"{shlex.join(words)}\n" for words in commands)  # kept in the file "done"
         self.process: ForkProcess | None = None
         self.failed = False
 
     @property
     def done(self) -> bool:
         return (self.folder / "done").is_file()
+
+    def refuse_other(self) -> None:
+        """Raises UserError if the folder holds what other commands have done."""
+        if self.done and (self.folder / "done").read_text() != self.record:
+            raise UserError(f"{self.folder} was done by another plan: give another output_dir, or delete the folder.")
 
     def ready(self) -> bool:
         due = self.after is None or (self.after / "done").is_file()
@@ -64,7 +73,7 @@ class Run:
             self.start()
             return True
         if not self.failed:
-            (self.folder / "done").touch()
+            (self.folder / "done").write_text(self.record)
         print(f"{self.folder}: {'failed, see log.txt' if self.failed else 'done'}", flush=True)
         return False
 
@@ -99,6 +108,8 @@ def arms(
             split = {"split": str(data / options["split"])} if "split" in options else {}
             make_datalist(str(data), str(out / f"{name}.json"), **{**options, **split})
     runs = list(planned(settings, data, out))
+    for run in runs:
+        run.refuse_other()
     running: list[Run] = []
     while time.time() < end:
         running = [run for run in running if run.go_on()]
