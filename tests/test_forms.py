@@ -1,0 +1,94 @@
+"""Forms of distillation that the benchmarks compare: what each takes from a teacher, and what it leaves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from forms import FORMS, Batch
+
+from scripts.labels import REGIONS
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two patches, student and teachers of random logits; ``mean_*`` are teachers as well."""
+    generator = torch.Generator().manual_seed(0)
+    logits = {name: torch.randn(2, 4, 4, 4, 4, generator=generator) for name in ("student", "all", "flair", "t2")}
+    feature = torch.randn(2, 8, 2, 2, 2, generator=generator)
+    label = torch.randint(0, 4, (2, 1, 4, 4, 4), generator=generator)
+    student = logits.pop("student").requires_grad_()
+    teachers = {**logits, "mean_student": logits["all"], "mean_teacher": logits["all"]}
+    features = {"all": torch.randn(2, 8, 2, 2, 2, generator=generator), "projected": feature}
+    dice = {name: {"all": 0.8, "flair": 0.6, "t2": 0.2} for name, _ in REGIONS}
+    return Batch(student, teachers, feature, features, label, dice, {"all": 0.8, "flair": 0.6, "t2": 0.6}, 4.0)
+
+
+def agreeing(batch: Batch) -> Batch:
+    """The same where the student says all that its teachers say."""
+    student = batch.student.detach()
+    features = {"all": batch.feature, "projected": batch.feature}
+    return batch._replace(student=student, teachers=dict.fromkeys(batch.teachers, student), features=features)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_least_where_the_student_agrees(name, batch):
+    assert FORMS[name](agreeing(batch)).item() == pytest.approx(0, abs=1e-5)
+    assert FORMS[name](batch).item() > 0.01
+
+
+@pytest.mark.parametrize("name", ["whole_tumour", "three", "validation", "case", "mean_student", "mean_teacher"])
+def test_forms_of_the_whole_tumour_leave_its_classes_alone(name, batch):
+    gradient = torch.autograd.grad(FORMS[name](batch), batch.student)[0]
+    within = torch.softmax(batch.student[:, 1:], dim=1)  # how tumour is shared among its classes
+    torch.testing.assert_close(gradient[:, 1:], gradient[:, 1:].sum(1, keepdim=True) * within)
+
+
+def test_standardised_logits_have_no_scale_and_no_shift(batch):
+    moved = batch._replace(student=3 * batch.student + 5)
+    torch.testing.assert_close(FORMS["standardised"](moved), FORMS["standardised"](batch), rtol=1e-3, atol=0)
+
+
+def test_channel_wise_takes_each_class_over_the_voxels(batch):
+    constant = torch.arange(4.0)[None, :, None, None, None]
+    torch.testing.assert_close(FORMS["channel_wise"](batch._replace(student=batch.student + constant)),
+                               FORMS["channel_wise"](batch))  # fmt: skip
+    student, teacher = ((x / 4).flatten(2).softmax(2) for x in (batch.student, batch.teachers["all"]))
+    expected = 16 * (teacher * (teacher / student).log()).sum(2).mean()
+    torch.testing.assert_close(FORMS["channel_wise"](batch), expected)
+
+
+def test_correlation_is_that_of_numpy(batch):
+    student, teacher = (x.detach().softmax(1).flatten(2) for x in (batch.student, batch.teachers["all"]))
+    within = [1 - torch.corrcoef(torch.stack([s, t]))[0, 1] for a, b in zip(student, teacher) for s, t in zip(a, b)]
+    between = [
+        1 - torch.corrcoef(torch.stack([s, t]))[0, 1] for a, b in zip(student, teacher) for s, t in zip(a.T, b.T)
+    ]
+    expected = torch.stack(within).mean() + torch.stack(between).mean()
+    torch.testing.assert_close(FORMS["correlation"](batch).detach(), expected, rtol=1e-3, atol=0)
+
+
+def test_prototypes_compare_voxels_with_the_means_of_their_class(batch):
+    label = F.interpolate(batch.label.float(), size=(2, 2, 2))[:, 0].long()
+    maps = []
+    for feature in (batch.feature, batch.features["all"]):
+        likeness = torch.zeros(2, 2, 2, 2)
+        for b, i, j, k in torch.cartesian_prod(*[torch.arange(2)] * 4).tolist():
+            same = feature[b][:, label[b] == label[b, i, j, k]]
+            likeness[b, i, j, k] = F.cosine_similarity(feature[b, :, i, j, k], same.mean(1), dim=0)
+        maps.append(likeness)
+    torch.testing.assert_close(FORMS["prototypes"](batch), (maps[0] - maps[1]).square().mean())
+
+
+def test_weights_of_teachers(batch):
+    """A teacher of weight 0 does not count; a case's best teacher is the one nearest to its label."""
+    one = batch._replace(validated={"all": 1.0, "flair": 0.0, "t2": 0.0})
+    torch.testing.assert_close(FORMS["validation"](one), FORMS["whole_tumour"](batch))
+    good = 9 * torch.stack([(batch.label[:, 0] == index).float() for index in range(4)], dim=1)
+    teachers = {**batch.teachers, "t2": good}
+    torch.testing.assert_close(
+        FORMS["case"](batch._replace(teachers=teachers)), FORMS["whole_tumour"](batch._replace(teachers={"all": good}))
+    )
+    dice = {name: {"all": 0.0, "flair": 0.4, "t2": 0.0} for name, _ in REGIONS}
+    alone = batch._replace(dice=dice, teachers={**batch.teachers, "all": good, "t2": good})
+    torch.testing.assert_close(FORMS["region"](alone), FORMS["region"](batch._replace(dice=dice)))
