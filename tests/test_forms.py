@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from forms import FORMS, Batch
 
+from conftest import ROOT, TINY
 from scripts.labels import REGIONS
+from scripts.networks import ResUNet
+
+BENCHMARKS = ROOT / "tests" / "benchmarks"
 
 
 @pytest.fixture
@@ -92,3 +96,37 @@ def test_weights_of_teachers(batch):
     dice = {name: {"all": 0.0, "flair": 0.4, "t2": 0.0} for name, _ in REGIONS}
     alone = batch._replace(dice=dice, teachers={**batch.teachers, "all": good, "t2": good})
     torch.testing.assert_close(FORMS["region"](alone), FORMS["region"](batch._replace(dice=dice)))
+
+
+@pytest.mark.slow
+def test_the_student_alone_is_that_of_a_training_without_forms(command, data_options, tmp_path, monkeypatch):
+    """And each form's student ends elsewhere, the kept teachers where they were."""
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
+    paths = {name: tmp_path / f"{name}.pt" for name in ("start", "all", "flair", "t2")}
+    for name, path in paths.items():
+        network = ResUNet(4 if name == "all" else 1, 4, [4, 4, 8, 8], deep_supervision=int(name != "all"))
+        torch.save(network.state_dict(), path)
+    options = [*TINY, *data_options, "--epochs", "2", "--val_interval", "2", "--pretrained", paths["start"]]
+    options += ["--distillation_warm_up", "0", "--output_dir"]
+    overlay = str(["configs/train.yaml", "../tests/benchmarks/side_by_side.yaml"])
+    teachers = ["--teacher_checkpoint", paths["all"], "--flair_checkpoint", paths["flair"]]
+    teachers += ["--t2_checkpoint", paths["t2"], "--loss::validated", "{'all': 0.8, 'flair': 0.6, 't2': 0.6}"]
+    alone = ["--config_file", "configs/train.yaml", "--loss::student_weight", "1"]
+    forms = ["--config_file", overlay, "--forms", str(list(FORMS)), *teachers]
+    for name, more in {"alone": alone, "forms": forms}.items():
+        result = command("monai.bundle", "run", "training", *more, *options, tmp_path / name)
+        assert result.returncode == 0, result.stderr[-3000:]
+    result = command("side_by_side", "--run", tmp_path / "forms", "--output_dir", tmp_path, "--fold", "0")
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    def student(name):
+        return torch.load(tmp_path / name / "fold_0" / "models" / "model.pt", weights_only=True)
+
+    kept = torch.load(tmp_path / "alone" / "models" / "checkpoint.pt", weights_only=True)["distillation"]
+    expected = {key.removeprefix("student."): value for key, value in kept.items()}
+    torch.testing.assert_close(student("alone"), expected, rtol=0, atol=0)
+    weights = {name: student(name)["head.weight"] for name in (*FORMS, "alone", "mean")}
+    assert len({tuple(value.flatten().tolist()) for value in weights.values()}) == len(FORMS) + 2
+    after = torch.load(tmp_path / "forms" / "models" / "checkpoint.pt", weights_only=True)["distillation"]
+    before = torch.load(paths["t2"], weights_only=True)
+    torch.testing.assert_close({key: after[f"teachers.t2.network.{key}"] for key in before}, before, rtol=0, atol=0)
