@@ -104,7 +104,7 @@ def test_the_student_alone_is_that_of_a_training_without_forms(command, data_opt
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
     paths = {name: tmp_path / f"{name}.pt" for name in ("start", "all", "flair", "t2")}
     for name, path in paths.items():
-        network = ResUNet(4 if name == "all" else 1, 4, [4, 4, 8, 8], deep_supervision=int(name != "all"))
+        network = ResUNet(4 if name == "all" else 1, 4, [4, 4, 8, 8], deep_supervision=1)
         torch.save(network.state_dict(), path)
     options = [*TINY, *data_options, "--epochs", "2", "--val_interval", "2", "--pretrained", paths["start"]]
     options += ["--distillation_warm_up", "0", "--output_dir"]

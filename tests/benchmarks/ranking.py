@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import glob
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from scripts.records import check_output, named_runs, write_table
 from scripts.summary import estimate, format_table
 
 __all__ = ["Ranking", "ranking"]
+
+logger = logging.getLogger(__name__)
 
 BUNDLE = Path(sys.path[0])
 THRESHOLDS = [step / 20 for step in range(1, 20)]
@@ -64,6 +67,7 @@ def ranking(dataset_dir: str, datalist: str, runs: str, output: str | None = Non
         config = {"dataset_dir": dataset_dir, "datalist": datalist, "fold": fold, **options}
         for case, name, score in rank(config, {name: found[fold] for name, found in folders.items()}):
             scores[name][fold, case] = score
+        logger.info(f"Fold {fold} is ranked.")
     columns = {name: columns_of(found) for name, found in scores.items()}
     first = columns[next(iter(columns))]
     rows = [["", "average precision", "less the first", "Dice at 0.5", "less", "at its own threshold", "less"]]
@@ -144,4 +148,5 @@ def text(values: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     run_command(ranking)
