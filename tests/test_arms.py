@@ -50,5 +50,6 @@ def test_what_another_plan_has_done_is_refused(arms, tmp_path):
     run = arms.Run(tmp_path, [command], None)
     (tmp_path / "done").write_text(run.record)
     run.refuse_other()
-    with pytest.raises(UserError, match="was done by another plan: give another output_dir"):
-        arms.Run(tmp_path, [[*command[:-1], "2"]], None).refuse_other()
+    for other in (arms.Run(tmp_path, [[*command[:-1], "2"]], None), arms.Run(tmp_path, [command], None, {"folds": 4})):
+        with pytest.raises(UserError, match="was done by another plan: give another output_dir"):
+            other.refuse_other()

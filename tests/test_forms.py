@@ -6,9 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from forms import FORMS, Batch
+from side_by_side import SideBySideLoss
 
 from conftest import ROOT, TINY
+from scripts.errors import UserError
 from scripts.labels import REGIONS
+from scripts.losses import SegmentationLoss, SoftTargetLoss
 from scripts.networks import ResUNet
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
@@ -93,9 +96,46 @@ def test_weights_of_teachers(batch):
     torch.testing.assert_close(
         FORMS["case"](batch._replace(teachers=teachers)), FORMS["whole_tumour"](batch._replace(teachers={"all": good}))
     )
-    dice = {name: {"all": 0.0, "flair": 0.4, "t2": 0.0} for name, _ in REGIONS}
-    alone = batch._replace(dice=dice, teachers={**batch.teachers, "all": good, "t2": good})
-    torch.testing.assert_close(FORMS["region"](alone), FORMS["region"](batch._replace(dice=dice)))
+
+
+def test_three_teachers_count_alike_and_regions_by_their_dice(batch):
+    each = [FORMS["whole_tumour"](batch._replace(teachers={"all": batch.teachers[n]})) for n in batch.validated]
+    torch.testing.assert_close(FORMS["three"](batch), torch.stack(each).mean())
+    dice = {"WT": {"all": 0.8, "flair": 0.6, "t2": 0.6}, "TC": {"all": 0.6, "flair": 0.3, "t2": 0.1}}
+    dice["ET"] = {"all": 0.5, "flair": 0.0, "t2": 0.0}
+    expected = 0.0
+    for region, classes in {"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}.items():
+        student, *teachers = (
+            (x.detach() / 4).exp() ** 4 for x in (batch.student, *(batch.teachers[name] for name in dice[region]))
+        )  # proportional to the probabilities
+        inside = [(x[:, classes].sum(1) / x.sum(1)).logit() / 4 for x in (student, *teachers)]
+        p, *others = (torch.stack([x.sigmoid(), 1 - x.sigmoid()]) for x in inside)
+        for share, q in zip(dice[region].values(), others):
+            expected += share / sum(dice[region].values()) * 16 * (q * (q / p).log()).sum(0).mean() / 3
+    torch.testing.assert_close(FORMS["region"](batch._replace(dice=dice)).detach(), expected)
+
+
+def test_a_form_pulls_its_share_of_what_the_labels_pull(batch):
+    loss = SideBySideLoss(0.5, batch.validated, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+    labels, form = loss.labels([batch.student], batch.label), FORMS["whole_tumour"](batch)
+    weight = loss.weight("whole_tumour", labels, form, batch)
+    pulls = [torch.autograd.grad(x, batch.student, retain_graph=True)[0].norm() for x in (labels, weight * form)]
+    assert pulls[1].item() == pytest.approx(0.5 * pulls[0].item(), rel=1e-4)
+    with pytest.raises(UserError, match="resume is 'auto': .* so begin anew"):
+        SideBySideLoss(0.5, {}, "auto", segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+
+
+def test_dice_of_teachers_leaves_out_what_has_nothing(batch):
+    loss = SideBySideLoss(0.5, {"all": 1.0}, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+    label = torch.zeros(2, 1, 4, 4, 4)
+    label[0, 0, 0] = 2  # oedema alone, in the first patch alone
+    said = torch.zeros(2, 4, 4, 4, 4)
+    said[:, 0] = 1
+    said[0, 2, 0, :2] = 2  # half of it
+    loss.measure({"all": said}, label)
+    assert loss.dice == {"WT": {"all": [pytest.approx(2 / 3)]}, "TC": {"all": []}, "ET": {"all": []}}
+    with pytest.raises(UserError, match=r"validated has \['all'\]"):
+        loss.measure({"flair": said}, label)
 
 
 @pytest.mark.slow

@@ -37,11 +37,15 @@ BUNDLE = Path(sys.path[0])
 
 
 class Run:
-    """The commands of one run, one after another; those of ``after``, if there is one, must be done before."""
+    """The commands of one run, one after another; those of ``after``, if there is one, must be done before.
 
-    def __init__(self, folder: Path, commands: Sequence[list[str]], after: Path | None) -> None:
+    ``listed``: the options of its datalist.
+    """
+
+    def __init__(self, folder: Path, commands: Sequence[list[str]], after: Path | None, listed: object = None) -> None:
         self.folder, self.waiting, self.after = folder, list(commands), after
-        self.record = "".join(f"{shlex.join(words)}\n" for words in commands)  # kept in the file "done"
+        lines = [f"# datalist: {listed}", *map(shlex.join, commands)]
+        self.record = "".join(f"{line}\n" for line in lines)  # kept in the file "done"
         self.process: ForkProcess | None = None
         self.failed = False
 
@@ -153,7 +157,7 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     commands = [command("training", [*overlays, *arm.get("teachers", [])], training)]
     if fold is not None:
         commands.append(command("evaluating", [*overlays, "evaluate"], {**both, **settings["evaluating"]}))
-    return Run(folder, commands, teacher)
+    return Run(folder, commands, teacher, settings["lists"][listed.name])
 
 
 def command(run_id: str, overlays: Sequence[str], options: Mapping[str, Any]) -> list[str]:

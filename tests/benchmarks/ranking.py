@@ -5,8 +5,8 @@ python tests/benchmarks/ranking.py --dataset_dir DIR --datalist FILE --runs "alo
 
 The held-out patients of each fold, in the network's grid, by P(tumour) of the voxels of the brain: average precision,
 which has no threshold, and Dice, at 0.5 and at the threshold that is best on the other folds' patients. A run's folder
-ends in fold_K; of several runs of a name and fold, such as seeds (OUT_s*/fold_*), each patient's mean is taken. KEY is
-any of train.yaml, such as student_widths.
+ends in fold_K, or its fold is 0; of several runs of a name and fold, such as seeds (OUT_s*/fold_*), each patient's mean
+is taken. KEY is any of train.yaml, such as student_widths.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def ranking(dataset_dir: str, datalist: str, runs: str, output: str | None = Non
     """Print means with 95% intervals, and of every other name the difference to the first.
 
     Raises:
-        UserError: if no run matches, one's folder is not fold_K, or the names have other folds.
+        UserError: if no run matches, or the names have other folds.
     """
     if output:
         check_output(output, "output", ".csv")
@@ -86,12 +86,11 @@ def ranking(dataset_dir: str, datalist: str, runs: str, output: str | None = Non
 
 
 def folders_by_fold(pattern: str) -> dict[int, list[Path]]:
-    """Folders that match, by the fold K of their last part, fold_K."""
+    """Folders that match, by the fold K of their last part fold_K; 0 where that has another name."""
     folders: dict[int, list[Path]] = {}
     for folder in sorted(map(Path, glob.glob(pattern))):
-        if not (found := re.fullmatch(r"fold_(\d+)", folder.name)):
-            raise UserError(f"{folder} is not a fold_K: give the folders of folds, such as OUT/fold_*.")
-        folders.setdefault(int(found[1]), []).append(folder)
+        found = re.fullmatch(r"fold_(\d+)", folder.name)
+        folders.setdefault(int(found[1]) if found else 0, []).append(folder)
     if not folders:
         raise UserError(f"no folder matches {pattern}.")
     return folders
@@ -101,7 +100,8 @@ def rank(config: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> It
     """Case, name and score of each held-out patient; of several runs the mean."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.yaml")
-    parser.update({"bundle_root": str(BUNDLE), "cache": "none", "num_workers": 0, "cases::training": False, **config})
+    settings = {"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", "cache": "none", "num_workers": 0}
+    parser.update({**settings, "cases::training": False, **config})
     dataset, inferer = (parser.get_parsed_content(f"validate::{key}") for key in ("dataset", "inferer"))
     empty = parser.get_parsed_content("network_def")
     networks = {name: [trained(empty, folder) for folder in found] for name, found in folders.items()}

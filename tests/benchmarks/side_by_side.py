@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 LAYER = "decoder2"  # whose features are compared, at 1/2 resolution
 DECAY = 0.99  # of moving means of weights, a step
-MEASURED = 8  # batches whose gradients set a term's weight (after each start of the command, so do not resume)
+MEASURED = 8  # batches whose gradients set a term's weight
+SEVERAL = ("three", "validation", "case", "region")  # forms of more teachers than one
 MEAN_WEIGHT = 0.28  # of mean_student, which begins as its student's equal, with no gradient to measure
 
 
@@ -70,6 +71,9 @@ class SideBySide(DistillationNetwork):
         super().__init__(student, teachers, **options)
         if unknown := [name for name in forms if name not in FORMS]:
             raise UserError(f"forms are {list(forms)}: {unknown[0]} is not among {list(FORMS)}.")
+        several = [name for name in forms if name in SEVERAL]
+        if several and len(teachers) < 2:
+            raise UserError(f"the form {several[0]} wants more teachers than {list(teachers)}: give their checkpoints.")
         self.students = nn.ModuleDict({name: copy.deepcopy(student) for name in forms})
         self.learner = without_hooks(teachers["all"].network).requires_grad_("mean_teacher" in forms)
         self.means = nn.ModuleDict({name: copy.deepcopy(network) for name, network in self.followed().items()})
@@ -133,8 +137,12 @@ class SideBySideLoss(DistillationLoss):
     labels', by the median of the first batches. ``validated``: whole-tumour Dice of the kept teachers by name.
     """
 
-    def __init__(self, share: float, validated: Mapping[str, float], **options: Any) -> None:
+    def __init__(
+        self, share: float, validated: Mapping[str, float], resume: bool | str = False, **options: Any
+    ) -> None:
         super().__init__(**options, student_weight=1.0)
+        if resume:
+            raise UserError(f"resume is {resume!r}: the weights of the forms are in no checkpoint, so begin anew.")
         self.share, self.validated = share, dict(validated)
         self.ratios: dict[str, list[float]] = {}
         self.dice: dict[str, dict[str, list[float]]] = {name: {} for name, _ in REGIONS}
@@ -175,6 +183,8 @@ class SideBySideLoss(DistillationLoss):
     @torch.no_grad()
     def measure(self, teachers: Mapping[str, torch.Tensor], label: torch.Tensor) -> None:
         """Dice of the kept teachers, of each patch and region where there is something."""
+        if unknown := sorted(set(self.validated) - set(teachers)):
+            raise UserError(f"loss::validated has {unknown}, which are not among the teachers {sorted(teachers)}.")
         for teacher in self.validated:
             found = teachers[teacher].argmax(1, keepdim=True)
             for name, classes in REGIONS:
