@@ -65,7 +65,7 @@ def test_channel_wise_takes_each_class_over_the_voxels(batch):
     torch.testing.assert_close(FORMS["channel_wise"](batch), expected)
 
 
-def test_correlation_is_that_of_numpy(batch):
+def test_correlation_is_pearsons(batch):
     student, teacher = (x.detach().softmax(1).flatten(2) for x in (batch.student, batch.teachers["all"]))
     within = [1 - torch.corrcoef(torch.stack([s, t]))[0, 1] for a, b in zip(student, teacher) for s, t in zip(a, b)]
     between = [

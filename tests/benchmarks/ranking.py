@@ -4,9 +4,9 @@ python tests/benchmarks/ranking.py --dataset_dir DIR --datalist FILE --runs "alo
   [--output FILE.csv] [--KEY VALUE ...]
 
 The held-out patients of each fold, in the network's grid, by P(tumour) of the voxels of the brain: average precision,
-which has no threshold, and Dice, at 0.5 and at the threshold that is best on the other folds' patients. A run's folder
-ends in fold_K, or its fold is 0; of several runs of a name and fold, such as seeds (OUT_s*/fold_*), each patient's mean
-is taken. KEY is any of train.yaml, such as student_widths.
+which has no threshold, and Dice, at 0.5 and at the threshold that is best on the other folds' patients (0.5 where there
+are none). A run's folder ends in fold_K, or its fold is 0; of several runs of a name and fold, such as seeds
+(OUT_s*/fold_*), each patient's mean is taken. KEY is any of train.yaml, such as student_widths.
 """
 
 from __future__ import annotations
