@@ -25,8 +25,8 @@ def arms(monkeypatch) -> ModuleType:
 
 
 def options_of(command: list[str]) -> dict[str, str]:
-    """Keys and values after ``run training --config_file FILES``."""
-    return dict(zip(command[4::2], command[5::2]))
+    """Keys and values after ``monai.bundle run training --config_file FILES``."""
+    return dict(zip(command[5::2], command[6::2]))
 
 
 def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms, tmp_path):
@@ -35,21 +35,43 @@ def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms,
     distilled = 0
     for run in runs:
         training = options_of(run.waiting[0])
-        if run.after is not None:
-            teacher = before[run.after]  # KeyError: it would come later in the plan
-            assert training["--teacher_checkpoint"] == str(run.after / "models" / "model.pt")
+        for folder in run.after:
+            teacher = before[folder]  # KeyError: it would come later in the plan
+            assert str(folder / "models" / "model.pt") in training.values()
             assert all(training[key] == teacher[key] for key in ("--datalist", "--fold", "--epochs"))
-            distilled += 1
+        distilled += bool(run.after)
         before[run.folder] = training
-    assert len(before) == len(runs) == 28  # no two in one folder
-    assert distilled == 9  # whole_tumour: three seeds on split.json, five folds, all patients
+    assert len(before) == len(runs)  # no two in one folder
+    assert distilled == 10
+
+
+def test_arms_differ_by_what_they_say_alone(arms, tmp_path):
+    """One budget, and of each arm's evaluation only what shapes the network."""
+    runs = list(arms.planned(yaml.safe_load(PLAN.read_text()), Path("data"), tmp_path))
+    same = ("--epochs", "--dataset_dir", "--datalist", "--fold", "--teacher_widths", "--num_workers")
+    budgets = {tuple(options_of(run.waiting[0]).get(key) for key in same) for run in runs}
+    assert len(budgets) == 1
+    scored = {key for run in runs for command in run.waiting if "evaluating" in command for key in options_of(command)}
+    assert scored - {*same, "--output_dir", "--mirror", "--uncertainty"} == {
+        "--student_sequence", "--deep_supervision", "--network_def::attention"
+    }  # fmt: skip
+
+
+def test_students_side_by_side_are_taken_apart_and_scored(arms, tmp_path):
+    runs = {run.folder.parent.name: run for run in arms.planned(yaml.safe_load(PLAN.read_text()), tmp_path, tmp_path)}
+    training, split, *scored = runs["of_features_s0"].waiting
+    assert training[-2:] == ["--forms", "['features', 'prototypes']"]
+    assert split[0] == "side_by_side"
+    written = Path(split[split.index("--output_dir") + 1])
+    students = [Path(options_of(command)["--output_dir"]) for command in scored]
+    assert students == [written / name / "fold_0" for name in ("alone", "features", "prototypes")]
 
 
 def test_what_another_plan_has_done_is_refused(arms, tmp_path):
     command = ["run", "training", "--epochs", "1"]
-    run = arms.Run(tmp_path, [command], None)
+    run = arms.Run(tmp_path, [command])
     (tmp_path / "done").write_text(run.record)
     run.refuse_other()
-    for other in (arms.Run(tmp_path, [[*command[:-1], "2"]], None), arms.Run(tmp_path, [command], None, {"folds": 4})):
+    for other in (arms.Run(tmp_path, [[*command[:-1], "2"]]), arms.Run(tmp_path, [command], (), {"folds": 4})):
         with pytest.raises(UserError, match="was done by another plan: give another output_dir"):
             other.refuse_other()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from forms import FORMS, Batch
-from side_by_side import SideBySideLoss
+from side_by_side import Output, SideBySideLoss
 
 from conftest import ROOT, TINY
 from scripts.errors import UserError
@@ -123,6 +123,17 @@ def test_a_form_pulls_its_share_of_what_the_labels_pull(batch):
     assert pulls[1].item() == pytest.approx(0.5 * pulls[0].item(), rel=1e-4)
     with pytest.raises(UserError, match="resume is 'auto': .* so begin anew"):
         SideBySideLoss(0.5, {}, "auto", segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+
+
+def test_in_the_warm_up_forms_do_not_count(batch):
+    loss = SideBySideLoss(0.5, {"all": 1.0}, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+    output = Output([batch.student], batch.teachers, [], {"whole_tumour": [batch.student]}, dict(batch.features))
+    output.features["whole_tumour"] = batch.feature
+    for distilling in (False, True):
+        loss.distilling = distilling
+        loss(output, batch.label)
+        assert (loss.terms["form_whole_tumour"] > 0) == distilling
+        assert bool(loss.ratios) == distilling  # nor are they weighed yet
 
 
 def test_dice_of_teachers_leaves_out_what_has_nothing(batch):

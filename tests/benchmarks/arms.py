@@ -3,10 +3,11 @@
 python tests/benchmarks/arms.py --dataset_dir DIR --output_dir OUT [--plan tests/benchmarks/arms.yaml] [--jobs 2]
   [--seconds 36000]
 
-A run is a training and, where a fold is held out, its evaluation, in OUT/LIST/ARM_sSEED/fold_K, in the plan's order.
-Run it again to go on: what is finished is kept (and refused if the plan has changed since), what was cut short resumes
-from its checkpoint. On one GPU several processes share it better under NVIDIA's MPS (start nvidia-cuda-mps-control -d
-before).
+A run is a training and, where a fold is held out, its evaluation, in OUT/LIST/ARM_sSEED/fold_K, in the plan's order;
+students side by side (side_by_side.yaml) are evaluated one by one, in OUT/LIST/ARM_sSEED/FORM/fold_K. Run it again to
+go on: what is finished is kept (and refused if the plan has changed since), what was cut short resumes from its
+checkpoint, students side by side begin anew. On one GPU several processes share it better under NVIDIA's MPS (start
+nvidia-cuda-mps-control -d before).
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ BUNDLE = Path(sys.path[0])
 
 
 class Run:
-    """The commands of one run, one after another; those of ``after``, if there is one, must be done before.
+    """The commands of one run, one after another; the runs in the folders ``after`` must be done before.
 
     ``listed``: the options of its datalist.
     """
 
-    def __init__(self, folder: Path, commands: Sequence[list[str]], after: Path | None, listed: object = None) -> None:
-        self.folder, self.waiting, self.after = folder, list(commands), after
+    def __init__(
+        self, folder: Path, commands: Sequence[list[str]], after: Sequence[Path] = (), listed: object = None
+    ) -> None:
+        self.folder, self.waiting, self.after = folder, list(commands), list(after)
         lines = [f"# datalist: {listed}", *map(shlex.join, commands)]
         self.record = "".join(f"{line}\n" for line in lines)  # kept in the file "done"
         self.process: ForkProcess | None = None
@@ -59,7 +62,7 @@ class Run:
             raise UserError(f"{self.folder} was done by another plan: give another output_dir, or delete the folder.")
 
     def ready(self) -> bool:
-        due = self.after is None or (self.after / "done").is_file()
+        due = all((folder / "done").is_file() for folder in self.after)
         return due and not (self.process or self.done or self.failed)
 
     def start(self) -> None:
@@ -82,14 +85,14 @@ class Run:
         return False
 
 
-def in_bundle(arguments: Sequence[str], log: Path) -> None:
-    """``python -m monai.bundle`` in this process, from the bundle's folder."""
+def in_bundle(command: Sequence[str], log: Path) -> None:
+    """``python -m`` in this process, from the bundle's folder."""
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(BUNDLE)
-    sys.argv = ["monai.bundle", *arguments]
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    sys.argv = list(command)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
 def arms(
@@ -146,24 +149,31 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     arm = settings["arms"][name]
     part = "all" if fold is None else f"fold_{fold}"
     folder = listed / f"{name}_s{seed}" / part
-    teacher = listed / f"{arm['teacher']}_s0" / part if "teacher" in arm else None
+    kept = {option: listed / f"{teacher}_s0" / part for option, teacher in arm.get("kept", {}).items()}
     both = {"dataset_dir": data, "datalist": listed.with_suffix(".json"), "fold": "$None" if fold is None else fold}
-    both |= {"output_dir": folder, "num_workers": 0, **arm.get("both", {})}
-    training = {**both, "seed": seed, "cache": "memory", "resume": "auto"}
+    both |= {"num_workers": 0, **settings.get("both", {}), **arm.get("both", {})}
+    training = {"output_dir": folder, "seed": seed, "cache": "memory", "resume": False if "forms" in arm else "auto"}
     training |= {**settings["training"], **arm.get("training", {})}
-    if teacher:
-        training["teacher_checkpoint"] = teacher / "models" / "model.pt"
+    training |= {option: teacher / "models" / "model.pt" for option, teacher in kept.items()}
     overlays = arm.get("overlays", [])
-    commands = [command("training", [*overlays, *arm.get("teachers", [])], training)]
-    if fold is not None:
-        commands.append(command("evaluating", [*overlays, "evaluate"], {**both, **settings["evaluating"]}))
-    return Run(folder, commands, teacher, settings["lists"][listed.name])
+    commands = [workflow("training", [*overlays, *arm.get("training_overlays", [])], both | training)]
+    scored = [] if fold is None else [folder]
+    if "forms" in arm:
+        commands[0] += ["--forms", str(arm["forms"])]
+        commands.append(["side_by_side", "--run", str(folder), "--output_dir", str(folder.parent), "--fold", str(fold)])
+        scored = [folder.parent / form / part for form in ("alone", *arm["forms"])]
+    for student in scored:
+        options = {**both, "output_dir": student, **settings["evaluating"]}
+        overlaid = [*overlays, *arm.get("evaluating_overlays", []), "evaluate"]
+        commands.append(workflow("evaluating", overlaid, options))
+    return Run(folder, commands, list(kept.values()), settings["lists"][listed.name])
 
 
-def command(run_id: str, overlays: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    files = [f"configs/{name}.yaml" for name in ("train", *overlays)]
+def workflow(run_id: str, overlays: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The command of a workflow; overlays are names of the bundle's configs, or paths from its folder."""
+    files = [name if "/" in name else f"configs/{name}.yaml" for name in ("train", *overlays)]
     shown = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    return ["run", run_id, "--config_file", str(files), *shown]
+    return ["monai.bundle", "run", run_id, "--config_file", str(files), *shown]
 
 
 if __name__ == "__main__":

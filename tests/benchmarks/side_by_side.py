@@ -131,16 +131,16 @@ def without_hooks(network: nn.Module) -> nn.Module:
 
 
 class SideBySideLoss(DistillationLoss):
-    """Σ over the students of their labels' terms, and of each but the one alone ``weight · form``.
+    """Σ over the students of their labels' terms, and of each but the one alone ``weight · form``, after the warm-up.
 
     A weight is such that the form's gradient at the student's logits (of features: at these) is ``share`` of the
-    labels', by the median of the first batches. ``validated``: whole-tumour Dice of the kept teachers by name.
+    labels', by the median of the first batches after it. ``validated``: whole-tumour Dice of the kept teachers by name.
     """
 
     def __init__(
         self, share: float, validated: Mapping[str, float], resume: bool | str = False, **options: Any
     ) -> None:
-        super().__init__(**options, student_weight=1.0)
+        super().__init__(**options)
         if resume:
             raise UserError(f"resume is {resume!r}: the weights of the forms are in no checkpoint, so begin anew.")
         self.share, self.validated = share, dict(validated)
@@ -161,7 +161,8 @@ class SideBySideLoss(DistillationLoss):
                 logits[0], output.teachers, feature, output.features, label, dice, self.validated, temperature
             )
             loss = FORMS[name](batch)
-            terms[f"form_{name}"] = self.weight(name, terms[name], loss, batch) * loss
+            weight = self.weight(name, terms[name], loss, batch) if self.distilling else 0.0
+            terms[f"form_{name}"] = weight * loss
         self.terms = {name: term.detach() for name, term in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
