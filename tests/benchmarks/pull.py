@@ -45,7 +45,7 @@ def pull(run: str, batches: int = 8, **options: Any) -> None:
             raise UserError(f"{file} does not exist: give the output_dir of a training that is done.")
     config = ConfigParser(json.loads(record.read_text())["configuration"])
     settings = {"bundle_root": str(BUNDLE), "cache": "none", "num_workers": 0, "resume": False}
-    config.update({**settings, "cases::validation": False, **options})
+    config.update({**settings, **options})
     set_determinism(int(config["seed"]))
     network, loss, loader, prepare = (
         config.get_parsed_content(key)

@@ -1,0 +1,43 @@
+"""The table of all arms, against means by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from arms_table import arms_table
+
+from scripts.errors import UserError
+from scripts.metrics import COLUMNS
+from scripts.summary import CaseScore, write_scores
+
+
+@pytest.fixture
+def scored(tmp_path):
+    def write(folder: str, dice: list[float]) -> None:
+        path = tmp_path / folder / "fold_0" / "metrics.csv"
+        path.parent.mkdir(parents=True)
+        scores = [
+            CaseScore(f"case_{index}", region, dict.fromkeys(COLUMNS, value), False)
+            for index, value in enumerate(dice)
+            for region in ("WT", "TC", "ET")
+        ]
+        write_scores(path, scores, "brats")
+
+    return write
+
+
+def test_each_arm_is_compared_with_the_mean_over_seeds(scored, tmp_path, capsys):
+    scored("alone_s0", [0.1, 0.5])
+    scored("alone_s1", [0.3, 0.7])
+    scored("distilled_s0", [0.3, 0.8])  # less (0.2, 0.6): 0.1 and 0.2
+    scored("forms_s0/features", [0.2, 0.6])
+    arms_table(str(tmp_path))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    table = {row[0]: row[1:] for row in rows[2:]}
+    assert list(table) == ["(alone itself)", "distilled", "forms/features"]
+    assert table["(alone itself)"][0] == "2"
+    assert table["(alone itself)"][1].split()[0] == f"{np.mean([0.1, 0.5, 0.3, 0.7]):.3f}"
+    assert table["distilled"][:2] == ["1", "0.150 [0.100, 0.200]"]
+    assert table["forms/features"][1] == "0.000 [0.000, 0.000]"
+    with pytest.raises(UserError, match="holds no metrics.csv of nobody and fold 0"):
+        arms_table(str(tmp_path), less="nobody")
