@@ -30,14 +30,16 @@ def test_each_arm_is_compared_with_the_mean_over_seeds(scored, tmp_path, capsys)
     scored("alone_s0", [0.1, 0.5])
     scored("alone_s1", [0.3, 0.7])
     scored("distilled_s0", [0.3, 0.8])  # less (0.2, 0.6): 0.1 and 0.2
-    scored("forms_s0/features", [0.2, 0.6])
+    scored("forms_s0/alone", [0.4, 0.6])
+    scored("forms_s0/features", [0.5, 0.7])  # less the one beside it
     arms_table(str(tmp_path))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row[1:] for row in rows[2:]}
-    assert list(table) == ["(alone itself)", "distilled", "forms/features"]
+    assert list(table) == ["(alone itself)", "distilled", "forms/alone", "forms/features"]
     assert table["(alone itself)"][0] == "2"
     assert table["(alone itself)"][1].split()[0] == f"{np.mean([0.1, 0.5, 0.3, 0.7]):.3f}"
     assert table["distilled"][:2] == ["1", "0.150 [0.100, 0.200]"]
-    assert table["forms/features"][1] == "0.000 [0.000, 0.000]"
+    assert table["forms/alone"][1] == "0.100 [0.000, 0.200]"
+    assert table["forms/features"][1] == "0.100 [0.100, 0.100]"
     with pytest.raises(UserError, match="holds no metrics.csv of nobody and fold 0"):
         arms_table(str(tmp_path), less="nobody")

@@ -2,8 +2,9 @@
 
 python tests/benchmarks/arms_table.py --runs OUT/LIST [--fold 0] [--less alone]
 
-Of several seeds of an arm each patient's mean is taken. What is subtracted is the mean over the seeds of ``less``,
-whatever the seeds of the other.
+Of several seeds of an arm each patient's mean is taken. What is subtracted is the mean over all seeds of ``less``,
+whatever the seeds of the other; but a student of side_by_side.yaml (ARM/FORM) is compared with the one alone beside it,
+ARM/alone, which had the same patches.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ def arms_table(runs: str, fold: int = 0, less: str = "alone") -> None:
         scored.setdefault(arm, []).append(str(path.parent))
     if less not in scored:
         raise UserError(f"{runs} holds no metrics.csv of {less} and fold {fold}: run arms.py first, or give another.")
-    seeds = scored.pop(less)
-    base = mean_scores(",".join(seeds))
+    tables = {arm: mean_scores(",".join(folders)) for arm, folders in scored.items()}
+    base = tables[less]
     heads = [f"HD95 {region} (mm)" if metric == "hd95" else region for region, metric in COLUMNS]
     print(f"| less {less}, {len(base.cases)} patients | seeds | {' | '.join(heads)} |\n|{'---|' * (2 + len(heads))}")
     summary = base.summary()
     itself = [cell(metric, summary[region][metric]) for region, metric in COLUMNS]
-    print(f"| ({less} itself) | {len(seeds)} | {' | '.join(itself)} |")
-    for arm, folders in scored.items():
-        other = mean_scores(",".join(folders))
-        if other.cases != base.cases:
-            raise UserError(f"{other.path} and {base.path} score other patients: evaluate both on the same fold.")
-        print(f"| {arm} | {len(folders)} | {' | '.join(differences(other, base))} |")
+    print(f"| ({less} itself) | {len(scored[less])} | {' | '.join(itself)} |")
+    for arm, table in tables.items():
+        if table.cases != base.cases:
+            raise UserError(f"{table.path} and {base.path} score other patients: evaluate both on the same fold.")
+        beside = f"{Path(arm).parent}/{less}"
+        own = base if arm == beside else tables.get(beside, base)
+        if arm != less:
+            print(f"| {arm} | {len(scored[arm])} | {' | '.join(differences(table, own))} |")
 
 
 def differences(other: Scores, base: Scores) -> list[str]:
