@@ -45,16 +45,48 @@ def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms,
     assert distilled == 12
 
 
-def test_arms_differ_by_what_they_say_alone(arms, tmp_path):
-    """One budget, and of each arm's evaluation only what shapes the network."""
+SHAPES = {"--student_sequence", "--deep_supervision", "--network_def::attention"}  # of the student
+DISTILLS = ("--confidence::", "--fusion", "--teachers::", "--loss::", "--distillation_warm_up", "--forms", "--resume",
+            "--teacher_checkpoint", "--flair_checkpoint", "--t2_checkpoint")  # fmt: skip
+
+
+def test_arms_differ_by_distillation_and_what_shapes_the_student_alone(arms, tmp_path):
+    """So there is one budget, one optimizer and one augmentation."""
     runs = list(arms.planned(yaml.safe_load(PLAN.read_text()), Path("data"), tmp_path))
-    same = ("--epochs", "--dataset_dir", "--datalist", "--fold", "--teacher_widths", "--num_workers")
-    budgets = {tuple(options_of(run.waiting[0]).get(key) for key in same) for run in runs}
-    assert len(budgets) == 1
-    scored = {key for run in runs for command in run.waiting if "evaluating" in command for key in options_of(command)}
-    assert scored - {*same, "--output_dir", "--mirror", "--uncertainty"} == {
-        "--student_sequence", "--deep_supervision", "--network_def::attention"
-    }  # fmt: skip
+    own = {"--output_dir", "--seed"}
+    alone = {key: value for key, value in options_of(runs[0].waiting[0]).items() if key not in own | SHAPES}
+    for run in runs:
+        training, *others = [command for command in run.waiting if command[0] == "monai.bundle"]
+        rest = {key: value for key, value in options_of(training).items() if not key.startswith(DISTILLS)}
+        assert {key: value for key, value in rest.items() if key not in own | SHAPES} == {
+            key: value for key, value in alone.items() if key != "--resume"
+        }
+        for scoring in others:
+            told = options_of(scoring)
+            assert {key: value for key, value in told.items() if key in SHAPES} == {
+                key: value for key, value in options_of(training).items() if key in SHAPES
+            }
+
+
+def test_t1ce_is_what_modality_dropout_keeps():
+    read = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in {
+        "network": "bundle/configs/four_sequences.yaml", "training": "tests/benchmarks/modality_dropout.yaml",
+        "scores": "tests/benchmarks/t1ce_alone.yaml",
+    }.items()}  # fmt: skip
+    kept = [transforms[0]["kept"] for transforms in (read["training"]["+augmentation::transforms"],
+                                                     read["scores"]["+preprocessing::transforms"])]  # fmt: skip
+    assert kept == [read["network"]["student_sequence"].index("t1ce")] * 2
+
+
+def test_a_list_that_would_change_is_refused(arms, tmp_path, cohort_source):
+    path = tmp_path / "five.json"
+    arms.make_list(path, cohort_source / "data", {"folds": 2})
+    before = path.read_bytes()
+    arms.make_list(path, cohort_source / "data", {"folds": 2})
+    with pytest.raises(UserError, match="five.json is not what the plan and .* give now"):
+        arms.make_list(path, cohort_source / "data", {"folds": 3})
+    assert [item.name for item in tmp_path.iterdir()] == ["five.json"]
+    assert path.read_bytes() == before
 
 
 def test_students_side_by_side_are_taken_apart_and_scored(arms, tmp_path):

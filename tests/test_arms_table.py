@@ -32,7 +32,8 @@ def test_each_arm_is_compared_with_the_mean_over_seeds(scored, tmp_path, capsys)
     scored("distilled_s0", [0.3, 0.8])  # less (0.2, 0.6): 0.1 and 0.2
     scored("forms_s0/alone", [0.4, 0.6])
     scored("forms_s0/features", [0.5, 0.7])  # less the one beside it
-    arms_table(str(tmp_path))
+    arms_table(str(tmp_path), picture=str(tmp_path / "arms.png"))
+    assert (tmp_path / "arms.png").stat().st_size > 10_000
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row[1:] for row in rows[2:]}
     assert list(table) == ["(alone itself)", "distilled", "forms/alone", "forms/features"]

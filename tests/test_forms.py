@@ -134,6 +134,9 @@ def test_in_the_warm_up_forms_do_not_count(batch):
         loss(output, batch.label)
         assert (loss.terms["form_whole_tumour"] > 0) == distilling
         assert bool(loss.ratios) == distilling  # nor are they weighed yet
+    output.students["three"] = output.students["whole_tumour"]
+    with pytest.raises(UserError, match="validated is {'all': 1.0}: three wants the Dice of more teachers"):
+        loss(output, batch.label)
 
 
 def test_dice_of_teachers_leaves_out_what_has_nothing(batch):

@@ -37,3 +37,6 @@ def test_missed_oedema_is_counted(row, tmp_path, capsys):
     assert line.split()[4] == "0.50"
     with pytest.raises(UserError, match="no folder matches"):
         missed(str(tmp_path / "truth"), f"{tmp_path}/nobody_s*", runs)
+    (tmp_path / "other_s1" / "case_a_seg.nii.gz").rename(tmp_path / "other_s1" / "case_b_seg.nii.gz")
+    with pytest.raises(UserError, match="a run of other has no label map of case_a"):
+        missed(str(tmp_path / "truth"), f"{tmp_path}/alone_s[01]", runs)

@@ -111,9 +111,7 @@ def arms(
     settings = yaml.safe_load(Path(plan).read_text())
     out.mkdir(parents=True, exist_ok=True)
     for name, options in settings["lists"].items():
-        if not (out / f"{name}.json").is_file():
-            split = {"split": str(data / options["split"])} if "split" in options else {}
-            make_datalist(str(data), str(out / f"{name}.json"), **{**options, **split})
+        make_list(out / f"{name}.json", data, options)
     runs = list(planned(settings, data, out))
     for run in runs:
         run.refuse_other()
@@ -133,6 +131,17 @@ def arms(
     left = [str(run.folder) for run in runs if not run.done]
     if left:
         raise SystemExit(f"{len(left)} of {len(runs)} runs are not done: {', '.join(left)}.")
+
+
+def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
+    """The datalist; one that is there must be the same, since runs may have begun with it."""
+    split = {"split": str(data / options["split"])} if "split" in options else {}
+    new = path.with_suffix(".new.json")
+    make_datalist(str(data), str(new), **{**options, **split})
+    if path.is_file() and path.read_bytes() != new.read_bytes():
+        new.unlink()
+        raise UserError(f"{path} is not what the plan and {data} give now: give another output_dir, or delete it.")
+    new.replace(path)
 
 
 def planned(settings: Mapping[str, Any], data: Path, out: Path) -> Iterator[Run]:

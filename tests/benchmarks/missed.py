@@ -6,6 +6,7 @@ python tests/benchmarks/missed.py --truth DIR --missed_by "OUT/alone_s[01]/fold_
 Label maps of evaluations, against the truth in DIR. Missed is oedema that every run of ``missed_by`` takes for
 background. Of each run: the share of it that is found (as any tumour), and the voxels that are falsely taken for
 tumour, in volumes of the patient's tumour. Of several runs of a name, such as seeds, each patient's mean is taken.
+Runs that share start or patches with those of ``missed_by``, such as the same seed, miss more of it: compare others.
 """
 
 from __future__ import annotations
@@ -42,17 +43,20 @@ def missed(truth: str, missed_by: str, runs: str) -> None:
     students = label_maps(missed_by)
     named = {name: label_maps(pattern) for name, pattern in named_runs(runs).items()}
     cases = list(students[0])
+    others = [(f"a run of {name}", run) for name, folders in named.items() for run in folders]
+    sources = [(f"truth {truth}", real), *((f"a run of {missed_by}", run) for run in students), *others]
     shares, found, false = [], {name: [] for name in named}, {name: [] for name in named}
     for case in cases:
-        if case not in real:
-            raise UserError(f"truth {truth} has no label map of {case}: give the folder of its patients.")
+        if lacking := [where for where, maps in sources if case not in maps]:
+            raise UserError(f"{lacking[0]} has no label map of {case}: give runs, and a truth, of the same patients.")
         label, taken = tumour_of([run[case] for run in students], real[case])
         oedema = label == OEDEMA
         left = oedema & ~np.any(taken, axis=0)
         shares.append([left.sum(), oedema.sum()])
         for name, folders in named.items():
             _, taken = tumour_of([run[case] for run in folders], real[case])
-            false[name].append(np.mean([(one & (label == 0)).sum() / (label > 0).sum() for one in taken]))
+            if label.any():
+                false[name].append(np.mean([(one & (label == 0)).sum() / (label > 0).sum() for one in taken]))
             if left.any():
                 found[name].append(np.mean([one[left].mean() for one in taken]))
     counts = np.array(shares)

@@ -149,6 +149,9 @@ class SideBySideLoss(DistillationLoss):
 
     def forward(self, output: Output, label: torch.Tensor) -> torch.Tensor:
         label = label.as_subclass(torch.Tensor)
+        several = [name for name in output.students if name in SEVERAL]
+        if several and len(self.validated) < 2:
+            raise UserError(f"loss::validated is {self.validated}: {several[0]} wants the Dice of more teachers.")
         self.measure(output.teachers, label)
         dice = {name: {k: sum(v) / max(len(v), 1) for k, v in of.items()} for name, of in self.dice.items()}
         terms = {"student": self.labels(output.student, label)}
