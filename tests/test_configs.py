@@ -68,7 +68,7 @@ def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_op
     [
         "network_def",
         "preprocessing",
-        "postprocessing",
+        "label_map",
         "clear_small_et",
         "student_widths",
         "window_size",

@@ -95,7 +95,7 @@ def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]
 
 
 class ArgMaxd(MapTransform):
-    """The class with the largest logit, the first of equal ones: AsDiscreted(argmax=True), many times faster on a CPU.
+    """The class with the largest value, the first of equal ones: AsDiscreted(argmax=True), many times faster on a CPU.
 
     Shapes: (C, H, W, D) -> (1, H, W, D), uint8.
     """
@@ -103,10 +103,10 @@ class ArgMaxd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            logits = result[key].as_subclass(torch.Tensor)
-            largest, index = logits[0], torch.zeros_like(logits[0], dtype=torch.uint8)
-            for channel in range(1, len(logits)):
-                index.masked_fill_(logits[channel] > largest, channel)
-                largest = torch.maximum(largest, logits[channel])
+            values = result[key].as_subclass(torch.Tensor)
+            largest, index = values[0], torch.zeros_like(values[0], dtype=torch.uint8)
+            for channel in range(1, len(values)):
+                index.masked_fill_(values[channel] > largest, channel)
+                largest = torch.maximum(largest, values[channel])
             result[key] = convert_to_dst_type(index[None], result[key], dtype=torch.uint8)[0]
         return result
