@@ -29,8 +29,10 @@ def options_of(command: list[str]) -> dict[str, str]:
     return dict(zip(command[5::2], command[6::2]))
 
 
-def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms, tmp_path):
-    runs = list(arms.planned(yaml.safe_load(PLAN.read_text()), Path("data"), tmp_path))
+@pytest.mark.parametrize("plan, kept", [("arms", 12), ("full_widths", 3), ("long", 0), ("lengths", 0)])
+def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms, tmp_path, plan, kept):
+    settings = yaml.safe_load(PLAN.with_name(f"{plan}.yaml").read_text())
+    runs = list(arms.planned(settings, Path("data"), tmp_path))
     before: dict[Path, dict[str, str]] = {}
     distilled = 0
     for run in runs:
@@ -42,7 +44,7 @@ def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms,
         distilled += bool(run.after)
         before[run.folder] = training
     assert len(before) == len(runs)  # no two in one folder
-    assert distilled == 12
+    assert distilled == kept
 
 
 SHAPES = {"--student_sequence", "--deep_supervision", "--network_def::attention"}  # of the student

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pull import pull, pulls
 
+from conftest import METHOD, TINY
 from scripts.errors import UserError
 
 
@@ -22,3 +23,26 @@ def test_pulls_are_those_of_the_gradients():
 def test_a_folder_without_a_training_is_refused(tmp_path):
     with pytest.raises(UserError, match="training.json does not exist: give the output_dir"):
         pull(str(tmp_path))
+
+
+def test_a_training_is_taken_as_it_ended(command, data_options, tmp_path, capsys):
+    """With its teachers' last weights: a weight twice as large pulls twice as hard."""
+    line = ["monai.bundle", "run", "training", "--config_file", METHOD, *TINY, *data_options, "--epochs", "2"]
+    result = command(*line, "--output_dir", tmp_path, "--ckpt_dir", tmp_path / "models")
+    assert result.returncode == 0, result.stderr[-2000:]
+    before = printed(tmp_path, capsys)
+    assert before.keys() == {"distil_flair", "distil_t2", "distil_t1", "distil_fusion_1", "together"}
+    path = tmp_path / "models" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state["confidence"]["weights"] *= torch.tensor([20, 1, 1])
+    torch.save(state, path)
+    after = printed(tmp_path, capsys)
+    assert after["distil_flair"] == pytest.approx(20 * before["distil_flair"], abs=0.11) and before["distil_flair"] > 0
+    assert after["distil_t2"] == before["distil_t2"]
+
+
+def printed(run, capsys) -> dict[str, float]:
+    """Pull over the labels' by term."""
+    pull(str(run), batches=2)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    return {row[0]: float(row[1]) for row in rows if "_" in row[0] or row[0] == "together"}
