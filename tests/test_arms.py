@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 
 from conftest import ROOT
@@ -109,3 +110,24 @@ def test_what_another_plan_has_done_is_refused(arms, tmp_path):
     for other in (arms.Run(tmp_path, [[*command[:-1], "2"]]), arms.Run(tmp_path, [command], (), {"folds": 4})):
         with pytest.raises(UserError, match="was done by another plan: give another output_dir"):
             other.refuse_other()
+
+
+def test_each_arm_and_form_can_be_timed(arms, tmp_path):
+    """``arms``, the fixture, gives the number of threads back."""
+    from costs import contenders
+
+    tiny = {"student_widths": "[4,4,8,8]", "teacher_widths": "[4,4,8,8]", "roi_size": "[16,16,16]", "amp": False}
+    plan = yaml.safe_load(PLAN.read_text())
+    names = ["alone", "four_sequences", "mtcm_kd", "whole_tumour", "of_logits"]
+    plan |= {"both": tiny, "arms": {name: plan["arms"][name] for name in names}}
+    updates = dict(contenders(plan, tmp_path))
+    assert list(updates) == [*names[:4], *(f"of_logits/{form}" for form in plan["arms"]["of_logits"]["forms"])]
+    networks = {name: update.args[0].network for name, update in updates.items()}
+    assert list(networks["mtcm_kd"].teachers) == ["flair", "t2", "t1"] and list(
+        networks["of_logits/correlation"].students
+    ) == ["correlation"]
+    kept = torch.load(tmp_path / "split/four_sequences_s0/fold_0/models/model.pt", weights_only=True)
+    taught = networks["whole_tumour"].teachers["all"].network.state_dict()
+    assert all(torch.equal(taught[name], value) for name, value in kept.items())
+    for update in updates.values():
+        assert torch.isfinite(update()["loss"]).all()
