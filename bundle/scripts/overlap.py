@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from scripts.checks import Fault
 from scripts.errors import UserError
 from scripts.loading import read_json
+from scripts.provenance import training_records
 
 __all__ = ["find_overlap", "read_mapping", "warn_of_seen_patients"]
 
@@ -54,17 +53,13 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
 def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[str, Any]]) -> None:
     """Warn where weights have been trained on patients that are to be scored, as the record of their training says.
 
-    That is training.json in the folder above theirs, or docs/trained_on.json there, as for the shipped weights.
-
     Args:
         weights: one file or several.
         cases: the patients to be scored, each with its ``case``.
     """
     names = {case["case"] for case in cases}
     for path in [weights] if isinstance(weights, str) else weights:
-        folder = Path(path).resolve().parents[1]
-        for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
-            document = json.loads(record.read_text())
+        for record, document in training_records(path):
             seen = sorted(names & {entry["case"] for entry in document.get("cases") or document.get("training", [])})
             if seen:
                 logger.warning(

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "learning_settings",
     "record_run",
     "sha256",
+    "training_records",
 ]
 
 logger = logging.getLogger(__name__)
@@ -118,14 +119,26 @@ def remove(folder: str, patterns: Sequence[str], reason: str) -> None:
 
 
 def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> None:
-    """Warn where the weights' own training.json, in the folder above theirs, has another value of a setting."""
+    """Warn where the record of the weights' training has another value of a setting."""
     for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
-        record = Path(path).resolve().parents[1] / "training.json"
-        trained = (json.loads(record.read_text()).get("configuration") if record.is_file() else None) or {}
-        for key, value in settings.items():
-            then = None if trained.get(key) == "$None" else trained.get(key, value)
-            if then != value:
-                logger.warning(f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}.")
+        for record, document in training_records(path):
+            trained = document.get("configuration") or {}
+            for key, value in settings.items():
+                then = None if trained.get(key) == "$None" else trained.get(key, value)
+                if then != value:
+                    logger.warning(
+                        f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}."
+                    )
+
+
+def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What is written of the training of a file of weights, and where.
+
+    That is training.json in the folder above theirs, or docs/trained_on.json there, as for the shipped weights.
+    """
+    folder = Path(weights).resolve().parents[1]
+    for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
+        yield record, json.loads(record.read_text())
 
 
 def learning_settings(datalist: str) -> dict[str, Any]:

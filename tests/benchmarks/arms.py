@@ -108,7 +108,7 @@ def arms(
     """
     end = time.time() + seconds
     out, data = Path(output_dir).resolve(), Path(dataset_dir).resolve()
-    settings = yaml.safe_load(Path(plan).read_text())
+    settings = read_plan(plan)
     out.mkdir(parents=True, exist_ok=True)
     for name, options in settings["lists"].items():
         make_list(out / f"{name}.json", data, options)
@@ -131,6 +131,12 @@ def arms(
     left = [str(run.folder) for run in runs if not run.done]
     if left:
         raise SystemExit(f"{len(left)} of {len(runs)} runs are not done: {', '.join(left)}.")
+
+
+def read_plan(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise UserError(f"plan is {path!r}, which is no file: give one such as tests/benchmarks/arms.yaml.")
+    return yaml.safe_load(Path(path).read_text())
 
 
 def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from arms import BUNDLE, Run, make_run  # before torch: it sets the number of threads
+from arms import BUNDLE, Run, make_run, read_plan  # before torch: it sets the number of threads
 from measure import interleave
 from side_by_side import MEASURED
 
@@ -36,7 +36,7 @@ def costs(plan: str = str(Path(__file__).with_name("arms.yaml")), repeats: int =
     """Print a line for each arm and form."""
     torch.set_num_threads(1)
     keep_freed_memory("cpu")
-    settings = yaml.safe_load(Path(plan).read_text())
+    settings = read_plan(plan)
     with tempfile.TemporaryDirectory() as folder:
         updates = dict(contenders(settings, Path(folder)))
         seconds, _ = interleave(updates, repeats, warm_up=MEASURED)
@@ -50,7 +50,7 @@ def costs(plan: str = str(Path(__file__).with_name("arms.yaml")), repeats: int =
 
 def contenders(settings: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Callable]]:
     """Names and updates: arms by their names, forms as ARM/FORM."""
-    (listed,) = settings["lists"]
+    listed = next(iter(settings["lists"]))
     runs = {name: make_run(settings, Path(), folder / listed, name, seed=0, fold=0) for name in settings["arms"]}
     for run in runs.values():
         for teacher in run.after:
