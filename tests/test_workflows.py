@@ -358,13 +358,6 @@ def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_misspelt_run_id_of_inference_ends_without_a_traceback(command):
-    result = command("monai.bundle", "run", "evaluation", "--config_file", "configs/inference.yaml")
-    assert result.returncode == 1
-    assert "evaluation is not a key of" in result.stderr and "did you mean evaluating?" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("files, extra", [(METHOD[:1], ["--spacing", "[6,6,6]"]), ([*METHOD, PAPER], [])])
 def test_the_default_and_the_papers_protocol_train(files, extra, options, tmp_path, command):
