@@ -123,9 +123,8 @@ def test_each_arm_and_form_can_be_timed(arms, tmp_path):
     updates = dict(contenders(plan, tmp_path))
     assert list(updates) == [*names[:4], *(f"of_logits/{form}" for form in plan["arms"]["of_logits"]["forms"])]
     networks = {name: update.args[0].network for name, update in updates.items()}
-    assert list(networks["mtcm_kd"].teachers) == ["flair", "t2", "t1"] and list(
-        networks["of_logits/correlation"].students
-    ) == ["correlation"]
+    assert list(networks["mtcm_kd"].teachers) == ["flair", "t2", "t1"]
+    assert list(networks["of_logits/correlation"].students) == ["correlation"]
     kept = torch.load(tmp_path / "split/four_sequences_s0/fold_0/models/model.pt", weights_only=True)
     taught = networks["whole_tumour"].teachers["all"].network.state_dict()
     assert all(torch.equal(taught[name], value) for name, value in kept.items())

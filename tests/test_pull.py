@@ -26,7 +26,7 @@ def test_a_folder_without_a_training_is_refused(tmp_path):
 
 
 def test_a_training_is_taken_as_it_ended(command, data_options, tmp_path, capsys):
-    """With its teachers' last weights: a weight twice as large pulls twice as hard."""
+    """With its teachers' last weights: a weight twenty times as large pulls twenty times as hard."""
     line = ["monai.bundle", "run", "training", "--config_file", METHOD, *TINY, *data_options, "--epochs", "2"]
     result = command(*line, "--output_dir", tmp_path, "--ckpt_dir", tmp_path / "models")
     assert result.returncode == 0, result.stderr[-2000:]
