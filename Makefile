@@ -11,9 +11,7 @@ PORT := 8000
 APP := serving/app
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
-RUN := cd bundle && $(BIN)/python -m
-ALONE := 'configs/train.yaml','configs/demo.yaml'
-DISTILLED := 'configs/train.yaml','configs/mtcm_kd.yaml','configs/demo.yaml'
+RUN := cd bundle && $(BIN)/python -m scripts
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
 .PHONY: demo test test-slow zoo label benchmark lint clean
@@ -25,16 +23,15 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready
-	$(RUN) scripts.phantom --output_dir $(DEMO)/data --cases 24 --size 48
-	$(RUN) scripts.datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
-	$(RUN) monai.bundle run training --config_file "[$(DISTILLED)]" $(DATA) --output_dir $(DEMO)/distilled
-	$(RUN) monai.bundle run training --config_file "[$(ALONE)]" $(DATA) --output_dir $(DEMO)/alone
-	for run in distilled alone; do \
-	  ($(RUN) monai.bundle run evaluating --config_file "[$(ALONE),'configs/evaluate.yaml']" $(DATA) \
-	    --output_dir $(DEMO)/$$run) || exit 1; done
-	$(RUN) scripts.overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
+	$(RUN) phantom --output_dir $(DEMO)/data --cases 24 --size 48
+	$(RUN) datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
+	$(RUN) train --method demo $(DATA) --output_dir $(DEMO)/distilled
+	$(RUN) train --method demo,student_alone $(DATA) --output_dir $(DEMO)/alone
+	$(RUN) evaluate --method demo $(DATA) --output_dir $(DEMO)/distilled
+	$(RUN) evaluate --method demo $(DATA) --output_dir $(DEMO)/alone
+	$(RUN) overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
 	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone
-	$(RUN) scripts.report --run $(DEMO)/distilled
+	$(RUN) report --run $(DEMO)/distilled
 
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not zoo"
@@ -60,7 +57,7 @@ label: $(LABEL)/ready
 benchmark: $(VENV)/ready
 	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }
 	$(BIN)/pip install -q --disable-pip-version-check ".[benchmark]"
-	$(BIN)/python tests/benchmarks/benchmark.py --dataset_dir $(PATIENTS)
+	$(BIN)/python benchmarks/benchmark.py --dataset_dir $(PATIENTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -3,7 +3,7 @@
 python serving/serve.py --studies DIR [--port 8000] [--host 127.0.0.1] [--app serving/app]
 
 The app's folder gets a copy of the bundle, so training from Slicer changes the copy's weights and not the shipped ones;
-remove the folder to begin anew. Nothing is downloaded.
+remove the folder to start from scratch. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     # any zoo_source but the default takes the bundle as it is; sam2 would download weights
     conf = ["--conf", "models", NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"]
     arguments = [sys.executable, "-W", "ignore", "-m", "monailabel.main", *server, "--port", str(options.port), *conf]
-    # glibc keeps freed memory for the next request, as scripts/allocator.py tells it in inference from the command line
+    # glibc keeps freed memory for the next request, as scripts/device.py tells it for the command line
     keep = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
     os.execve(sys.executable, arguments, keep | dict(os.environ) | {"PYTHONPATH": str(HERE)})
 

@@ -13,22 +13,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.datalist import make_datalist
-from scripts.phantom import make_phantoms
+from scripts.data.make_datalist import make_datalist
+from scripts.data.phantom import make_phantoms
+from scripts.method.terms import FusedResponse, FusionLabels, StudentLabels, TeacherLabels, TeacherResponses
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SHARED = ROOT.parent / "shared"
 
 # MTCM-KD itself: three teachers that learn with the student, and CDSFL.
-METHOD = ["configs/train.yaml", "configs/mtcm_kd.yaml"]
+METHOD = ["configs/train.yaml"]
+ALONE = [*METHOD, "configs/student_alone.yaml"]
 
 # Small enough for a run of seconds; every other setting is train.yaml's.
 TINY = [
     "--spacing", "$None", "--roi_size", "[16,16,16]", "--window_size", "[16,16,16]",
-    "--overlap", "0.5", "--student_widths", "[4,4,8,8]", "--teacher_widths", "[4,4,8,8]",
+    "--overlap", "0.5", "--student_widths", "[4,4,8,8]",
     "--cache", "memory", "--num_workers", "0", "--learning_rate", "0.003", "--amp", "False", "--mirror", "False",
 ]  # fmt: skip
+
+TINY_TEACHERS = ["--teachers::flair::network::widths", "[4,4,8,8]"]  # the others copy it
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,18 @@ def command() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+def paper_terms(segmentation, soft_target, confidence) -> dict[str, torch.nn.Module]:
+    """The terms of configs/train.yaml and their weights, built by hand."""
+    return {
+        "teacher": TeacherLabels(segmentation),
+        "fusion_1": FusionLabels(segmentation, 0.08),
+        "student": StudentLabels(segmentation, 0.75, warm_up_weight=1.0),
+        "distil": TeacherResponses(soft_target, confidence),
+        "student_deep_1": StudentLabels(segmentation, 0.07, level=1),
+        "distil_fusion_1": FusedResponse(soft_target, 0.03),
+    }
 
 
 def real_data(name: str) -> Path:

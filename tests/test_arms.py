@@ -13,7 +13,7 @@ import yaml
 from conftest import ROOT
 from scripts.errors import UserError
 
-PLAN = ROOT / "tests" / "benchmarks" / "arms.yaml"
+PLAN = ROOT / "experiments" / "arms.yaml"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def options_of(command: list[str]) -> dict[str, str]:
     return dict(zip(command[5::2], command[6::2]))
 
 
-@pytest.mark.parametrize("plan, kept", [("arms", 12), ("full_widths", 3), ("long", 0), ("lengths", 0)])
+@pytest.mark.parametrize("plan, kept", [("arms", 18), ("full_widths", 3), ("long", 0), ("lengths", 0)])
 def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms, tmp_path, plan, kept):
     settings = yaml.safe_load(PLAN.with_name(f"{plan}.yaml").read_text())
     runs = list(arms.planned(settings, Path("data"), tmp_path))
@@ -49,8 +49,7 @@ def test_a_kept_teacher_has_seen_the_patients_of_its_student_and_no_others(arms,
 
 
 SHAPES = {"--student_sequence", "--deep_supervision", "--network_def::attention"}  # of the student
-DISTILLS = ("--confidence::", "--fusion", "--teachers::", "--loss::", "--distillation_warm_up", "--forms", "--resume",
-            "--teacher_checkpoint", "--flair_checkpoint", "--t2_checkpoint")  # fmt: skip
+DISTILLS = ("--soft_target", "--confidence::", "--fusion", "--teachers", "--loss::", "--distillation")
 
 
 def test_arms_differ_by_distillation_and_what_shapes_the_student_alone(arms, tmp_path):
@@ -59,29 +58,25 @@ def test_arms_differ_by_distillation_and_what_shapes_the_student_alone(arms, tmp
     own = {"--output_dir", "--seed"}
     alone = {key: value for key, value in options_of(runs[0].waiting[0]).items() if key not in own | SHAPES}
     for run in runs:
-        training, *others = [command for command in run.waiting if command[0] == "monai.bundle"]
-        rest = {key: value for key, value in options_of(training).items() if not key.startswith(DISTILLS)}
-        assert {key: value for key, value in rest.items() if key not in own | SHAPES} == {
-            key: value for key, value in alone.items() if key != "--resume"
+        training, scoring = map(options_of, run.waiting)
+        rest = {key: value for key, value in training.items() if not key.startswith(DISTILLS)}
+        assert {key: value for key, value in rest.items() if key not in own | SHAPES} == alone
+        assert {key: value for key, value in scoring.items() if key in SHAPES} == {
+            key: value for key, value in training.items() if key in SHAPES
         }
-        for scoring in others:
-            told = options_of(scoring)
-            assert {key: value for key, value in told.items() if key in SHAPES} == {
-                key: value for key, value in options_of(training).items() if key in SHAPES
-            }
 
 
 def test_t1ce_is_what_modality_dropout_keeps():
     read = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in {
-        "network": "bundle/configs/four_sequences.yaml", "training": "tests/benchmarks/modality_dropout.yaml",
-        "scores": "tests/benchmarks/t1ce_alone.yaml",
+        "network": "bundle/configs/four_sequences.yaml", "training": "experiments/modality_dropout.yaml",
+        "scores": "experiments/t1ce_alone.yaml",
     }.items()}  # fmt: skip
     kept = [transforms[0]["kept"] for transforms in (read["training"]["+augmentation::transforms"],
                                                      read["scores"]["+preprocessing::transforms"])]  # fmt: skip
     assert kept == [read["network"]["student_sequence"].index("t1ce")] * 2
 
 
-def test_a_list_that_would_change_is_refused(arms, tmp_path, cohort_source):
+def test_a_list_that_would_change_is_rejected(arms, tmp_path, cohort_source):
     path = tmp_path / "five.json"
     arms.make_list(path, cohort_source / "data", {"folds": 2})
     before = path.read_bytes()
@@ -92,41 +87,36 @@ def test_a_list_that_would_change_is_refused(arms, tmp_path, cohort_source):
     assert path.read_bytes() == before
 
 
-def test_students_side_by_side_are_taken_apart_and_scored(arms, tmp_path):
-    runs = {run.folder.parent.name: run for run in arms.planned(yaml.safe_load(PLAN.read_text()), tmp_path, tmp_path)}
-    training, split, *scored = runs["of_features_s0"].waiting
-    assert training[-2:] == ["--forms", "['features', 'prototypes']"]
-    assert split[0] == "side_by_side"
-    written = Path(split[split.index("--output_dir") + 1])
-    students = [Path(options_of(command)["--output_dir"]) for command in scored]
-    assert students == [written / name / "fold_0" for name in ("alone", "features", "prototypes")]
-
-
-def test_what_another_plan_has_done_is_refused(arms, tmp_path):
+def test_what_another_plan_has_done_is_rejected(arms, tmp_path):
     command = ["run", "training", "--epochs", "1"]
     run = arms.Run(tmp_path, [command])
     (tmp_path / "done").write_text(run.record)
-    run.refuse_other()
+    run.reject_other()
     for other in (arms.Run(tmp_path, [[*command[:-1], "2"]]), arms.Run(tmp_path, [command], (), {"folds": 4})):
         with pytest.raises(UserError, match="was done by another plan: give another output_dir"):
-            other.refuse_other()
+            other.reject_other()
 
 
-def test_each_arm_and_form_can_be_timed(arms, tmp_path):
-    """``arms``, the fixture, gives the number of threads back."""
-    from costs import contenders
+@pytest.mark.parametrize("name", ["arms", "full_widths", "long", "lengths"])
+def test_every_arm_builds_and_takes_an_update(arms, tmp_path, name):
+    """With its plan's options, but smaller patches. ``arms``, the fixture, gives the number of threads back."""
+    from costs import contenders, parser_of
 
-    tiny = {"student_widths": "[4,4,8,8]", "teacher_widths": "[4,4,8,8]", "roi_size": "[16,16,16]", "amp": False}
-    plan = yaml.safe_load(PLAN.read_text())
-    names = ["alone", "four_sequences", "mtcm_kd", "whole_tumour", "of_logits"]
-    plan |= {"both": tiny, "arms": {name: plan["arms"][name] for name in names}}
-    updates = dict(contenders(plan, tmp_path))
-    assert list(updates) == [*names[:4], *(f"of_logits/{form}" for form in plan["arms"]["of_logits"]["forms"])]
-    networks = {name: update.args[0].network for name, update in updates.items()}
-    assert list(networks["mtcm_kd"].teachers) == ["flair", "t2", "t1"]
-    assert list(networks["of_logits/correlation"].students) == ["correlation"]
-    kept = torch.load(tmp_path / "split/four_sequences_s0/fold_0/models/model.pt", weights_only=True)
-    taught = networks["whole_tumour"].teachers["all"].network.state_dict()
-    assert all(torch.equal(taught[name], value) for name, value in kept.items())
-    for update in updates.values():
-        assert torch.isfinite(update()["loss"]).all()
+    torch.set_num_threads(1)
+    plan = yaml.safe_load(PLAN.with_name(f"{name}.yaml").read_text().replace("[32,64,128,256]", "[4,8,8,16]"))
+    plan["both"] = {**plan.get("both", {}), "roi_size": "[16,16,16]", "amp": False}
+    listed = tmp_path / next(iter(plan["lists"]))
+    built = set()
+    for arm, update in contenders(plan, tmp_path):
+        networks, result = update.args[0].network, update()
+        assert torch.isfinite(result["loss"]).all(), arm
+        for option, kept in plan["arms"][arm].get("kept", {}).items():
+            teacher = networks.teachers[option.split("::")[1]]
+            weights = torch.load(listed / f"{kept}_s0/fold_0/models/model.pt", weights_only=True)
+            same = [torch.equal(value, weights[key]) for key, value in teacher.network.state_dict().items()]
+            assert all(same) == teacher.frozen, arm
+        scoring = parser_of(arms.make_run(plan, tmp_path, listed, arm, 0, 0), command=1)
+        scoring.get_parsed_content("network_def").load_state_dict(networks.student.state_dict())
+        assert len(scoring.get_parsed_content("preprocessing").transforms) >= 7
+        built.add(arm)
+    assert built == set(plan["arms"]) >= {one for entry in plan["runs"] for one in entry["arms"]}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.calibration import Calibration, bin_counts
+from scripts.evaluation.calibration import Calibration, bin_counts, merge_calibration
 
 
 def test_bins_by_hand():
@@ -32,3 +32,13 @@ def test_voxels_that_are_what_they_were_given_are_calibrated(tmp_path):
     assert len(rows) == 30 and sum(int(row["voxels"]) for row in rows) == 3 * 35 * 40 * 25
     for row in rows:
         assert float(row["frequency"]) == pytest.approx(float(row["probability"]), abs=0.04)
+
+
+def test_calibration_is_averaged_over_voxels(tmp_path):
+    head = "region,bin,voxels,probability,frequency\n"
+    (tmp_path / "a.csv").write_text(head + "WT,3,10,0.30,0.20\nWT,4,0,0.0,0.0\n")
+    (tmp_path / "b.csv").write_text(head + "WT,3,30,0.38,0.40\nWT,4,5,0.45,0.60\n")
+    rows = merge_calibration([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert [row["voxels"] for row in rows] == [40, 5]
+    assert float(rows[0]["probability"]) == pytest.approx(0.36) and float(rows[0]["frequency"]) == pytest.approx(0.35)
+    assert float(rows[1]["frequency"]) == pytest.approx(0.6)

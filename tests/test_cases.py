@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.cases import Case, case_of, find_cases, find_images
+from scripts.data.cases import Case, case_of, find_cases, find_images, find_label_maps, maps_of
 from scripts.errors import UserError
 
 OLD = ("flair", "t1", "t1ce", "t2", "seg")
@@ -88,17 +88,24 @@ def test_msd_takes_the_channel_order_of_its_own_file(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match=f"dataset_dir {tmp_path}/none"):
         find_cases(tmp_path / "none")
-    with pytest.raises(UserError, match="holds no case"):
+    with pytest.raises(UserError, match=f"dataset_dir {tmp_path} "):
         find_cases(tmp_path)
     for group in ("a", "b"):
         touch(tmp_path / group / "x1", "x1_t1.nii.gz", "x1_t2.nii.gz")
-    with pytest.raises(UserError, match="x1 is in .* twice, in a and b"):
+    with pytest.raises(UserError, match=r"\bx1 .* a and b"):
         find_cases(tmp_path)
 
 
-def test_images_of_a_brats_folder_are_those_of_the_sequence(tmp_path):
+def test_a_dataset_file_with_other_modalities_is_named(tmp_path):
+    touch(tmp_path / "imagesTr", "BRATS_001.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}}))
+    with pytest.raises(UserError, match=r"dataset\.json.*CT"):
+        find_cases(tmp_path)
+
+
+def test_images_of_a_brats_folder_have_the_wanted_sequence(tmp_path):
     touch(tmp_path / "p1", *(f"p1_{role}.nii.gz" for role in OLD))
     touch(tmp_path / "p2", *(f"p2-{role}.nii.gz" for role in ("t1c", "t1n", "t2f", "t2w")))
     found = find_images(tmp_path)
@@ -113,29 +120,30 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
     touch(tmp_path, "anna.NII.gz", "bert_scan.nii", "bert_seg.nii")
     (tmp_path / "notes.txt").write_text("")
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
-    (tmp_path / "anna_entropy.nii.gz").touch()  # of a prediction into the same folder
+    (tmp_path / "anna_entropy.nii.gz").touch()  # from a prediction into the same folder
     assert [item["case"] for item in find_images(tmp_path)] == ["anna", "bert_scan"]
     path = tmp_path / "bert_scan.nii"
     assert find_images(path) == [{"image": str(path), "case": "bert_scan"}]
-    with pytest.raises(UserError, match="bert_seg.nii is named as a file of seg, not of t1ce: rename it"):
+    with pytest.raises(UserError, match=r"bert_seg\.nii .*seg.*t1ce"):
         find_images(tmp_path / "bert_seg.nii")
 
 
 def test_files_that_tell_no_sequence_are_named_where_others_do(tmp_path, caplog):
     touch(tmp_path, "a_t1ce.nii.gz", "a_flair.nii.gz", "b.nii.gz")
     assert [item["case"] for item in find_images(tmp_path)] == ["a"]
-    assert "Left out 1 file(s) whose names tell no sequence, since 1 tell t1ce: b.nii.gz" in caplog.text
+    (warning,) = caplog.messages
+    assert "b.nii.gz" in warning and "a_flair" not in warning
 
 
-def test_images_that_would_be_written_to_one_file_are_refused(tmp_path):
+def test_images_of_one_name_and_places_without_images_are_named(tmp_path):
     touch(tmp_path / "a", "x_t1ce.nii.gz")
     touch(tmp_path / "b", "x_t1ce.nii.gz")
-    with pytest.raises(UserError, match="both named x"):
+    with pytest.raises(UserError, match=r"a/x_t1ce\.nii\.gz .*b/x_t1ce\.nii\.gz "):
         find_images(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=f"dataset_dir {tmp_path}/none"):
         find_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no t1ce image"):
+    with pytest.raises(UserError, match="dataset_dir .*empty .*t1ce"):
         find_images(tmp_path / "empty")
 
 
@@ -149,6 +157,26 @@ def test_a_folder_names_files_that_are_called_after_their_sequence_alone(tmp_pat
     cases = find_cases(tmp_path)
     assert [case.name for case in cases] == ["p1", "p2"]
     assert all(sorted(case.files) == ["flair", "label", "t1", "t1ce", "t2"] for case in cases)
+
+
+def test_label_maps_are_found_by_case(tmp_path):
+    touch(tmp_path / "named", "a_seg.nii.gz", "d_seg.nii.gz", "a_entropy.nii.gz", "b.nii.gz", "c_t1ce.nii.gz")
+    maps = find_label_maps(tmp_path / "named", "pred")
+    assert {case: path.name for case, path in maps.items()} == {"a": "a_seg.nii.gz", "d": "d_seg.nii.gz"}
+    touch(tmp_path / "plain", "b.nii.gz", "a.nii", "c_t1ce.nii.gz", "a_entropy.nii.gz")
+    assert list(find_label_maps(tmp_path / "plain", "pred")) == ["a", "b"]
+    touch(tmp_path / "twice", "a.nii", "a.nii.gz")
+    with pytest.raises(UserError, match=r"pred: .*twice/a\.nii .*twice/a\.nii\.gz "):
+        find_label_maps(tmp_path / "twice", "pred")
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "none"):
+        with pytest.raises(UserError, match=f"pred {tmp_path}/{folder} "):
+            find_label_maps(tmp_path / folder, "pred")
+
+
+def test_files_of_a_prediction_are_named_after_the_case():
+    names = ["a_seg.nii.gz", "a_entropy.nii.gz", "a_variance.nii.gz"]
+    assert maps_of("out", ["in/a_t1ce.nii.gz", "in/a_t2.nii.gz"]) == [Path("out", name) for name in names]
 
 
 def test_case_of_a_path():

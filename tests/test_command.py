@@ -1,22 +1,41 @@
-"""Commands refuse a misspelt option, or words in a number's place, before they do anything."""
+"""Commands: their list and help, how options are checked and read, and the line that runs a workflow."""
 
+import importlib
+import inspect
+import json
+import subprocess
 import sys
 
 import pytest
+from fire.parser import DefaultParseValue
 
-from scripts.command import command_line_options, run_command
+from conftest import BUNDLE
+from scripts import __main__ as main
+from scripts.command import choose_command, command_line_options, run_command
 from scripts.errors import UserError
+from scripts.workflow import run_line
+
+calls: list = []
+
+HELP = """
+import runpy, sys
+for arguments in [[], *([name, "--help"] for name in {names})]:
+    sys.argv = ["scripts", *arguments]
+    try:
+        runpy.run_module("scripts", run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, arguments
+heavy = {{"torch", "monai", "ignite", "nibabel", "scipy", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
 
 
 def act(pred: str, folds: "int" = 5, ratio: "float" = 0.5, strict: "bool" = True) -> None:
     calls.append((pred, folds, ratio, strict))
 
 
-def act_on_anything(pred: str, **overrides: str) -> None:
-    calls.append((pred, overrides))
-
-
-calls: list = []
+def act_on_anything(pred: "str", **keys: "str") -> None:
+    calls.append((pred, keys))
 
 
 @pytest.fixture(autouse=True)
@@ -24,22 +43,36 @@ def no_calls():
     calls.clear()
 
 
+@pytest.fixture
+def type_in(monkeypatch):
+    """Type a command line, by words."""
+
+    def run(function, *arguments):
+        monkeypatch.setattr(sys, "argv", ["scripts", *arguments])
+        function()
+
+    return run
+
+
+def choose():
+    choose_command({name: main.find_command(target) for name, target in main.COMMANDS.items()})
+
+
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, named",
     [
-        (["--pred", "a", "--fold", "3"], "--fold is not an option here; did you mean --folds"),
-        (["--pred=a", "--rato=1"], "--rato .*did you mean --ratio"),
-        (["--metrc", "a"], "--metrc is not an option here; there are --pred, --folds, --ratio, --strict"),
-        (["--pred", "a", "--strict", "maybe"], "--strict is 'maybe', expected True or False"),
-        (["--pred", "a", "--folds", "two"], "--folds is 'two', expected a whole number"),
-        (["--pred", "a", "--folds", "1.5"], "--folds is '1.5', expected a whole number"),
-        (["--pred", "a", "--ratio", "half"], "--ratio is 'half', expected a number"),
+        (["--pred", "a", "--fold", "3"], "--fold .*--folds"),
+        (["--pred=a", "--rato=1"], "--rato .*--ratio"),
+        (["--metrc", "a"], "--metrc .*--pred, --folds, --ratio, --strict"),
+        (["--pred", "a", "--strict", "maybe"], "--strict .*'maybe'"),
+        (["--pred", "a", "--folds", "two"], "--folds .*'two'"),
+        (["--pred", "a", "--folds", "1.5"], r"--folds .*'1\.5'"),
+        (["--pred", "a", "--ratio", "half"], "--ratio .*'half'"),
     ],
 )
-def test_a_wrong_option_is_refused_before_anything_is_done(arguments, message, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["act", *arguments])
-    with pytest.raises(UserError, match=message):
-        run_command(act)
+def test_a_wrong_option_is_named_and_nothing_is_done(arguments, named, type_in):
+    with pytest.raises(UserError, match=named):
+        type_in(lambda: run_command(act), *arguments)
     assert not calls
 
 
@@ -52,18 +85,96 @@ def test_a_wrong_option_is_refused_before_anything_is_done(arguments, message, m
         (["--pred", "a", "--folds=2", "--ratio", "1", "--strict", "False"], ("a", 2, 1, False)),
     ],
 )
-def test_good_options_are_passed_on(arguments, call, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["act", *arguments])
-    run_command(act)
+def test_good_options_are_passed_on(arguments, call, type_in):
+    type_in(lambda: run_command(act), *arguments)
     assert calls == [call]
 
 
-def test_a_function_of_any_options_takes_them(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["act", "a", "--spacing", "[2,2,2]"])
-    run_command(act_on_anything)
-    assert calls == [("a", {"spacing": [2, 2, 2]})]
+def test_a_function_that_takes_any_option_gets_text(type_in):
+    type_in(lambda: run_command(act_on_anything), "2021", "--spacing", "[2,2,2]", "--seed", "1")
+    assert calls == [("2021", {"spacing": "[2,2,2]", "seed": "1"})]
+
+
+def test_a_misspelt_option_is_named_also_where_any_is_taken(type_in):
+    with pytest.raises(UserError, match="--prd .*--pred"):
+        type_in(lambda: run_command(act_on_anything), "--prd", "a")
+    assert not calls
 
 
 def test_options_are_read_as_fire_does():
     line = ["run", "--a-b", "1", "--c=x=y", "--d"]
     assert command_line_options(line) == {"a_b": "1", "c": "x=y", "d": ""}
+
+
+def test_the_list_of_commands_and_each_help_import_nothing_heavy():
+    program = HELP.format(names=list(main.COMMANDS))
+    result = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    text = result.stdout + result.stderr
+    for name, target in main.COMMANDS.items():
+        first_line = main.find_command(target).__doc__.splitlines()[0]
+        assert f"     {name}\n       {first_line}" in text
+        assert f"scripts {name} - {first_line}" in text
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_options_read_from_the_source_are_the_functions_own(name):
+    module, function = main.COMMANDS[name].split(":")
+    own = inspect.signature(getattr(importlib.import_module(module), function))
+    read = inspect.signature(main.find_command(main.COMMANDS[name]))
+    assert [(item.name, item.default, item.kind) for item in read.parameters.values()] == [
+        (item.name, item.default, item.kind) for item in own.parameters.values()
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, nearest", [(["trian"], "train"), (["datalist", "--dataset_di", "x"], "--dataset_dir")]
+)
+def test_a_misspelt_word_ends_the_command_with_code_1_and_the_nearest(arguments, nearest, command):
+    result = command("scripts", *arguments)
+    assert result.returncode == 1
+    assert f"{nearest}?" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_folder_named_like_a_number_is_a_folder_for_datalist(cohort, type_in, monkeypatch):
+    (cohort / "data").rename(cohort / "2021")
+    monkeypatch.chdir(cohort)
+    type_in(choose, "datalist", "--dataset_dir", "2021", "--output", "new.json", "--folds", "3")
+    assert len(json.loads((cohort / "new.json").read_text())["training"]) == 6
+
+
+def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypatch):
+    lines = []
+    monkeypatch.setattr(main, "run_line", lambda line: lines.append(line))
+    monkeypatch.chdir(BUNDLE)
+    type_in(choose, "predict", "--dataset_dir", "2021", "--output_dir=1e3", "--mirror", "False", "--ckpt_path", "$x")
+    start = [sys.executable, "-m", "monai.bundle", "run", "evaluating"]
+    assert lines[0][:7] == [*start, "--config_file", "['configs/inference.yaml']"]
+    options = command_line_options(lines[0])
+    read = {key: DefaultParseValue(options[key]) for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
+    assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": False, "ckpt_path": "$x"}
+
+
+def test_overlays_are_found_by_name_or_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(BUNDLE)
+    (tmp_path / "mine.yaml").touch()
+    files = main.config_files("train", f"student_alone,{tmp_path}/mine.yaml")
+    assert files == ["configs/train.yaml", "configs/student_alone.yaml", f"{tmp_path}/mine.yaml"]
+    with pytest.raises(UserError, match=r"'studnt'.*student_alone"):
+        main.config_files("train", "studnt")
+
+
+def test_several_processes_are_started_by_torchrun(type_in, monkeypatch):
+    lines = []
+    monkeypatch.setattr(main, "run_line", lambda line: lines.append(line))
+    monkeypatch.chdir(BUNDLE)
+    type_in(choose, "train", "DIR", "FILE", "--processes", "2", "--epochs", "3")
+    assert lines[0][2:6] == ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    options = command_line_options(lines[0])
+    assert options["config_file"] == "['configs/train.yaml', 'configs/multi_gpu_train.yaml']"
+    assert (options["dataset_dir"], options["datalist"], options["epochs"]) == ("DIR", "FILE", "3")
+
+
+def test_a_command_is_printed_and_its_exit_code_passed_on(capfd):
+    assert run_line([sys.executable, "-c", "print('done'); raise SystemExit(3)"]) == 3
+    assert capfd.readouterr().out == "python -c \"print('done'); raise SystemExit(3)\"\ndone\n"

@@ -3,11 +3,11 @@ import itertools
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
-from scripts.compare import compare, paired_difference
 from scripts.errors import UserError
-from scripts.summary import write_scores
+from scripts.evaluation.compare import compare, mean_scores, paired_difference
+from scripts.evaluation.summary import write_scores
 from test_summary import scores
 
 
@@ -30,12 +30,36 @@ def test_paired_difference_by_hand():
     assert (distances.wins, distances.losses, distances.ties) == (1, 3, 1)
 
 
-def test_of_volume_errors_the_size_is_compared(tmp_path, capsys):
-    for name, sign in (("a", -1), ("b", 1)):
-        write_scores(tmp_path / name / "metrics.csv", scores([5.0 * sign, 9.0 * sign]), "brats")
-    compare(str(tmp_path / "a"), str(tmp_path / "b"), output=str(tmp_path / "t.csv"))
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("WT volume_error_ml"))
-    assert line.split()[-4:] == ["1.000", "0", "0", "2"]
+@pytest.fixture
+def run(tmp_path):
+    """Write a run with these values of every metric, and give its folder."""
+
+    def write(name, values, rule="brats", et_threshold_ml=0.0):
+        write_scores(tmp_path / name / "metrics.csv", scores(values), rule, et_threshold_ml)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def table(tmp_path):
+    """What ``compare`` writes, by region and metric."""
+
+    def compared(run_a, run_b):
+        compare(run_a, run_b, output=str(tmp_path / "table.csv"))
+        return read(tmp_path / "table.csv")
+
+    return compared
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return {(row["region"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+def test_volume_errors_are_compared_by_size(run, table):
+    row = table(run("a", [-5.0, -9.0]), run("b", [5.0, 9.0]))["WT", "volume_error_ml"]
+    assert (float(row["p"]), row["wins"], row["losses"], row["ties"]) == (1, "0", "0", "2")
 
 
 def test_p_is_the_exact_signed_rank_test():
@@ -45,13 +69,11 @@ def test_p_is_the_exact_signed_rank_test():
 
 
 @pytest.mark.parametrize("patients, warned", [(5, True), (6, False)])
-def test_patients_too_few_for_any_p_are_warned_of(patients, warned, tmp_path, caplog):
+def test_a_warning_says_that_p_cannot_be_small_with_so_few_patients(patients, warned, run, caplog):
     gains = 0.1 * np.arange(1, patients + 1)
     assert bool(exact_wilcoxon(gains) < 0.05) is not warned
-    for name, dice in (("a", gains), ("b", 0 * gains)):
-        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
-    compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert ("no p can fall below 0.05" in caplog.text) is warned
+    compare(run("a", gains), run("b", 0 * gains))
+    assert (f"{patients} patient(s)" in caplog.text) is warned
 
 
 def test_the_interval_is_of_paired_differences():
@@ -62,54 +84,58 @@ def test_the_interval_is_of_paired_differences():
     assert 0.01 < low < gain.mean() < high < 0.03
 
 
-def test_the_command_compares_common_patients(tmp_path, command):
-    write_scores(tmp_path / "a" / "metrics.csv", scores([0.5, 0.7, 0.9]), "brats")
-    write_scores(tmp_path / "b" / "metrics.csv", scores([0.4, 0.8]), "brats")
-    result = command("scripts.compare", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "table.csv")
+def test_the_command_compares_common_patients(run, tmp_path, command):
+    a, b = run("a", [0.5, 0.7, 0.9]), run("b", [0.4, 0.8])
+    result = command("scripts", "compare", a, b, "--output", tmp_path / "table.csv")
     assert result.returncode == 0, result.stderr
     assert "2 patients in both" in result.stdout and "case_2" in result.stderr
-    with open(tmp_path / "table.csv", newline="") as file:
-        rows = {(row["region"], row["metric"]): row for row in csv.DictReader(file)}
+    rows = read(tmp_path / "table.csv")
     assert len(rows) == 27
     row = rows["WT", "dice"]
     assert (float(row["mean_a"]), float(row["mean_b"])) == (pytest.approx(0.6), pytest.approx(0.6))
     assert (row["wins"], row["losses"]) == ("1", "1")
 
 
-def test_equal_runs_do_not_differ(tmp_path, capsys):
-    write_scores(tmp_path / "metrics.csv", scores([0.5, 0.7, 0.9]), "brats")
-    compare(str(tmp_path), str(tmp_path))
+def test_equal_runs_do_not_differ(run, capsys):
+    same = run("a", [0.5, 0.7, 0.9])
+    compare(same, same)
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("WT dice"))
     assert line.split()[-5:] == ["0.000]", "1.000", "0", "0", "3"]
 
 
-def test_runs_that_cannot_be_compared_are_refused(tmp_path):
-    write_scores(tmp_path / "a" / "metrics.csv", scores([0.5, 0.7]), "brats")
-    write_scores(tmp_path / "b" / "metrics.csv", scores([0.5, 0.7]), "exclude")
-    with pytest.raises(UserError, match="have the empty_rule 'brats' and 'exclude'"):
-        compare(str(tmp_path / "a"), str(tmp_path / "b"))
-    other = [item._replace(case="other") for item in scores([0.5])]
-    write_scores(tmp_path / "c" / "metrics.csv", other, "brats")
-    with pytest.raises(UserError, match="no patient in common"):
-        compare(str(tmp_path / "a"), str(tmp_path / "c"))
+def test_runs_that_cannot_be_compared_are_named(run, tmp_path):
+    a = run("a", [0.5, 0.7])
+    for other, key in (
+        (run("b", [0.5, 0.7], "exclude"), "empty_rule"),
+        (run("c", [0.5], "brats", 0.1), "et_threshold"),
+    ):
+        with pytest.raises(UserError, match=f"{a}.*{other}.*{key}"):
+            compare(a, other)
+    write_scores(tmp_path / "d" / "metrics.csv", [item._replace(case="x") for item in scores([0.5])], "brats")
+    with pytest.raises(UserError, match=f"{a}.*{tmp_path / 'd'}"):
+        compare(a, str(tmp_path / "d"))
 
 
-def test_every_patients_difference_is_drawn(tmp_path):
-    for name, dice in (("a", [0.5, 0.7, 0.9]), ("b", [0.4, 0.8, 0.9])):
-        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
-    pictures = [tmp_path / "new" / "ab.png", tmp_path / "aa.png"]
-    compare(str(tmp_path / "a"), str(tmp_path / "b"), picture=str(pictures[0]))
-    compare(str(tmp_path / "a"), str(tmp_path / "a"), picture=str(pictures[1]))
-    assert not np.array_equal(*map(plt.imread, pictures))
+def test_every_patients_difference_is_drawn(run, tmp_path, monkeypatch):
+    points = []
+    scatter = Axes.scatter
+    monkeypatch.setattr(
+        Axes, "scatter", lambda axis, x, y, **look: points.append([x, y]) or scatter(axis, x, y, **look)
+    )
+    a, b = [0.5, 0.7, 0.9], [0.4, 0.8, 0.9]
+    compare(run("a", a), run("b", b), picture=str(tmp_path / "new" / "ab.png"))
+    assert len(points) == 3  # regions
+    assert np.array(points) == pytest.approx(np.array([[b, np.subtract(a, b)]] * 3))
+    assert (tmp_path / "new" / "ab.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="picture"):
-        compare(str(tmp_path / "a"), str(tmp_path / "b"), picture=str(tmp_path / "x.doc"))
+        compare(run("a", a), run("b", b), picture=str(tmp_path / "x.doc"))
 
 
-def test_of_several_seeds_each_patients_mean_is_compared(tmp_path, capsys):
-    for name, dice in {"a0": [0.2, 0.8], "a1": [0.4, 0.6], "b": [0.1, 0.6], "other": [0.1, 0.2, 0.3]}.items():
-        write_scores(tmp_path / name / "metrics.csv", scores(dice), "brats")
-    compare(f"{tmp_path / 'a0'},{tmp_path / 'a1'}", str(tmp_path / "b"))
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("WT dice "))
-    assert line.split()[2:4] == ["0.500", "0.350"] and line.split()[-3:] == ["2", "0", "0"]
-    with pytest.raises(UserError, match="score other patients"):
-        compare(f"{tmp_path / 'a0'},{tmp_path / 'other'}", str(tmp_path / "b"))
+def test_of_several_seeds_each_patients_mean_is_compared(run, table):
+    a = ",".join([run("a0", [0.2, 0.8]), run("a1", [0.4, 0.6])])
+    row = table(a, run("b", [0.1, 0.6]))["WT", "dice"]
+    assert (float(row["mean_a"]), float(row["mean_b"])) == (pytest.approx(0.5), pytest.approx(0.35))
+    assert (row["wins"], row["losses"], row["ties"]) == ("2", "0", "0")
+    other = run("other", [0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match=other):
+        mean_scores(f"{a},{other}")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from monai.metrics import DiceMetric
 
-from scripts.confidence import TeacherConfidence, whole_tumour_dice
+from scripts.method.confidence import TeacherConfidence, whole_tumour_dice
 
 
 def logits_of(label):

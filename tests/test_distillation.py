@@ -4,12 +4,14 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet, SegResNetDS
 
-from scripts.confidence import TeacherConfidence
-from scripts.distillation import DistillationNetwork, Teacher, load_weights, parameter_groups
+from conftest import paper_terms
 from scripts.errors import UserError
-from scripts.fusion import CooperativeFusion
-from scripts.losses import DistillationLoss, SegmentationLoss, SoftTargetLoss
-from scripts.networks import ResUNet
+from scripts.method.confidence import TeacherConfidence
+from scripts.method.distillation import DistillationNetwork, Teacher, load_weights, parameter_groups
+from scripts.method.fusion import CooperativeFusion
+from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.method.resunet import ResUNet
+from scripts.method.terms import DistillationLoss
 
 WIDTHS = (4, 8, 8, 16)
 LABEL = torch.randint(0, 4, (2, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
@@ -27,10 +29,10 @@ def unet(in_channels=1, **options):
 def step(model, **sequences):
     """Loss and gradients of one distilling step."""
     confidence = TeacherConfidence(list(model.teachers))
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), confidence, distilling=True)
+    loss = DistillationLoss(paper_terms(SegmentationLoss(), SoftTargetLoss(), confidence), distilling=True)
     model.train()
     loss(model(**sequences), LABEL).backward()
-    return loss.terms
+    return loss.values
 
 
 def gradient(network):
@@ -40,9 +42,10 @@ def gradient(network):
 def test_the_student_never_trains_a_teacher_nor_the_fusion():
     teachers = {"flair": Teacher(unet(), ["flair"], ["decoder2"])}
     model = DistillationNetwork(unet(deep_supervision=1), teachers, CooperativeFusion({"flair": [8]}))
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair"]), distilling=True)
+    terms = paper_terms(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair"]))
+    of_student = {name: term for name, term in terms.items() if name not in ("teacher", "fusion_1")}
     output = model.train()(**images("image", "flair"))
-    sum(loss.student_terms(output, LABEL).values()).backward()
+    DistillationLoss(of_student, distilling=True)(output, LABEL).backward()
     assert gradient(model.student) > 0
     assert gradient(model.teachers) == gradient(model.fusion) == 0
 
@@ -152,6 +155,7 @@ def test_parameter_groups_hold_each_parameter_once_with_its_options():
     [
         (lambda: Teacher(unet(), ["t2"], ["decoder9"]), "'decoder9' is not in ResUNet"),
         (lambda: Teacher(unet(), ["t2"], frozen=True), "frozen but has no checkpoint"),
+        (lambda: Teacher(unet(), ["flair", "t9"]), "'t9'"),
         (
             lambda: DistillationNetwork(unet(), {"t2": Teacher(unet(), ["t2"])}, CooperativeFusion({"t2": [8]})),
             "feature_layers give {'t2': 0}",
@@ -167,9 +171,17 @@ def test_mistakes_are_named(make, message):
         make()
 
 
-def test_a_teacher_of_a_misspelt_sequence_is_refused():
-    with pytest.raises(UserError, match=r"sequences are \['flair', 't9'\]: \['t9'\] not among"):
-        Teacher(unet(), ["flair", "t9"])
+def test_teachers_of_sequences_that_nobody_has_are_left_out_of_fusion_too(caplog):
+    teachers = {name: Teacher(unet(), [name], ["decoder2"]) for name in ("flair", "t2", "t1")}
+    fusion = CooperativeFusion({name: [8] for name in teachers})
+    model = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, sequences=["flair", "t1"])
+    assert list(model.teachers) == ["flair", "t1"]
+    assert "left out" in caplog.text and "t2" in caplog.text
+    step(model, **images("image", "flair", "t1"))
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    alone = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, sequences=[])
+    assert not alone.teachers and alone.fusion is None
+    assert set(step(alone, **images("image"))) == {"student", "student_deep_1"}
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

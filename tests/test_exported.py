@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from conftest import BUNDLE, real_data
-from scripts.distillation import load_weights
 from scripts.errors import UserError
-from scripts.exported import load_exported
-from scripts.networks import ResUNet
+from scripts.inference.exported import load_exported
+from scripts.method.distillation import load_weights
+from scripts.method.resunet import ResUNet
 
 pytestmark = pytest.mark.zoo
 CPU = torch.device("cpu")
@@ -82,9 +82,9 @@ def test_inference_takes_an_export_by_one_key(exported, cohort_source, tmp_path,
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".onnx"])
-def test_a_file_that_is_no_export_is_refused(suffix, tmp_path):
-    with pytest.raises(UserError, match="does not exist: export it first"):
+def test_a_file_that_is_no_export_is_named(suffix, tmp_path):
+    with pytest.raises(UserError, match=f"ckpt_path .*none{suffix}"):
         load_exported(str(tmp_path / f"none{suffix}"), CPU)
     shutil.copy(BUNDLE / "configs" / "train.yaml", tmp_path / f"wrong{suffix}")
-    with pytest.raises(UserError, match=r"cannot be loaded .*: export it anew"):
+    with pytest.raises(UserError, match=f"ckpt_path .*wrong{suffix}"):
         load_exported(str(tmp_path / f"wrong{suffix}"), CPU)

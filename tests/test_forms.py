@@ -1,187 +1,241 @@
-"""Forms of distillation that the benchmarks compare: what each takes from a teacher, and what it leaves."""
+"""Other forms of distillation: each against numpy or scipy, and each trained by YAML alone."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from forms import FORMS, Batch
-from side_by_side import Output, SideBySideLoss
+from monai.bundle import ConfigParser
+from scipy.special import expit, log_softmax, logit, rel_entr, softmax
+from torch import nn
 
-from conftest import ROOT, TINY
-from scripts.errors import UserError
-from scripts.labels import REGIONS
-from scripts.losses import SegmentationLoss, SoftTargetLoss
-from scripts.networks import ResUNet
+from conftest import BUNDLE
+from scripts.method.distillation import DistillationOutput
+from scripts.method.forms import (
+    BestTeacherResponse,
+    ChannelWiseLoss,
+    CorrelationLoss,
+    FeatureLoss,
+    PrototypeLoss,
+    RegionLoss,
+    StandardisedLoss,
+)
+from scripts.method.losses import SoftTargetLoss
 
-BENCHMARKS = ROOT / "tests" / "benchmarks"
+RESPONSES = [StandardisedLoss, ChannelWiseLoss, CorrelationLoss, RegionLoss]
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
-def batch() -> Batch:
-    """Two patches, student and teachers of random logits; ``mean_*`` are teachers as well."""
-    generator = torch.Generator().manual_seed(0)
-    logits = {name: torch.randn(2, 4, 4, 4, 4, generator=generator) for name in ("student", "all", "flair", "t2")}
-    feature = torch.randn(2, 8, 2, 2, 2, generator=generator)
-    label = torch.randint(0, 4, (2, 1, 4, 4, 4), generator=generator)
-    student = logits.pop("student").requires_grad_()
-    teachers = {**logits, "mean_student": logits["all"], "mean_teacher": logits["all"]}
-    features = {"all": torch.randn(2, 8, 2, 2, 2, generator=generator), "projected": feature}
-    dice = {name: {"all": 0.8, "flair": 0.6, "t2": 0.2} for name, _ in REGIONS}
-    return Batch(student, teachers, feature, features, label, dice, {"all": 0.8, "flair": 0.6, "t2": 0.6}, 4.0)
+def logits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a student and a teacher."""
+    return normal(2, 4, 4, 4, 4), normal(2, 4, 4, 4, 4, seed=1)
 
 
-def agreeing(batch: Batch) -> Batch:
-    """The same where the student says all that its teachers say."""
-    student = batch.student.detach()
-    features = {"all": batch.feature, "projected": batch.feature}
-    return batch._replace(student=student, teachers=dict.fromkeys(batch.teachers, student), features=features)
+@pytest.fixture
+def output() -> DistillationOutput:
+    """Two patches, two teachers, features of 8 channels of the student and of 6 projected ones."""
+    teachers = {"flair": normal(2, 4, 4, 4, 4, seed=1), "t2": normal(2, 4, 4, 4, 4, seed=2)}
+    features = {
+        "flair": [normal(2, 6, 2, 2, 2, seed=3)], "t2": [normal(2, 6, 2, 2, 2, seed=4)],
+        "student": [normal(2, 8, 2, 2, 2, seed=5).requires_grad_()],
+        "projected": [normal(2, 6, 2, 2, 2, seed=6).requires_grad_()],
+    }  # fmt: skip
+    return DistillationOutput([normal(2, 4, 4, 4, 4).requires_grad_()], teachers, [], features)
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_a_form_is_least_where_the_student_agrees(name, batch):
-    assert FORMS[name](agreeing(batch)).item() == pytest.approx(0, abs=1e-5)
-    assert FORMS[name](batch).item() > 0.01
+@pytest.fixture
+def label() -> torch.Tensor:
+    return torch.randint(0, 4, (2, 1, 4, 4, 4), generator=torch.Generator().manual_seed(7))
 
 
-@pytest.mark.parametrize("name", ["whole_tumour", "three", "validation", "case", "mean_student", "mean_teacher"])
-def test_forms_of_the_whole_tumour_leave_its_classes_alone(name, batch):
-    gradient = torch.autograd.grad(FORMS[name](batch), batch.student)[0]
-    within = torch.softmax(batch.student[:, 1:], dim=1)  # how tumour is shared among its classes
-    torch.testing.assert_close(gradient[:, 1:], gradient[:, 1:].sum(1, keepdim=True) * within)
+def divergence(student: np.ndarray, teacher: np.ndarray, axis: int) -> np.ndarray:
+    """KL of distributions along an axis, by scipy."""
+    return rel_entr(softmax(teacher, axis), softmax(student, axis)).sum(axis)
 
 
-def test_standardised_logits_have_no_scale_and_no_shift(batch):
-    moved = batch._replace(student=3 * batch.student + 5)
-    torch.testing.assert_close(FORMS["standardised"](moved), FORMS["standardised"](batch), rtol=1e-3, atol=0)
+# ---- responses: what may stand for soft_target
 
 
-def test_channel_wise_takes_each_class_over_the_voxels(batch):
-    constant = torch.arange(4.0)[None, :, None, None, None]
-    torch.testing.assert_close(FORMS["channel_wise"](batch._replace(student=batch.student + constant)),
-                               FORMS["channel_wise"](batch))  # fmt: skip
-    student, teacher = ((x / 4).flatten(2).softmax(2) for x in (batch.student, batch.teachers["all"]))
-    expected = 16 * (teacher * (teacher / student).log()).sum(2).mean()
-    torch.testing.assert_close(FORMS["channel_wise"](batch), expected)
+@pytest.mark.parametrize("form", RESPONSES)
+def test_a_response_is_least_where_the_student_agrees_and_trains_the_student_alone(form, logits):
+    student, teacher = (x.clone().requires_grad_() for x in logits)
+    form()(student, teacher).backward()
+    assert student.grad.abs().max() > 1e-4 and teacher.grad is None
+    assert form()(teacher, teacher).item() == pytest.approx(0, abs=1e-5)
+    assert form()(student, teacher).item() > 0.01
 
 
-def test_correlation_is_pearsons(batch):
-    student, teacher = (x.detach().softmax(1).flatten(2) for x in (batch.student, batch.teachers["all"]))
-    within = [1 - torch.corrcoef(torch.stack([s, t]))[0, 1] for a, b in zip(student, teacher) for s, t in zip(a, b)]
-    between = [
-        1 - torch.corrcoef(torch.stack([s, t]))[0, 1] for a, b in zip(student, teacher) for s, t in zip(a.T, b.T)
-    ]
-    expected = torch.stack(within).mean() + torch.stack(between).mean()
-    torch.testing.assert_close(FORMS["correlation"](batch).detach(), expected, rtol=1e-3, atol=0)
+@pytest.mark.parametrize("form", RESPONSES)
+def test_a_response_rejects_what_it_cannot_compare(form, logits):
+    with pytest.raises(ValueError, match="temperature"):
+        form(temperature=0)
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 4, 4\).*\(1, 4, 4, 4, 4\)"):
+        form()(logits[0], logits[1][:1])
 
 
-def test_prototypes_compare_voxels_with_the_means_of_their_class(batch):
-    label = F.interpolate(batch.label.float(), size=(2, 2, 2))[:, 0].long()
-    maps = []
-    for feature in (batch.feature, batch.features["all"]):
-        likeness = torch.zeros(2, 2, 2, 2)
-        for b, i, j, k in torch.cartesian_prod(*[torch.arange(2)] * 4).tolist():
-            same = feature[b][:, label[b] == label[b, i, j, k]]
-            likeness[b, i, j, k] = F.cosine_similarity(feature[b, :, i, j, k], same.mean(1), dim=0)
-        maps.append(likeness)
-    torch.testing.assert_close(FORMS["prototypes"](batch), (maps[0] - maps[1]).square().mean())
+def test_standardised_logits_are_those_of_numpy(logits):
+    student, teacher = ((x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in map(np.array, logits))
+    expected = 9 * divergence(student / 3, teacher / 3, axis=1).mean()
+    assert StandardisedLoss(3.0)(*logits).item() == pytest.approx(expected, rel=1e-4)
+    moved = StandardisedLoss(3.0)(3 * logits[0] + 5, logits[1])  # neither scale nor shift counts
+    assert moved.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_weights_of_teachers(batch):
-    """A teacher of weight 0 does not count; a case's best teacher is the one nearest to its label."""
-    one = batch._replace(validated={"all": 1.0, "flair": 0.0, "t2": 0.0})
-    torch.testing.assert_close(FORMS["validation"](one), FORMS["whole_tumour"](batch))
-    good = 9 * torch.stack([(batch.label[:, 0] == index).float() for index in range(4)], dim=1)
-    teachers = {**batch.teachers, "t2": good}
-    torch.testing.assert_close(
-        FORMS["case"](batch._replace(teachers=teachers)), FORMS["whole_tumour"](batch._replace(teachers={"all": good}))
-    )
+def test_channel_wise_takes_each_class_over_the_voxels(logits):
+    student, teacher = (np.array(x).reshape(2, 4, -1) for x in logits)
+    expected = 9 * divergence(student / 3, teacher / 3, axis=2).mean()
+    assert ChannelWiseLoss(3.0)(*logits).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_three_teachers_count_alike_and_regions_by_their_dice(batch):
-    each = [FORMS["whole_tumour"](batch._replace(teachers={"all": batch.teachers[n]})) for n in batch.validated]
-    torch.testing.assert_close(FORMS["three"](batch), torch.stack(each).mean())
-    dice = {"WT": {"all": 0.8, "flair": 0.6, "t2": 0.6}, "TC": {"all": 0.6, "flair": 0.3, "t2": 0.1}}
-    dice["ET"] = {"all": 0.5, "flair": 0.0, "t2": 0.0}
+def test_correlation_is_pearsons(logits):
+    student, teacher = (softmax(np.array(x) / 2, axis=1).reshape(2, 4, -1) for x in logits)
+    pairs = list(zip(student, teacher))
+    within = [1 - np.corrcoef(s, t)[0, 1] for a, b in pairs for s, t in zip(a, b)]
+    between = [1 - np.corrcoef(s, t)[0, 1] for a, b in pairs for s, t in zip(a.T, b.T)]
+    expected = 4 * (0.5 * np.mean(between) + 2 * np.mean(within))
+    assert CorrelationLoss(2.0, between=0.5, within=2.0)(*logits).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_regions_are_compared_with_the_rest(logits):
     expected = 0.0
-    for region, classes in {"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}.items():
-        student, *teachers = (
-            (x.detach() / 4).exp() ** 4 for x in (batch.student, *(batch.teachers[name] for name in dice[region]))
-        )  # proportional to the probabilities
-        inside = [(x[:, classes].sum(1) / x.sum(1)).logit() / 4 for x in (student, *teachers)]
-        p, *others = (torch.stack([x.sigmoid(), 1 - x.sigmoid()]) for x in inside)
-        for share, q in zip(dice[region].values(), others):
-            expected += share / sum(dice[region].values()) * 16 * (q * (q / p).log()).sum(0).mean() / 3
-    torch.testing.assert_close(FORMS["region"](batch._replace(dice=dice)).detach(), expected)
+    for classes in ([1, 2, 3], [1, 3], [3]):
+        inside = [softmax(np.array(x), axis=1)[:, classes].sum(1) for x in logits]
+        p, q = (np.stack([expit(logit(x) / 3), 1 - expit(logit(x) / 3)]) for x in inside)
+        expected += 9 * rel_entr(q, p).sum(0).mean() / 3
+    assert RegionLoss(3.0)(*logits).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_form_pulls_its_share_of_what_the_labels_pull(batch):
-    loss = SideBySideLoss(0.5, batch.validated, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
-    labels, form = loss.labels([batch.student], batch.label), FORMS["whole_tumour"](batch)
-    weight = loss.weight("whole_tumour", labels, form, batch)
-    pulls = [torch.autograd.grad(x, batch.student, retain_graph=True)[0].norm() for x in (labels, weight * form)]
-    assert pulls[1].item() == pytest.approx(0.5 * pulls[0].item(), rel=1e-4)
-    with pytest.raises(UserError, match="resume is 'auto': .* so begin anew"):
-        SideBySideLoss(0.5, {}, "auto", segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
+# ---- terms
 
 
-def test_in_the_warm_up_forms_do_not_count(batch):
-    loss = SideBySideLoss(0.5, {"all": 1.0}, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
-    output = Output([batch.student], batch.teachers, [], {"whole_tumour": [batch.student]}, dict(batch.features))
-    output.features["whole_tumour"] = batch.feature
-    for distilling in (False, True):
-        loss.distilling = distilling
-        loss(output, batch.label)
-        assert (loss.terms["form_whole_tumour"] > 0) == distilling
-        assert bool(loss.ratios) == distilling  # nor are they weighed yet
-    output.students["three"] = output.students["whole_tumour"]
-    with pytest.raises(UserError, match="validated is {'all': 1.0}: three wants the Dice of more teachers"):
-        loss(output, batch.label)
+def test_each_patch_has_its_best_teacher(output, label):
+    truth, chosen = np.array(label[:, 0]) > 0, []
+    for patch in range(2):
+        errors = {}
+        for name, teacher in output.teachers.items():
+            log_p = log_softmax(np.array(teacher[patch]), axis=0)
+            tumour = np.log(np.exp(log_p[1:]).sum(0))
+            errors[name] = -np.where(truth[patch], tumour, log_p[0]).mean()
+        chosen.append(output.teachers[min(errors, key=errors.get)][patch])
+    soft_target = SoftTargetLoss(4.0)
+    value = BestTeacherResponse(soft_target)(output, label)
+    torch.testing.assert_close(value, soft_target(output.student[0], torch.stack(chosen)))
+    good = 9 * nn.functional.one_hot(label[:, 0], 4).movedim(-1, 1).float()
+    value = BestTeacherResponse(soft_target)(output._replace(teachers={**output.teachers, "good": good}), label)
+    torch.testing.assert_close(value, soft_target(output.student[0], good))
 
 
-def test_dice_of_teachers_leaves_out_what_has_nothing(batch):
-    loss = SideBySideLoss(0.5, {"all": 1.0}, segmentation=SegmentationLoss(), soft_target=SoftTargetLoss())
-    label = torch.zeros(2, 1, 4, 4, 4)
-    label[0, 0, 0] = 2  # oedema alone, in the first patch alone
-    said = torch.zeros(2, 4, 4, 4, 4)
-    said[:, 0] = 1
-    said[0, 2, 0, :2] = 2  # half of it
-    loss.measure({"all": said}, label)
-    assert loss.dice == {"WT": {"all": [pytest.approx(2 / 3)]}, "TC": {"all": []}, "ET": {"all": []}}
-    with pytest.raises(UserError, match=r"validated has \['all'\]"):
-        loss.measure({"flair": said}, label)
+def test_features_are_compared_by_cosine(output, label):
+    a, b = (np.array(output.features[name][0].detach()) for name in ("projected", "t2"))
+    cosine = (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    value = FeatureLoss("t2")(output, label)
+    assert value.item() == pytest.approx(1 - cosine.mean(), rel=1e-5)
+    value.backward()
+    assert output.features["projected"][0].grad.abs().sum() > 0
 
 
-@pytest.mark.slow
-def test_the_student_alone_is_that_of_a_training_without_forms(command, data_options, tmp_path, monkeypatch):
-    """And each form's student ends elsewhere, the kept teachers where they were."""
-    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))
-    paths = {name: tmp_path / f"{name}.pt" for name in ("start", "all", "flair", "t2")}
+def test_prototypes_compare_voxels_with_the_means_of_their_class(output, label):
+    small, maps = np.array(label[:, 0, ::2, ::2, ::2]), []
+    for name in ("student", "flair"):
+        features, found = np.array(output.features[name][0].detach()), np.zeros((2, 2, 2, 2))
+        for b, i, j, k in np.ndindex(found.shape):
+            mean = features[b][:, small[b] == small[b, i, j, k]].mean(1)
+            own = features[b, :, i, j, k]
+            found[b, i, j, k] = own @ mean / np.sqrt((own @ own) * (mean @ mean))
+        maps.append(found)
+    value = PrototypeLoss("flair")(output, label)
+    assert value.item() == pytest.approx(((maps[0] - maps[1]) ** 2).mean(), rel=1e-4)
+    value.backward()
+    assert output.features["student"][0].grad.abs().sum() > 0
+
+
+def test_a_term_without_its_teacher_finds_nothing_and_without_features_says_so(output, label):
+    for term in (FeatureLoss("t9"), PrototypeLoss("t9")):
+        assert term(output, label) == {}
+    assert BestTeacherResponse(SoftTargetLoss())(output._replace(teachers={}), label) == {}
+    for term, name, key in (
+        (FeatureLoss("t2"), "projected", "distillation::projection"),
+        (PrototypeLoss("t2"), "student", "distillation::student_feature_layers"),
+        (PrototypeLoss("t2"), "t2", "teachers::t2::feature_layers"),
+    ):
+        without = {one: found for one, found in output.features.items() if one != name}
+        with pytest.raises(ValueError, match=key):
+            term(output._replace(features=without), label)
+    wide = {**output.features, "projected": output.features["student"]}
+    with pytest.raises(ValueError, match="out_channels"):
+        FeatureLoss("t2")(output._replace(features=wide), label)
+
+
+# ---- by YAML alone
+
+FORMS = "scripts.method.forms"
+BY_YAML = {
+    "standardised": f"soft_target: {{_target_: {FORMS}.StandardisedLoss, temperature: 2.0}}",
+    "channel_wise": f"soft_target: {{_target_: {FORMS}.ChannelWiseLoss, temperature: 4.0}}",
+    "correlation": f"soft_target: {{_target_: {FORMS}.CorrelationLoss}}",
+    "region": f"soft_target: {{_target_: {FORMS}.RegionLoss}}",
+    "best": f"""
+loss::terms::best:
+  _target_: {FORMS}.BestTeacherResponse
+  soft_target: {{_target_: scripts.method.losses.SoftTargetLoss, whole_tumour: true}}
+""",
+    "features": f"""
+loss::terms::features: {{_target_: {FORMS}.FeatureLoss, teacher: t2, weight: 0.5}}
+distillation::student_feature_layers: [decoder2]
+distillation::projection: {{_target_: torch.nn.Conv3d, in_channels: 4, out_channels: 8, kernel_size: 1}}
+""",
+    "prototypes": f"""
+loss::terms::prototypes: {{_target_: {FORMS}.PrototypeLoss, teacher: flair, weight: 0.5}}
+distillation::student_feature_layers: [decoder2]
+""",
+    "mean_student": """
+teachers::own:
+  _target_: scripts.method.moving_mean.MovingMeanTeacher
+  network: "@network_def"
+  sequences: "@student_sequence"
+""",
+    "mean_teacher": """
+teachers::mean:
+  _target_: scripts.method.moving_mean.MovingMeanTeacher
+  network: "@teachers::t2::network"
+  sequences: t2
+""",
+}
+SMALL = {
+    "bundle_root": str(BUNDLE), "spacing": None, "roi_size": [16, 16, 16], "student_widths": [4, 4, 8, 8],
+    "teachers::flair::network::widths": [4, 8, 8, 8], "cache": "none", "num_workers": 0, "amp": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_YAML)
+def test_a_form_trains_by_yaml_alone(name, cohort_source, tmp_path):
+    overlay = tmp_path / "form.yaml"
+    overlay.write_text(BY_YAML[name])
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(overlay)])
+    data = {"dataset_dir": str(cohort_source / "data"), "datalist": str(cohort_source / "datalist.json")}
+    parser.update({**SMALL, **data, "output_dir": str(tmp_path)})
     torch.manual_seed(0)
-    for name, path in paths.items():
-        network = ResUNet(4 if name == "all" else 1, 4, [4, 4, 8, 8], deep_supervision=1)
-        torch.save(network.state_dict(), path)
-    options = [*TINY, *data_options, "--epochs", "2", "--val_interval", "2", "--pretrained", paths["start"]]
-    options += ["--distillation_warm_up", "0", "--output_dir"]
-    overlay = str(["configs/train.yaml", "../tests/benchmarks/side_by_side.yaml"])
-    teachers = ["--teacher_checkpoint", paths["all"], "--flair_checkpoint", paths["flair"]]
-    teachers += ["--t2_checkpoint", paths["t2"], "--loss::validated", "{'all': 0.8, 'flair': 0.6, 't2': 0.6}"]
-    alone = ["--config_file", "configs/train.yaml", "--loss::student_weight", "1"]
-    forms = ["--config_file", overlay, "--forms", str(list(FORMS)), *teachers]
-    for name, more in {"alone": alone, "forms": forms}.items():
-        result = command("monai.bundle", "run", "training", *more, *options, tmp_path / name)
-        assert result.returncode == 0, result.stderr[-3000:]
-    result = command("side_by_side", "--run", tmp_path / "forms", "--output_dir", tmp_path, "--fold", "0")
-    assert result.returncode == 0, result.stderr[-3000:]
-
-    def student(name):
-        return torch.load(tmp_path / name / "fold_0" / "models" / "model.pt", weights_only=True)
-
-    kept = torch.load(tmp_path / "alone" / "models" / "checkpoint.pt", weights_only=True)["distillation"]
-    expected = {key.removeprefix("student."): value for key, value in kept.items()}
-    torch.testing.assert_close(student("alone"), expected, rtol=0, atol=0)
-    own = student("alone")["head.weight"]
-    assert [name for name in (*FORMS, "mean") if torch.equal(student(name)["head.weight"], own)] == []
-    after = torch.load(tmp_path / "forms" / "models" / "checkpoint.pt", weights_only=True)["distillation"]
-    before = torch.load(paths["t2"], weights_only=True)
-    torch.testing.assert_close({key: after[f"teachers.t2.network.{key}"] for key in before}, before, rtol=0, atol=0)
+    trainer = parser.get_parsed_content("train::trainer")
+    loss, networks = (parser.get_parsed_content(key) for key in ("loss", "distillation"))
+    loss.distilling = True
+    learning = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    before = {key: value.clone() for key, value in networks.named_parameters()}
+    batch = next(iter(trainer.data_loader))
+    first = trainer._iteration(trainer, batch)["loss"]
+    assert torch.isfinite(first)
+    expected = {
+        "best": {"best"}, "features": {"features"}, "prototypes": {"prototypes"},
+        "mean_student": {"distil_own"}, "mean_teacher": {"distil_mean"},
+    }.get(name, {"distil_flair", "distil_t2", "distil_t1"})  # fmt: skip
+    assert expected <= set(loss.values)
+    for key, value in networks.named_parameters():
+        assert torch.equal(value, before[key]) == (id(value) not in learning), key
+    if name.startswith("mean"):  # they were equal in the first step
+        trainer._iteration(trainer, batch)
+        mean = f"teachers.{expected.pop().removeprefix('distil_')}.network.head.weight"
+        assert not torch.equal(dict(networks.named_parameters())[mean], before[mean])

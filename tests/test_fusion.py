@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.fusion import CooperativeFusion
+from scripts.method.fusion import CooperativeFusion
 
 
 def test_the_paper_fusion_has_its_published_number_of_parameters():

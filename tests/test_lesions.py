@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, gaussian_filter, generate_binary_structure, label
 
-from scripts.lesions import dilate, lesion_metrics
-from scripts.metrics import region_metrics
+from scripts.evaluation.lesions import dilate, lesion_metrics
+from scripts.evaluation.metrics import region_metrics
 
 
 def box(mask, start, size=4):

@@ -5,24 +5,13 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 
-from scripts.confidence import TeacherConfidence
-from scripts.distillation import DistillationOutput
-from scripts.losses import DistillationLoss, SegmentationLoss, SoftTargetLoss, resize_label
+from scripts.method.losses import SegmentationLoss, SoftTargetLoss, resize_label
 
 
 @pytest.fixture
 def batch():
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 4, 6, 8, 4, generator=generator), torch.randint(0, 4, (2, 1, 6, 8, 4), generator=generator)
-
-
-def output(seed=0, grad=True):
-    generator = torch.Generator().manual_seed(seed)
-
-    def logits(size):
-        return torch.randn(2, 4, size, size, size, generator=generator, requires_grad=grad)
-
-    return DistillationOutput([logits(8), logits(4)], {"flair": logits(8), "t2": logits(8)}, [logits(4)])
 
 
 def test_segmentation_loss_is_the_mean_of_dice_jaccard_and_cross_entropy(batch):
@@ -91,82 +80,6 @@ def test_soft_targets_do_not_train_the_teacher(batch):
     SoftTargetLoss()(student, teacher).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
-
-
-def test_named_terms_add_up_to_the_published_sum():
-    out, label = output(), torch.randint(0, 4, (2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(5))
-    confidence = TeacherConfidence(["flair", "t2"])
-    confidence.weights.copy_(torch.tensor([0.05, 0.1]))
-    seg, kd = SegmentationLoss(), SoftTargetLoss()
-    loss = DistillationLoss(seg, kd, confidence, distilling=True)
-    half = label[..., ::2, ::2, ::2]
-    expected = {
-        "teacher_flair": seg(out.teachers["flair"], label),
-        "teacher_t2": seg(out.teachers["t2"], label),
-        "fusion_1": 0.08 * seg(out.fused[0], half),
-        "student": 0.75 * seg(out.student[0], label),
-        "distil_flair": 0.05 * kd(out.student[0], out.teachers["flair"]),
-        "distil_t2": 0.1 * kd(out.student[0], out.teachers["t2"]),
-        "student_deep_1": 0.1 * 0.7 * seg(out.student[1], half),
-        "distil_fusion_1": 0.1 * 0.3 * kd(out.student[1], out.fused[0]),
-    }
-    total = loss(out, label)
-    assert list(loss.terms) == list(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(loss.terms[name], value.detach(), msg=name)
-    torch.testing.assert_close(total, sum(expected.values()))
-
-
-def test_one_backward_pass_equals_the_two_of_the_authors():
-    label = torch.randint(0, 4, (2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(5))
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair", "t2"]), distilling=True)
-    once, twice = output(), output()
-    loss(once, label).backward()
-    sum(loss.teacher_terms(twice, label).values()).backward()
-    sum(loss.student_terms(twice, label).values()).backward()
-    for a, b in [*zip(once.student, twice.student), *zip(once.teachers.values(), twice.teachers.values())]:
-        torch.testing.assert_close(a.grad, b.grad)
-    torch.testing.assert_close(once.fused[0].grad, twice.fused[0].grad)
-
-
-def test_in_the_warm_up_the_student_learns_from_labels_alone():
-    out, label = output(), torch.randint(0, 4, (2, 1, 8, 8, 8))
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair", "t2"]))
-    student = loss.student_terms(out, label)
-    torch.testing.assert_close(sum(student.values()), SegmentationLoss()(out.student[0], label))
-    sum(student.values()).backward()
-    assert out.student[1].grad.abs().sum() == 0  # a gradient of 0, not none: DistributedDataParallel needs it
-
-
-def test_without_teachers_only_labels_remain():
-    out = DistillationOutput(output().student, {}, [])
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), distilling=True)
-    loss(out, torch.zeros(2, 1, 8, 8, 8))
-    assert set(loss.terms) == {"student", "student_deep_1"}
-
-
-def test_a_frozen_teacher_has_no_loss_of_its_own():
-    out = output()
-    out.teachers["flair"] = out.teachers["flair"].detach()
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair", "t2"]), distilling=True)
-    loss(out, torch.zeros(2, 1, 8, 8, 8))
-    assert "teacher_flair" not in loss.terms
-    assert loss.terms["distil_flair"] > 0
-
-
-def test_a_student_without_deep_heads_meets_the_fusion_with_its_own_logits():
-    out = output()
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), TeacherConfidence(["flair", "t2"]), distilling=True)
-    terms = loss.student_terms(out._replace(student=out.student[:1]), torch.zeros(2, 1, 8, 8, 8))
-    own = F.avg_pool3d(out.student[0], 2)  # trilinear halving of an even grid is the mean of each 2³ block
-    torch.testing.assert_close(terms["distil_fusion_1"], 0.03 * SoftTargetLoss()(own, out.fused[0]))
-
-
-def test_more_levels_than_weights_are_refused():
-    out = output()
-    loss = DistillationLoss(SegmentationLoss(), SoftTargetLoss(), deep_weights=[], distilling=True)
-    with pytest.raises(ValueError, match="1 lower-resolution outputs, but deep_weights has 0"):
-        loss(out._replace(teachers={}, fused=[]), torch.zeros(2, 1, 8, 8, 8))
 
 
 def test_labels_are_halved_at_index_2k():

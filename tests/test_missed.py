@@ -5,8 +5,8 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
-from missed import missed
 
+from missed import missed
 from scripts.errors import UserError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from modality_dropout import RandDropSequencesd
 
 

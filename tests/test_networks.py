@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.networks import CBAM, ChannelGate, ResUNet, group_norm
+from scripts.method.resunet import CBAM, ChannelGate, ResUNet, group_norm
 
 
 def test_the_paper_network_has_its_published_number_of_parameters():

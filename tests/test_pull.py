@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pull import pull, pulls
 
-from conftest import METHOD, TINY
+from pull import pull, pulls
 from scripts.errors import UserError
+
+SMALL = [
+    "--spacing", "$None", "--roi_size", "[16,16,16]", "--window_size", "[16,16,16]", "--student_widths", "[4,4,8,8]",
+    "--teachers::flair::network::widths", "[4,4,8,8]", "--cache", "memory", "--num_workers", "0", "--amp", "False",
+    "--learning_rate", "0.003", "--epochs", "2",
+]  # fmt: skip
 
 
 def test_pulls_are_those_of_the_gradients():
     weights = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)]
     (a, b), c = weights[0], weights[1][0]
     terms = {"student": 3 * a, "student_deep_1": 4 * c, "distil_flair": -5 * a, "distil_t2": 10 * b}
+    terms["teacher_t2"] = torch.zeros((), requires_grad=True) * 2  # does not reach the student
     found = pulls(terms, weights)  # labels: (3, 0, 4), of length 5
     assert found["distil_flair"] == pytest.approx((1.0, -3 / 5))
     assert found["distil_t2"] == pytest.approx((2.0, 0.0))
+    assert "teacher_t2" not in found
     assert found["together"] == pytest.approx((5**0.5, -15 / 125**0.5 / 5))
 
 
-def test_a_folder_without_a_training_is_refused(tmp_path):
+def test_a_folder_without_a_training_is_rejected(tmp_path):
     with pytest.raises(UserError, match="training.json does not exist: give the output_dir"):
         pull(str(tmp_path))
 
 
 def test_a_training_is_taken_as_it_ended(command, data_options, tmp_path, capsys):
     """With its teachers' last weights: a weight twenty times as large pulls twenty times as hard."""
-    line = ["monai.bundle", "run", "training", "--config_file", METHOD, *TINY, *data_options, "--epochs", "2"]
+    line = ["monai.bundle", "run", "training", "--config_file", "configs/train.yaml", *SMALL, *data_options]
     result = command(*line, "--output_dir", tmp_path, "--ckpt_dir", tmp_path / "models")
     assert result.returncode == 0, result.stderr[-2000:]
     before = printed(tmp_path, capsys)

@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install '.[benchmark]'")
 
 from ranking import HALF, THRESHOLDS, Ranking, columns_of, folders_by_fold, score
-
 from scripts.errors import UserError
 
 

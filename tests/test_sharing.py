@@ -1,4 +1,4 @@
-"""How a finished bundle travels: to Hugging Face (recorded), as a zip from a server on loopback, into Python."""
+"""Share a bundle: upload to Hugging Face (recorded), download as a zip from a local server, load in Python."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_hugging_face_gets_a_model_card_and_all_files(shared, monkeypatch):
     push_to_hf_hub(repo=repo, name=NAME, bundle_dir=str(shared), version=VERSION, tag_as_latest_version=True)
     assert seen["repo"] == repo and seen["tags"] == [VERSION, "latest_version"]
     assert seen["card"].startswith("---\ntags:\n- monai\n- medical\nlibrary_name: monai\nlicense: apache-2.0\n---\n")
-    assert {"LICENSE", "configs/inference.yaml", "models/model.pt", "scripts/networks.py"} <= seen["files"]
+    assert {"LICENSE", "configs/inference.yaml", "models/model.pt", "scripts/method/resunet.py"} <= seen["files"]
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scripts.errors import UserError
+from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.summary import CaseScore, caption, cell, estimate, read_scores, write_scores
 from scripts.labels import TABLE_ORDER
-from scripts.metrics import COLUMNS
-from scripts.summary import CaseScore, caption, cell, estimate, format_table, read_scores, write_scores
 
 
 def scores(values, empty=()):
@@ -44,19 +45,21 @@ def test_scores_are_read_back_as_written(tmp_path):
     written = write_scores(tmp_path / "metrics.csv", scores([0.25, np.nan, 0.75], empty=[1]), "exclude", 0.5)
     read = read_scores(tmp_path)
     assert read.empty_rule == "exclude" and read.et_threshold_ml == 0.5
-    assert read.touched == written.touched == {region: ["case_1"] for region in TABLE_ORDER}
+    assert read.empty_cases == written.empty_cases == {region: ["case_1"] for region in TABLE_ORDER}
     assert read.summary()["TC"]["nsd"][::3] == (0.5, 2)
-    assert "Patients touched: WT 1, TC 1, ET 1" in caption(read)
-    assert "less than 0.5 ml" in caption(read)
+    assert "WT 1, TC 1, ET 1" in caption(read)
+    assert "0.5 ml" in caption(read)
 
 
-def test_a_table_of_another_tool_is_refused(tmp_path):
+def test_a_table_of_another_tool_is_an_error(tmp_path):
     (tmp_path / "metrics.csv").write_text("case,region,dice\na,WT,0.5\n")
-    with pytest.raises(UserError, match="has the columns"):
+    with pytest.raises(UserError, match=r"metrics\.csv .*'case', 'region', 'dice'"):
         read_scores(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nowhere"):
         read_scores(tmp_path / "nowhere")
 
 
-def test_columns_line_up():
-    assert format_table([["a", "b"], ["long", "1.0"]]).splitlines() == ["a       b", "---------", "long  1.0"]
+def test_a_changed_copy_has_its_own_summary(tmp_path):
+    table = write_scores(tmp_path / "metrics.csv", scores([0.25, 0.75]), "brats")
+    changed = replace(table, values={key: dict.fromkeys(COLUMNS, 1.0) for key in table.values})
+    assert table.summary()["WT"]["dice"].mean == 0.5 and changed.summary()["WT"]["dice"].mean == 1

@@ -1,17 +1,11 @@
-"""Preprocessing and caching, on arrays with known answers."""
+"""Preprocessing, on arrays with known answers."""
 
-import os
-
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, MetaTensor, PersistentDataset
-from monai.transforms import AsDiscreted, Compose, CropForegroundd, LoadImaged, RandGaussianNoised
+from monai.data import MetaTensor
+from monai.transforms import AsDiscreted
 
-from scripts.caching import cached_dataset
-from scripts.errors import UserError
-from scripts.transforms import ArgMaxd, Resampled, SelectChannelsd
+from scripts.data.transforms import ArgMaxd, Resampled, SelectChannelsd
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -69,49 +63,9 @@ def test_a_voxel_size_that_does_not_divide_keeps_the_centre():
     torch.testing.assert_close(*centres)
 
 
-@pytest.mark.parametrize("cache, kind", [("memory", CacheDataset), ("disk", PersistentDataset)])
-def test_files_are_read_once_and_random_transforms_run_each_time(tmp_path, cache, kind):
-    path = tmp_path / "a.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
-    preprocessing = Compose([LoadImaged("image", ensure_channel_first=True)])
-    patches = Compose([RandGaussianNoised("image", prob=1.0)])
-    entries = [{"image": str(path)}]
-    data = cached_dataset(entries, preprocessing, patches, cache, str(tmp_path / "cache"))
-    assert isinstance(data, kind)
-    first = data[0]["image"]
-    before = path.stat()
-    path.write_bytes(bytes(before.st_size))  # not to be read again
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    again = data[0]["image"]
-    assert not torch.equal(first, again)
-
-
-def test_a_cropped_case_is_stored_at_its_cropped_size(tmp_path):
-    voxels = np.zeros((64, 64, 64), np.float32)
-    voxels[20:30, 20:30, 20:30] = 1
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii.gz")
-    crop = Compose([LoadImaged("image", ensure_channel_first=True), CropForegroundd("image", source_key="image")])
-    cached_dataset([{"image": str(tmp_path / "a.nii.gz")}], crop, None, "disk", str(tmp_path / "cache"))[0]
-    (stored,) = (tmp_path / "cache").iterdir()
-    assert stored.stat().st_size < 4 * 10**3 + 20_000  # 10³ voxels, not 64³
-
-
-def test_an_unknown_cache_is_named():
-    with pytest.raises(UserError, match="cache is 'ram'"):
-        cached_dataset([], Compose([]), cache="ram")
-
-
 def test_the_class_of_the_largest_logit_is_monais():
     logits = MetaTensor(torch.randint(-3, 3, (4, 6, 7, 8), generator=torch.Generator().manual_seed(0)).float())
     logits.meta["spacing"] = 2
     wanted = AsDiscreted("pred", argmax=True)({"pred": logits})["pred"]
     (found,) = ArgMaxd("pred")({"pred": logits}).values()
     assert torch.equal(found.as_tensor().float(), wanted.as_tensor()) and found.meta["spacing"] == 2
-
-
-def test_a_file_that_was_replaced_is_read_anew(tmp_path):
-    path, load = tmp_path / "a.nii.gz", Compose([LoadImaged("image")])
-    for value in (1, 7):
-        nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
-        data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
-        assert float(data[0]["image"].max()) == value

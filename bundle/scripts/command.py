@@ -1,4 +1,4 @@
-"""Command lines: options as fire reads them, and functions as commands that refuse a misspelt one before they act."""
+"""Functions as commands. Names and types of their options are checked before a function runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fire
+from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
 from scripts.errors import UserError
 
-__all__ = ["command_line_options", "flag_value", "nearest", "run_command"]
+__all__ = ["choose_command", "command_line_options", "nearest", "run_command"]
 
+HELP = {"--help", "-h"}
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
     "int": ((int,), "a whole number"),
     "float": ((int, float), "a number"),
@@ -23,40 +25,76 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
 }
 
 
-def run_command(function: Callable[..., Any]) -> None:
-    """Run a function with the command line's options. fire alone would run it first, and refuse the rest after.
+def choose_command(commands: Mapping[str, Callable[..., Any]]) -> None:
+    """Run the command that the command line names, or list them. Raises UserError for an unknown name or option."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name and name not in commands and not name.startswith("-"):
+        raise UserError(f"{name} is not a command; did you mean {nearest(name, commands)}?")
+    words = sys.argv[1:]
+    if HELP & set(words):
+        words = [*([name] if name in commands else []), "--", "--help"]  # else **keys would take --help as a key
+    elif name in commands:
+        prepare(commands[name], arguments)
+    fire.Fire(dict(commands), command=words, name="scripts")
 
-    Raises:
-        UserError: names an option that the function does not take and the nearest that it does, or one whose value is
-            not the number, or True or False, that its annotation says.
-    """
-    parameters = inspect.signature(function).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name, value in command_line_options(sys.argv[1:]).items():
-        if name not in parameters:
-            if not open_ended and name not in ("help", "", *(f"no{known}" for known in parameters)):
-                close = difflib.get_close_matches(name, parameters, n=1)
-                hint = f"did you mean --{close[0]}?" if close else f"there are --{', --'.join(parameters)}."
-                raise UserError(f"--{name} is not an option here; {hint}")
-        elif (kind := str(parameters[name].annotation).removesuffix(" | None")) in KINDS:
-            types, expected = KINDS[kind]
-            if not isinstance(flag_value(value) if kind == "bool" else DefaultParseValue(value), types):
-                raise UserError(f"--{name} is {value!r}, expected {expected}.")
+
+def run_command(function: Callable[..., Any]) -> None:
+    """Call a function with the options of the command line, by fire. Raises UserError for a wrong option."""
+    prepare(function, sys.argv[1:])
     fire.Fire(function)
 
 
-def flag_value(text: str) -> Any:
-    """What fire makes of the text after an option that may stand alone: True if it is the next option, or nothing."""
-    return DefaultParseValue("True" if text[:2] in ("", "--") else text)
+def prepare(function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Check options, which fire does only after the call, and make fire keep text: ``--dataset_dir 2021`` is a name."""
+    parameters = inspect.signature(function).parameters
+    check_options(arguments, parameters)
+    given = sum("--" not in (before[:2], text[:2]) for before, text in zip(["", *arguments], arguments))
+    needed = [name for name, item in parameters.items() if item.default is item.empty and item.kind < item.VAR_KEYWORD]
+    missing = [name for name in needed if name not in command_line_options(arguments)][given:]
+    if missing and not HELP & set(arguments):
+        raise UserError(f"--{', --'.join(missing)} must be given; --help shows all options.")
+    texts = ("str", "str | None")
+    parsers = {name: str if item.annotation in texts else DefaultParseValue for name, item in parameters.items()}
+    if not HELP & set(arguments):
+        SetParseFns(**parsers)(function)
+        if takes_any(parameters):
+            SetParseFn(str)(function)
+
+
+def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function takes options of any name."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def check_options(arguments: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> None:
+    options = command_line_options(arguments)
+    for name, value in options.items():
+        if name in parameters:
+            check_value(name, value, str(parameters[name].annotation))
+            continue
+        known = [other for other in parameters if other not in options]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if takes_any(parameters) else 0.6)
+        if close and name != f"no{close[0]}":
+            raise UserError(f"--{name} is not an option here; did you mean --{close[0]}?")
+        if not takes_any(parameters) and name not in ("help", "", *(f"no{other}" for other in parameters)):
+            raise UserError(f"--{name} is not an option here; there are --{', --'.join(parameters)}.")
+
+
+def check_value(name: str, value: str, annotation: str) -> None:
+    """Raises UserError if an option's text does not fit its annotation."""
+    types, expected = KINDS.get(annotation.removesuffix(" | None"), ((object,), ""))
+    alone = annotation == "bool" and value[:2] in ("", "--")
+    if not isinstance(True if alone else DefaultParseValue(value), types):
+        raise UserError(f"--{name} is {value!r}, expected {expected}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like this one."""
+    """The known name that is most similar to this one."""
     return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
 def command_line_options(arguments: Sequence[str]) -> dict[str, str]:
-    """``--key value`` and ``--key=value`` as fire reads them."""
+    """Value by key of ``--key value`` and ``--key=value``, split as fire splits them."""
     options = {}
     for index, argument in enumerate(arguments):
         if match := re.fullmatch(r"--([^=]*)(?:=(.*))?", argument, re.DOTALL):

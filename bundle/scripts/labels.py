@@ -1,4 +1,4 @@
-"""Classes, regions and sequences: the only place that says what a number in a label means."""
+"""Classes, regions and sequences. Only this file says what a number in a label means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
 REGION_NAMES = tuple(name for name, _ in REGIONS)
 TABLE_ORDER = ("WT", "TC", "ET")  # of regions in tables and figures
 
-# Endings of file names: BraTS 2018-2021, 2023 and later, and variants met in the wild.
+# Endings of file names: BraTS 2018-2021, BraTS 2023 and later, and common variants.
 ENDINGS = {
     "flair": "flair", "t2f": "flair",
     "t1": "t1", "t1n": "t1",
@@ -24,4 +24,16 @@ ENDINGS = {
     "seg": "label", "segm": "label",
 }  # fmt: skip
 ENDINGS_2023 = ("t1n", "t1c", "t2f", "t2w")
-MAP_ENDINGS = ("entropy", "variance")  # of what inference writes beside a label map
+MAP_ENDINGS = ("entropy", "variance")  # of files that inference writes beside a label map
+
+# How to score a region that is empty in truth or prediction.
+NO_OVERLAP_MM = 373.13  # BraTS: HD95 if one mask is empty, the diagonal of a 240 x 240 x 155 volume of 1 mm
+EMPTY_RULES = {
+    "brats": f"a region empty in truth and prediction scores 1 and 0 mm, in one of them 0 and {NO_OVERLAP_MM} mm",
+    "exclude": "a region empty in truth or prediction is left out of the means, also if it was missed completely",
+}
+
+# Colours that readers with any colour vision can tell apart (Okabe and Ito 2008).
+SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # lines and groups of a figure
+CLASS_COLOURS = {1: "#0072B2", 2: "#E69F00", 3: "#CC79A7"}  # by network class
+ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, false tumour, tumour of another class

@@ -21,7 +21,7 @@ TINY = {
     "roi_size": [24, 24, 24],
     "window_size": [16, 16, 16],
     "student_widths": [4, 4, 8, 8],
-    "teacher_widths": [4, 4, 8, 8],
+    "teachers::flair::network::widths": [4, 4, 8, 8],
 }
 
 
@@ -40,7 +40,18 @@ def make_patients(folder, count=6):
 
 def make_datalist(folder, output):
     """The bundle's own command, run from the bundle as its scripts expect."""
-    command = [sys.executable, "-m", "scripts.datalist", "--dataset_dir", folder, "--output", output, "--folds", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts",
+        "datalist",
+        "--dataset_dir",
+        folder,
+        "--output",
+        output,
+        "--folds",
+        "3",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
 
 

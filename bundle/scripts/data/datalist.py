@@ -1,0 +1,165 @@
+"""Read a datalist: checked entries, as MONAI's transforms take them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.seen_patients import duplicates
+from scripts.errors import UserError
+from scripts.files import read_json
+from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
+
+__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in"]
+
+logger = logging.getLogger(__name__)
+
+
+def label_values(datalist: str) -> list[int]:
+    """Disk value of each network class: from the datalist's ``labels``, or as in BraTS 2021 without a datalist."""
+    if not datalist:
+        return list(BRATS_2018)
+    value_of = {name: int(value) for value, name in read_json(datalist, "datalist").get("labels", {}).items()}
+    if set(value_of) != set(CLASSES):
+        raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
+    return [value_of[name] for name in CLASSES]
+
+
+def load_cases(
+    datalist: str,
+    dataset_dir: str,
+    fold: int | None = 0,
+    student_sequence: str | Sequence[str] = "t1ce",
+    sequences: Sequence[str] = (),
+    strict: bool = True,
+    training: bool = True,
+) -> dict[str, list[dict]]:
+    """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
+
+    Args:
+        datalist: a file as written by python -m scripts datalist.
+        dataset_dir: the folder that its paths are relative to.
+        fold: the validation fold. The other folds are for training. None trains and validates on every patient.
+        student_sequence: what ``image`` holds; several names are stacked.
+        sequences: further keys of the training cases, for the teachers. A sequence that no training case has is left
+            out.
+        strict: stop at faulty files. False leaves their cases out and names them.
+        training: False reads the validation cases only.
+
+    Returns:
+        ``training`` (image, the sequences, label) and ``validation`` (image, label). Both are empty where neither
+        datalist nor dataset_dir is given: MONAI Label brings its own cases.
+
+    Raises:
+        UserError: for a missing file, an unknown fold or sequence, or faulty data.
+    """
+    if not datalist and not dataset_dir:
+        return {"training": [], "validation": []}
+    if not dataset_dir or not Path(dataset_dir).is_dir():
+        raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
+    student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+    chosen = [entry for entry in read_entries(datalist, fold, training) if training or fold in (None, entry["fold"])]
+    present = {name for entry in chosen if entry["fold"] != fold for name in entry_files(entry, dataset_dir)}
+    sequences = [name for name in sequences if name in present]
+    needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
+    left_out = report_faults(find_faults(chosen, dataset_dir, needed, set(label_values(datalist))), strict)
+    parts: dict[str, list[dict]] = {"training": [], "validation": []}
+    for entry in chosen:
+        if entry["case"] not in left_out:
+            if entry["fold"] != fold:
+                parts["training"].append(network_entry(entry, dataset_dir, student, sequences))
+            if fold in (None, entry["fold"]):
+                parts["validation"].append(network_entry(entry, dataset_dir, student, []))
+    return parts
+
+
+def sequences_in(data: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str]:
+    """The wanted sequences that any training case has."""
+    return [name for name in wanted if any(name in entry for entry in data)]
+
+
+def find_faults(
+    entries: Sequence[Mapping[str, Any]], dataset_dir: str, needed: Mapping[str, Sequence[str]], values: set[int]
+) -> list[Fault]:
+    """Faults in the files of each case (``needed`` and the label), and patients in two folds."""
+
+    def check(index: int) -> CaseReport:
+        entry = entries[index]
+        roles = [*dict.fromkeys(needed[entry["case"]]), "label"]
+        channels = len(entry.get("channels", {})) or 1
+        return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
+
+    reports = check_cases(check, len(entries))
+    rows = [
+        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
+        for entry, report in zip(entries, reports)
+    ]
+    return [fault for report in reports for fault in report.faults] + duplicates(rows)
+
+
+def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:
+    """The labelled cases of a datalist.
+
+    Raises:
+        UserError: if there are none, or the fold is missing, or there is no other fold to train on.
+    """
+    if not datalist:
+        raise UserError("datalist is not given: make one with python -m scripts datalist, then pass --datalist FILE.")
+    entries = read_json(datalist, "datalist").get("training", [])
+    if not entries:
+        raise UserError(
+            f"datalist {datalist} lists no labelled case under training: make it again (python -m scripts datalist)."
+        )
+    folds = sorted({entry["fold"] for entry in entries})
+    if fold is None:
+        logger.warning("fold is null: validation scores are scores of training patients.")
+    elif fold not in folds or (training and len(folds) < 2):
+        raise UserError(
+            f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), and another fold to train on."
+        )
+    return entries
+
+
+def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
+    """All cases of a datalist, labelled or not, as ``{"image": path, "case": name}``. Files are not checked.
+
+    Raises:
+        UserError: if the datalist cannot be read, or a case lacks the sequence.
+    """
+    document = read_json(datalist, "datalist")
+    entries = [*document.get("training", []), *document.get("testing", [])]
+    if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
+        raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it again.")
+    return [network_entry(entry, dataset_dir, [sequence], [], labelled=False) for entry in entries]
+
+
+def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
+    """Absolute path of each sequence and of the label. The datalist's ``image`` is T1ce."""
+    roles = {"image": "t1ce"}
+    return {
+        roles.get(key, key): Path(dataset_dir, entry[key]) for key in ("image", *SEQUENCES, "label") if key in entry
+    }
+
+
+def network_entry(
+    entry: Mapping[str, Any],
+    dataset_dir: str,
+    student: Sequence[str],
+    sequences: Sequence[str],
+    labelled: bool = True,
+) -> dict[str, Any]:
+    """The entry with the student's sequences as ``image``, the teachers' sequences, the label and the channels."""
+    files = entry_files(entry, dataset_dir)
+    images = [str(files[name]) for name in student]
+    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
+    data |= {name: str(files[name]) for name in sequences}
+    if labelled:
+        data["label"] = str(files["label"])
+    if channels := entry.get("channels"):
+        data["channels"] = {"image": [channels[name] for name in student]} | {
+            name: channels[name] for name in sequences
+        }
+    return data

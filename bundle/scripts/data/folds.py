@@ -1,0 +1,84 @@
+"""Which patient is in which fold: by a split file, or dealt out at random."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scripts.data.cases import Case
+from scripts.errors import UserError
+from scripts.files import read_json
+
+__all__ = ["HELD_OUT", "assign_folds", "choose_folds", "read_split"]
+
+HELD_OUT = -1  # fold of a split's validation list when only its training list is divided into folds
+logger = logging.getLogger(__name__)
+
+
+def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
+    """Fold of each case that a split file names: 0 for its validation list, 1 for its training list.
+
+    Raises:
+        UserError: if the file has no such lists, or a case is in both or not among ``cases``.
+    """
+    split = read_json(path, "split")
+    if not {"training", "validation"} <= set(split):
+        raise UserError(
+            f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."
+        )
+    folds = dict.fromkeys(split["validation"], 0) | dict.fromkeys(split["training"], 1)
+    if both := sorted(set(split["validation"]) & set(split["training"])):
+        raise UserError(f"split {path} has {', '.join(both)} in training and validation: keep each case in one list.")
+    names = {case.name for case in cases}
+    if unknown := sorted(set(folds) - names):
+        raise UserError(
+            f"split {path} names cases that are not in the dataset, or have no label: {', '.join(unknown)}."
+        )
+    if rest := sorted(names - set(folds)):
+        logger.warning(f"Left out {len(rest)} case(s) that the split does not name: {', '.join(rest)}.")
+    return folds
+
+
+def choose_folds(
+    cases: Sequence[Case], sizes: Mapping[str, float], split: Mapping[str, int], folds: int | None, seed: int
+) -> dict[str, int]:
+    """Fold of each case.
+
+    Args:
+        cases: labelled cases.
+        sizes: tumour volume by case.
+        split: fold by case, as from ``read_split``, or empty.
+        folds: number of folds. With a split only its training list is divided; the others are HELD_OUT.
+        seed: of the random assignment.
+    """
+    if split and folds is None:
+        return dict(split)
+    divided = [case for case in cases if not split or split[case.name] == 1]
+    held_out = {case.name: HELD_OUT for case in cases}
+    return held_out | assign_folds(divided, sizes, 5 if folds is None else folds, seed)
+
+
+def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, seed: int) -> dict[str, int]:
+    """Fold of each case, so that every fold has the same mix of sources and tumour sizes.
+
+    Patients are sorted by source and tumour size. Each run of ``folds`` patients gets all folds in a random order.
+
+    Raises:
+        UserError: if there are fewer patients than folds, or folds < 1.
+    """
+    patients: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        patients[case.patient].append(case)
+    if folds < 1 or len(patients) < folds:
+        raise UserError(
+            f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients): pass --folds."
+        )
+    order = sorted(patients.values(), key=lambda group: (group[0].source, sizes[group[0].name], group[0].name))
+    random = np.random.default_rng(seed)
+    rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]
+    return {
+        case.name: int(rounds[index // folds][index % folds]) for index, group in enumerate(order) for case in group
+    }

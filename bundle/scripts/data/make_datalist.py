@@ -1,0 +1,180 @@
+"""From a dataset folder to a datalist in the Decathlon form, with folds.
+
+python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
+  [--sequences t1ce] [--trained_on FILE] [--mapping CSV]
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.data.cases import Case, find_cases
+from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.folds import HELD_OUT, choose_folds, read_split
+from scripts.data.seen_patients import duplicates, find_overlap
+from scripts.errors import UserError
+from scripts.files import check_output, write_json
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
+
+__all__ = ["make_datalist"]
+
+
+def make_datalist(
+    dataset_dir: str,
+    output: str,
+    split: str | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    strict: bool = True,
+    sequences: str | Sequence[str] | None = None,
+    trained_on: str | None = None,
+    mapping: str | None = None,
+) -> None:
+    """List the patients of a folder, checked and in folds, in the file that training reads.
+
+    Labelled cases are listed under ``training``. Folders without any label are listed under ``testing``.
+
+    Args:
+        dataset_dir: a folder of BraTS 2018 or later, or of MSD Task01.
+        output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
+        split: a JSON file with lists ``training`` and ``validation`` of case names. The validation list becomes fold
+            0, the training list fold 1. Cases in neither list are named and left out.
+        folds: number of folds (5), disjoint by patient, stratified by tumour size and source. 1 is for a test set.
+            With ``split`` only the training list is divided and the validation list is left out, so that settings can
+            be chosen without it.
+        seed: of the fold assignment.
+        strict: stop at faulty files and at patients seen in training. False leaves their cases out and names them.
+        sequences: sequences that every case must have, T1ce among them (all four). T1ce is enough to train the
+            student alone and to evaluate.
+        trained_on: the datalist of a training whose patients must not be in this list.
+        mapping: the organisers' CSV of names in several editions, for ``trained_on``.
+
+    Raises:
+        UserError: for faulty data, sequences that are unknown or lack T1ce, a split that does not fit, or patients
+            seen in training.
+    """
+    if mapping and not trained_on:
+        raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
+    check_output(output, "output", ".json")
+    required = required_sequences(sequences)
+    labelled, unlabelled = part_by_label(find_cases(dataset_dir))
+    split_folds = read_split(split, labelled) if split else {}
+    labelled = [case for case in labelled if case.name in split_folds or not split]
+    cases = labelled + unlabelled
+    reports = check_files(labelled, unlabelled, required)
+    values, other_edition = detect_label_values(labelled, reports)
+    sizes = {name: report.tumour_ml for name, report in reports.items()}
+    fold_of = choose_folds(labelled, sizes, split_folds, folds, seed)
+    faults = [fault for report in reports.values() for fault in report.faults]
+    faults += [*other_edition, *patients_in_two_folds(labelled, reports, fold_of)]
+    faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
+    left_out = report_faults(faults, strict)
+    kept = [case for case in cases if case.name not in left_out and fold_of.get(case.name) != HELD_OUT]
+    if not kept:
+        raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
+    write_datalist(output, Path(dataset_dir), kept, fold_of, values, reports)
+
+
+def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
+    """The sequences that every case must have, T1ce first: its voxels give the checksum.
+
+    Raises:
+        UserError: if one is unknown, or T1ce is missing.
+    """
+    names = list(SEQUENCES) if sequences is None else [sequences] if isinstance(sequences, str) else list(sequences)
+    if "t1ce" not in names or set(names) - set(SEQUENCES):
+        raise UserError(f"sequences are {names}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
+    return list(dict.fromkeys(["t1ce", *names]))
+
+
+def part_by_label(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """(labelled, unlabelled) cases. In a folder where any case has a label, all cases must have one."""
+    groups = {case.group for case in cases if "label" in case.files}
+    return [case for case in cases if case.group in groups], [case for case in cases if case.group not in groups]
+
+
+def check_files(labelled: Sequence[Case], unlabelled: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
+    """What reading the files of each case showed, by case."""
+    cases = [*labelled, *unlabelled]
+
+    def check(index: int) -> CaseReport:
+        case = cases[index]
+        roles = [*required, "label"] if index < len(labelled) else required
+        return check_case(case.name, case.files, roles, possible_labels(case), channels=len(case.channels) or 1)
+
+    return dict(zip((case.name for case in cases), check_cases(check, len(cases))))
+
+
+def possible_labels(case: Case) -> set[int]:
+    """Values that a case's label may hold: BraTS before 2023 stores ET as 4, relabelled copies of it as 3."""
+    return {0, 1, 2, 3} if case.edition in ("2023", "msd") else {0, 1, 2, 3, 4}
+
+
+def detect_label_values(
+    cases: Sequence[Case], reports: Mapping[str, CaseReport]
+) -> tuple[tuple[int, ...], list[Fault]]:
+    """Disk values of the network classes, and a fault for each case that differs from the majority."""
+    cases_with: dict[int, list[str]] = defaultdict(list)
+    for case in cases:
+        for value in reports[case.name].label_values & {3, 4}:
+            cases_with[value].append(case.name)
+    editions = {case.edition for case in cases}
+    if editions == {"msd"}:
+        return MSD, []
+    default = 3 if editions == {"2023"} else 4
+    enhancing = max(cases_with, key=lambda value: len(cases_with[value]), default=default)
+    others = cases_with[7 - enhancing] if len(cases_with) > 1 else []
+    fault = f"ET is {7 - enhancing} in this label, {enhancing} in most of the dataset"
+    remedy = "make a datalist for each edition, or relabel the file"
+    values = BRATS_2018 if enhancing == 4 else BRATS_2023
+    return values, [Fault(name, "-", fault, remedy) for name in others]
+
+
+def patients_in_two_folds(
+    cases: Sequence[Case], reports: Mapping[str, CaseReport], fold_of: Mapping[str, int]
+) -> list[Fault]:
+    """A fault for each case whose patient is also in another fold, or in the held-out list of the split."""
+    places = {name: "held out" if fold == HELD_OUT else fold for name, fold in fold_of.items()}
+    return duplicates([(case.name, case.patient, places[case.name], reports[case.name].checksum) for case in cases])
+
+
+def patients_seen(
+    cases: Sequence[Case], reports: Mapping[str, CaseReport], trained_on: str, mapping: str | None
+) -> list[Fault]:
+    """A fault for each case whose patient is in the datalist of a training."""
+    return find_overlap([(case.name, case.patient, reports[case.name].checksum) for case in cases], trained_on, mapping)
+
+
+def write_datalist(
+    output: str,
+    root: Path,
+    cases: Sequence[Case],
+    fold_of: Mapping[str, int],
+    values: Sequence[int],
+    reports: Mapping[str, CaseReport],
+) -> None:
+    """Write the datalist and print how many cases are in it."""
+    training: list[dict] = []
+    testing: list[dict] = []
+    for case in cases:
+        entry = datalist_entry(case, root)
+        if case.name in fold_of:
+            entry |= {"fold": fold_of[case.name], "patient": case.patient}
+        entry["checksum"] = reports[case.name].checksum
+        (training if case.name in fold_of else testing).append(entry)
+    labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
+    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels}
+    write_json(Path(output), document | {"training": training, "testing": testing})
+    folds = [entry["fold"] for entry in training]
+    sizes = [folds.count(fold) for fold in sorted(set(folds))]
+    print(f"{output}: {len(training)} labelled cases in folds of {sizes}, {len(testing)} without label.")
+
+
+def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
+    """The case's name, its paths by key, and its channels where a file holds several sequences."""
+    paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
+    entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
+    return entry | ({"channels": case.channels} if case.channels else {})

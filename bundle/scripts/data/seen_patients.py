@@ -1,0 +1,130 @@
+"""Find patients that are in two folds, or in both test set and training: editions of BraTS share patients."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.data.checks import Fault
+from scripts.errors import UserError
+from scripts.files import read_json
+
+__all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "warn_of_seen_patients"]
+
+logger = logging.getLogger(__name__)
+
+
+def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
+    """A fault for each case whose patient is also in another fold.
+
+    Args:
+        cases: (case, patient, fold, checksum). A fold is a number or a name, such as "held out". The checksum finds
+            copies under other names; 0 stands for none.
+    """
+    faults = []
+    first: dict[object, tuple[str, object]] = {}
+    for case, patient, fold, checksum in cases:
+        for key in {patient, checksum} - {0}:
+            other, other_fold = first.setdefault(key, (case, fold))
+            if other_fold != fold:
+                here, there = (f"fold {item}" if isinstance(item, int) else item for item in (fold, other_fold))
+                fault = f"duplicate patient: {here} here, {there} as {other}"
+                faults.append(Fault(case, "-", fault, "keep all examinations of a patient in one fold"))
+                break
+    return faults
+
+
+def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping: str | None = None) -> list[Fault]:
+    """A fault for each case whose patient is in the datalist of a training.
+
+    Patients are the same if they share the case's or patient's name, the voxels of T1ce, or a row of the mapping.
+
+    Args:
+        cases: (case, patient, checksum of T1ce) of the test set.
+        trained_on: the datalist of the training. All its folds count.
+        mapping: the organisers' table of names in several editions.
+
+    Raises:
+        UserError: if a file cannot be read, or the mapping names no case of the test set or of the training.
+    """
+    seen: dict[str, str] = {}
+    checksums: dict[int, str] = {}
+    for entry in read_json(trained_on, "trained_on").get("training", []):
+        seen |= dict.fromkeys((entry["case"], entry.get("patient", entry["case"])), entry["case"])
+        checksums[entry.get("checksum", 0)] = entry["case"]
+    names = {name for case, patient, _ in cases for name in (case, patient)}
+    same = read_mapping(mapping, names, set(seen)) if mapping else {}
+    faults = []
+    for case, patient, checksum in cases:
+        aliases = {case, patient} | same.get(case, set()) | same.get(patient, set())
+        known = [seen[name] for name in sorted(aliases) if name in seen]
+        if checksum and checksum in checksums:
+            known.append(checksums[checksum])
+        if known:
+            faults.append(Fault(case, "-", f"seen in training as {known[0]}", "a test needs other patients"))
+    return faults
+
+
+def read_mapping(path: str, names: Iterable[str], trained: Iterable[str]) -> dict[str, set[str]]:
+    """All names of each patient, by each of its names, from a CSV with one row per patient and a column per edition.
+
+    Columns need no particular titles. Cells that stand in ``names`` or ``trained`` count; other cells (such as HGG or
+    NA) do not. Names of examinations (BraTS-GLI-00000-000) also count without their number.
+
+    Raises:
+        UserError: if the file cannot be read, or names no case of ``names`` or of ``trained``.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"mapping {path} cannot be read ({error}): give a CSV file (export a spreadsheet).") from error
+    groups: dict[str, set[str]] = defaultdict(set)
+    sides: Mapping[str, set[str]] = {"the test set": set(names), "trained_on": set(trained)}
+    met = dict.fromkeys(sides, False)
+    for row in rows:
+        aliases = {name for cell in row if cell for name in (cell, re.sub(r"^(BraTS-.+)-\d{3}$", r"\1", cell))}
+        known = {side: aliases & members for side, members in sides.items()}
+        met = {side: met[side] or bool(known[side]) for side in sides}
+        same = set().union(*known.values())
+        for name in same:
+            groups[name] |= same
+    if absent := [side for side, found in met.items() if not found]:
+        raise UserError(
+            f"mapping {path} names no case of {' and of '.join(absent)}: give the table with both editions."
+        )
+    return dict(groups)
+
+
+def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[str, Any]]) -> None:
+    """Warn if weights were trained on patients that are to be scored, according to the record of their training.
+
+    Args:
+        weights: one file or several.
+        cases: the patients to be scored, each with its ``case``.
+    """
+    names = {case["case"] for case in cases}
+    for path in [weights] if isinstance(weights, str) else weights:
+        for record, document in training_records(path):
+            seen = sorted(names & {entry["case"] for entry in document.get("cases") or document.get("training", [])})
+            if seen:
+                logger.warning(
+                    f"{path} was trained on {len(seen)} of the {len(names)} patients to be scored, such as {seen[0]} "
+                    f"({record}): their scores will be too good. Score other patients, or use other weights."
+                )
+
+
+def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(path, content) of the records of the training that made a file of weights.
+
+    In the folder above the weights' folder: training.json, or docs/trained_on.json as for the shipped weights.
+    """
+    folder = Path(weights).resolve().parents[1]
+    for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
+        yield record, json.loads(record.read_text())

@@ -1,0 +1,52 @@
+"""The software and the machine that produced a result."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+
+__all__ = ["machine", "revision", "versions"]
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
+BUNDLE = Path(__file__).resolve().parents[1]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the bundle, Python and the packages that results depend on."""
+    bundle = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
+    return {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+def revision() -> str | None:
+    """The commit of the bundle's git checkout, with "+" if files differ from it; None outside of a checkout."""
+    git = ["git", "-C", str(BUNDLE)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def machine() -> dict[str, Any]:
+    """System, processor, threads, GPUs and number of processes."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.is_file()
+        else []
+    )
+    return {
+        "system": platform.platform(),
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "processes": idist.get_world_size(),
+    }

@@ -1,0 +1,1 @@
+"""Scores, intervals, comparison and cross-validation."""

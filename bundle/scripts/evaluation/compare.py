@@ -1,0 +1,184 @@
+"""Two evaluated runs, patient by patient: is the difference more than chance?
+
+python -m scripts compare RUN_A RUN_B [--output FILE] [--picture FILE]
+python -m scripts compare A_SEED_0,A_SEED_1 B_SEED_0,B_SEED_1
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import wilcoxon
+from tqdm import tqdm
+
+from scripts.errors import UserError
+from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, mean_of, number, read_scores
+from scripts.files import check_output, format_table, write_table
+from scripts.labels import SERIES_COLOURS, TABLE_ORDER
+
+__all__ = ["Difference", "compare", "mean_scores", "paired_difference"]
+
+logger = logging.getLogger(__name__)
+
+LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
+FEWEST = 6  # patients that all agree give the signed-rank test p = 2 / 2^6 = 0.03
+DECIMALS = 6  # of metrics.csv: what is equal there is a tie
+EXPLANATION = """A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided, not corrected for the number
+of rows; a win is a patient with a better score in A. Volume errors are compared by size, without their sign."""
+
+
+class Difference(NamedTuple):
+    """A - B over the patients that both score, and on how many of them A is better, worse or equal."""
+
+    difference: Estimate
+    p: float
+    wins: int
+    losses: int
+    ties: int
+
+
+def compare(run_a: str, run_b: str, output: str | None = None, picture: str | None = None) -> None:
+    """Compare two evaluated runs patient by patient: differences, intervals, p, wins and losses.
+
+    Args:
+        run_a: an evaluated run's folder, or a metrics.csv; several with commas, such as seeds, are averaged for each
+            patient.
+        run_b: the other run or runs, of the same patients.
+        output: a CSV to write the table to.
+        picture: a PNG to draw every patient's difference in Dice to.
+
+    Raises:
+        UserError: if a run has no metrics.csv, the runs have no patient in common, or follow different rules for
+            empty regions.
+    """
+    if output:
+        check_output(output, "output", ".csv")
+    if picture:
+        check_output(picture, "picture", ".png")
+    a, b = mean_scores(run_a), mean_scores(run_b)
+    check_same_rules([a, b])
+    common = common_cases(a, b)
+    keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
+    bar = tqdm(keys, desc="Comparing", disable=None, leave=False)
+    rows = [difference_row(a, b, common, region, metric) for region, metric in bar]
+    print(f"A = {run_a}\nB = {run_b}")
+    for name, scores in (("A", a), ("B", b)):
+        print(f"{name}: {caption(scores).splitlines()[1]}")
+    print(f"{len(common)} patients in both. {EXPLANATION}\n")
+    header = ["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"]
+    print(format_table([header, *map(printed_row, rows)]))
+    if output:
+        write_table(Path(output), rows)
+    if picture:
+        columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
+        draw_differences(columns, f"A {run_a}, B {run_b}", picture)
+
+
+def mean_scores(runs: str) -> Scores:
+    """The scores of a run; of several with commas, such as seeds, each patient's mean.
+
+    Raises:
+        UserError: if the runs score other patients, or by other rules.
+    """
+    tables = [read_scores(run) for run in runs.split(",")]
+    check_same_rules(tables)
+    first = tables[0]
+    for table in tables[1:]:
+        if table.cases != first.cases:
+            raise UserError(f"{first.path} and {table.path} score other patients: evaluate both on the same fold.")
+    values = {
+        key: {metric: float(np.mean([table.values[key][metric] for table in tables])) for metric in COLUMNS}
+        for key in first.values
+    }
+    empty = {r: sorted({case for table in tables for case in table.empty_cases.get(r, ())}) for r in TABLE_ORDER}
+    return replace(first, values=values, empty_cases=empty)
+
+
+def check_same_rules(tables: Sequence[Scores]) -> None:
+    """Raises UserError if the tables treat empty regions or small enhancing tumours in different ways."""
+    first = tables[0]
+    for table in tables[1:]:
+        for key in ("empty_rule", "et_threshold_ml"):
+            if getattr(first, key) != getattr(table, key):
+                values = f"{getattr(first, key)!r} and {getattr(table, key)!r}"
+                raise UserError(f"{first.path} and {table.path} have the {key} {values}: score both in the same way.")
+
+
+def common_cases(a: Scores, b: Scores) -> list[str]:
+    """The patients of both runs, sorted. Raises UserError if there are none, and warns of those left out."""
+    common = sorted(set(a.cases) & set(b.cases))
+    if not common:
+        raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
+    if only := sorted(set(a.cases) ^ set(b.cases)):
+        logger.warning(f"Left out {len(only)} patient(s) of only one run: {', '.join(only)}.")
+    if len(common) < FEWEST:
+        logger.warning(f"{len(common)} patient(s) in both: with fewer than {FEWEST} no p can fall below 0.05.")
+    return common
+
+
+def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
+    """One row of the table: means of both runs, their difference with its interval, p, wins, losses and ties."""
+    of_a, of_b = a.column(region, metric, cases), b.column(region, metric, cases)
+    if metric == "volume_error_ml":
+        of_a, of_b = np.abs(of_a), np.abs(of_b)
+    result = paired_difference(of_a, of_b, less_is_better=metric in LESS_IS_BETTER)
+    interval = result.difference
+    return {
+        **{"region": region, "metric": metric, "mean_a": mean_of(of_a), "mean_b": mean_of(of_b)},
+        **{"difference": interval.mean, "low": interval.low, "high": interval.high, "patients": interval.patients},
+        **{"p": result.p, "wins": result.wins, "losses": result.losses, "ties": result.ties},
+    }
+
+
+def printed_row(row: dict[str, Any]) -> list[str]:
+    """The cells of a row as the terminal shows them."""
+    metric = row["metric"]
+    difference = Estimate(row["difference"], row["low"], row["high"], row["patients"])
+    means = [number(metric, row[name]) for name in ("mean_a", "mean_b")]
+    counts = [str(row[name]) for name in ("wins", "losses", "ties")]
+    return [f"{row['region']} {metric}", *means, cell(metric, difference), f"{row['p']:.3f}", *counts]
+
+
+def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False) -> Difference:
+    """Mean of a - b with its bootstrap interval, Wilcoxon signed-rank p (1 where all differences are 0), and counts.
+
+    Where less is better, the smaller wins. Patients with NaN in either are left out.
+
+    Shapes: a, b (N,).
+    """
+    known = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[known].round(DECIMALS), b[known].round(DECIMALS)
+    differences = (a - b).round(DECIMALS)
+    gains = -differences if less_is_better else differences
+    if not len(differences):
+        p = np.nan
+    elif not differences.any():
+        p = 1.0
+    else:
+        p = float(wilcoxon(a, b).pvalue)
+    return Difference(estimate(differences), p, int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum()))
+
+
+def draw_differences(columns: Mapping[str, Sequence[np.ndarray]], title: str, picture: str) -> None:
+    """Draw each patient's Dice of A minus Dice of B by region, against B's Dice; a band shows the mean's interval."""
+    figure = Figure(figsize=(3.4 * len(columns), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(columns), sharey=True)
+    for axis, (region, (a, b)) in zip(axes, columns.items()):
+        mean = paired_difference(a, b).difference
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.axhspan(mean.low, mean.high, color=SERIES_COLOURS[0], alpha=0.2, linewidth=0)
+        axis.axhline(mean.mean, color=SERIES_COLOURS[0])
+        axis.scatter(b, a - b, s=16, color=SERIES_COLOURS[1], edgecolor="black", linewidth=0.4, zorder=3)
+        axis.set_title(f"{region} {cell('dice', mean)}", fontsize=10)
+        axis.set_xlabel("Dice of B")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("Dice of A minus Dice of B")
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(picture, dpi=110)

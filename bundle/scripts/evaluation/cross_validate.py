@@ -1,0 +1,179 @@
+"""Train and evaluate every fold, one after another, and score all patients out of fold in one table.
+
+A patient is scored out of fold by the student of the fold that did not train on them.
+
+python -m scripts cross_validate --config_file configs/train.yaml --dataset_dir DIR --output_dir OUT [--folds 5]
+  [--datalist FILE] [--processes 1] [--KEY VALUE ...]
+
+The same command continues where it stopped: finished folds are kept, an unfinished one resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
+
+from scripts.data.make_datalist import make_datalist
+from scripts.errors import UserError
+from scripts.evaluation.calibration import merge_calibration
+from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
+from scripts.files import read_json, write_json, write_table
+from scripts.training.tracking import send_cross_validation
+from scripts.workflow import check_keys, run_line, workflow_line
+
+__all__ = ["collect", "cross_validate"]
+
+logger = logging.getLogger(__name__)
+
+OWN = ("fold", "ckpt_dir", "ckpt_path", "resume")  # keys that are set for each fold
+
+
+def cross_validate(
+    config_file: str | Sequence[str],
+    dataset_dir: str,
+    output_dir: str,
+    folds: int | None = None,
+    datalist: str = "",
+    processes: int = 1,
+    **overrides: Any,
+) -> None:
+    """Train and evaluate every fold, and score each patient by the fold that did not train on them.
+
+    Args:
+        config_file: the config files of the training, train.yaml first.
+        dataset_dir: the folder of the patients.
+        output_dir: OUT, which gets metrics.csv; each fold's run goes to OUT/fold_K, its checkpoints to
+            OUT/fold_K/models.
+        folds: number of folds; by default as many as the given datalist has, or 5.
+        datalist: by default OUT/datalist.json, which is made with this many folds.
+        processes: above 1, torchrun starts so many for each training; add configs/multi_gpu_train.yaml to config_file.
+        overrides: any key of the config, as in the command line of a training.
+
+    Raises:
+        UserError: if the folds do not fit the datalist, OUT holds another cross-validation, or a fold fails.
+    """
+    files, out = list(ensure_tuple(config_file)), Path(output_dir)
+    check_options(files, folds, overrides)
+    listed = datalist or str(out / "datalist.json")
+    if not datalist and not Path(listed).is_file():
+        make_datalist(dataset_dir, listed, folds=folds or 5, **datalist_options(files, overrides))
+    folds = count_folds(listed, folds)
+    shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
+    check_same_options(out, {"config_file": files, **shared})
+    for fold in range(folds):
+        run_fold(fold, out / f"fold_{fold}", files, shared, processes)
+    print_table(collect(out, folds))
+    if uri := overrides.get("mlflow_uri"):
+        where = {"mlflow_uri": uri, "mlflow_experiment": overrides.get("mlflow_experiment", "mtcm_kd")}
+        send_cross_validation(output_dir, folds, **where)
+    members = [str(out / f"fold_{fold}" / "models" / "model.pt") for fold in range(folds)]
+    print(f'-> {out / "metrics.csv"}\n\nThe ensemble of the folds, for inference.yaml: --ckpt_path "{members}"')
+
+
+def check_options(files: Sequence[str], folds: int | None, overrides: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that is set for each fold, a config that does not exist, or fewer than 2 folds."""
+    if wrong := sorted(set(OWN) & set(overrides)):
+        raise UserError(f"--{wrong[0]} is set for each fold by cross-validation: leave it out.")
+    for path in files:
+        if not Path(path).is_file():
+            raise UserError(f"config_file {path} does not exist: give its path relative to the bundle's folder.")
+    check_keys(files, overrides)
+    if folds is not None and folds < 2:
+        raise UserError(f"folds is {folds}, expected at least 2.")
+
+
+def datalist_options(files: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What a datalist for this config must hold: T1ce and all sequences of student and teachers; and its ``strict``."""
+    parser = ConfigParser()
+    parser.read_config(list(files))
+    parser.update({key: DefaultParseValue(v) if isinstance(v, str) else v for key, v in overrides.items()})
+    parser.resolve_macro_and_relative_ids()
+    keys = ["student_sequence", *(f"teachers::{name}::sequences" for name in parser["teachers"] or ())]
+    named = (name for key in keys for name in ensure_tuple(parser.get_parsed_content(key)))
+    return {"sequences": list(dict.fromkeys(["t1ce", *named])), "strict": parser.get_parsed_content("strict")}
+
+
+def count_folds(datalist: str, folds: int | None) -> int:
+    """The number of folds in a datalist.
+
+    Raises:
+        UserError: if they are not numbered 0, 1 and so on, are fewer than 2, or not as many as asked for.
+    """
+    found = sorted({entry["fold"] for entry in read_json(datalist, "datalist").get("training", [])})
+    if found != list(range(len(found))) or len(found) < 2 or folds not in (None, len(found)):
+        raise UserError(f"folds is {folds}, but {datalist} has the folds {found}: give their number, at least 2.")
+    return len(found)
+
+
+def check_same_options(out: Path, options: dict[str, Any]) -> None:
+    """Write the options to OUT/cross_validation.json; all folds in OUT must have the same ones.
+
+    Raises:
+        UserError: if a fold in OUT has other options.
+    """
+    path = out / "cross_validation.json"
+    options = json.loads(json.dumps(options))
+    if not path.is_file() or not any(out.glob("fold_*")):
+        write_json(path, options)
+        return
+    before = json.loads(path.read_text())
+    if changed := sorted(key for key in {*before, *options} if before.get(key) != options.get(key)):
+        raise UserError(
+            f"{path} has {changed[0]} {before.get(changed[0])!r}, now it is {options.get(changed[0])!r}: "
+            "repeat the options to continue, or give another output_dir."
+        )
+
+
+def run_fold(fold: int, folder: Path, files: Sequence[str], shared: Mapping[str, Any], processes: int) -> None:
+    """Train and evaluate one fold in its folder, or continue where it stopped."""
+    if (folder / "metrics.csv").is_file():
+        logger.info(f"Fold {fold} is done: {folder / 'metrics.csv'}.")
+        return
+    models = folder / "models"
+    options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
+    resume = (models / "checkpoint.pt").is_file()
+    run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
+    run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
+
+
+def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:
+    """Run ``python -m monai.bundle run`` in a process of its own. Raises UserError if it fails."""
+    logger.info(f"Fold {fold}: {run_id}.")
+    if code := run_line(workflow_line(run_id, files, options, processes)):
+        raise UserError(f"fold {fold} ended in {run_id} with code {code}, see above: fix it and run this again.")
+
+
+def collect(out: Path, folds: int) -> Scores:
+    """Merge metrics.csv, calibration.csv and evaluation.json of all folds into OUT; the scores of all patients.
+
+    Raises:
+        UserError: if a fold is not evaluated, follows another rule, or a patient is in two folds.
+    """
+    parts = [read_scores(out / f"fold_{fold}") for fold in range(folds)]
+    scores: dict[tuple[str, str], CaseScore] = {}
+    for part in parts:
+        if part.empty_rule != parts[0].empty_rule:
+            raise UserError(f"{part.path} follows the rule {part.empty_rule!r} for empty regions, fold 0 another.")
+        for (case, region), metrics in part.values.items():
+            if (case, region) in scores:
+                raise UserError(f"{case} is scored in two folds, the second {part.path}: make the datalist again.")
+            scores[case, region] = CaseScore(case, region, metrics, case in part.empty_cases[region])
+    abouts = [json.loads((part.path.parent / "evaluation.json").read_text()) for part in parts]
+    cases = [case for about in abouts for case in about["cases"]]
+    weights = {path: checksum for about in abouts for path, checksum in about["weights"].items()}
+    command = shlex.join(["python", "-m", "scripts", *sys.argv[1:]])
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    merged = {"command": command, "date": date, "folds": folds, "cases": cases, "weights": weights}
+    write_json(out / "evaluation.json", {**abouts[0], **merged})
+    write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
+    return write_scores(out / "metrics.csv", list(scores.values()), parts[0].empty_rule)

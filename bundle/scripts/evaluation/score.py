@@ -1,0 +1,137 @@
+"""Score label maps of any tool against the truth, patient by patient, in the truth's own grid.
+
+python -m scripts score --pred DIR --truth DIR --output metrics.csv [--empty_rule brats] [--et_threshold_ml 0]
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts.data.cases import find_label_maps, label_map
+from scripts.data.checks import Fault, report_faults
+from scripts.errors import UserError
+from scripts.evaluation.metrics import region_metrics
+from scripts.evaluation.pairs import BRATS_VALUES, Pair, class_of_value, read_pair
+from scripts.evaluation.summary import CaseScore, print_table, write_scores
+from scripts.files import check_output
+from scripts.inference.label_maps import clear_small_et
+from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
+
+__all__ = ["BRATS_VALUES", "Pair", "read_pair", "score", "score_cases"]
+
+logger = logging.getLogger(__name__)
+
+
+def score(
+    pred: str,
+    truth: str,
+    output: str,
+    empty_rule: str = "brats",
+    et_threshold_ml: float = 0.0,
+    label_values: Sequence[int] | None = None,
+) -> None:
+    """Score label maps of any tool: Dice, HD95 and more of each patient, and their means.
+
+    Args:
+        pred: folder of label maps: BraTS folders, or NIfTI files named after the case (NAME.nii.gz, NAME_seg.nii.gz).
+        truth: folder of the true label maps, named in the same way.
+        output: the CSV to write, with one row a case and region; the means go to a JSON file beside it.
+        empty_rule: "brats" or "exclude", for regions that are empty in truth or prediction.
+        et_threshold_ml: above 0, also write NAME_et_cleared.csv, where enhancing tumour below this volume counts as
+            NCR.
+        label_values: values on disk of background, NCR, ED, ET; by default 0, 1, 2, and 3 or 4.
+
+    Raises:
+        UserError: if there is nothing to score, a case has no truth, or files do not fit together.
+    """
+    predicted, true = find_label_maps(pred, "pred"), find_label_maps(truth, "truth")
+    if missing := sorted(set(predicted) - set(true)):
+        raise UserError(
+            f"truth {truth} has no label map of {', '.join(missing)}: name files after the case, as in {pred}, "
+            f"or take these out."
+        )
+    if rest := sorted(set(true) - set(predicted)):
+        logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
+    pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
+
+
+def score_cases(
+    cases: Sequence[Mapping],
+    pred: str,
+    output: str,
+    empty_rule: str = "brats",
+    et_threshold_ml: float = 0.0,
+    label_values: Sequence[int] | None = None,
+) -> None:
+    """As ``score``, for the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
+    pairs = [Pair(case["case"], label_map(pred, case["image"]), Path(case["label"])) for case in cases]
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
+
+
+def score_pairs(
+    pairs: Sequence[Pair],
+    output: str,
+    empty_rule: str,
+    et_threshold_ml: float,
+    label_values: Sequence[int] | None,
+) -> None:
+    """Write and print the scores of all pairs, or write nothing and report every faulty file."""
+    check_options(output, empty_rule, et_threshold_ml, label_values)
+    thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
+    class_of = class_of_value(label_values)
+
+    def score_pair(pair: Pair) -> list[list[CaseScore]] | Fault:
+        """Scores by threshold and region, or what is wrong with a file."""
+        try:
+            classes, truth, spacing = read_pair(pair, class_of)
+        except ValueError as error:
+            path, fault, remedy = error.args
+            return Fault(pair.case, str(path), fault, remedy)
+        voxel_ml = float(np.prod(spacing)) / 1000
+        cleared = [clear_small_et(classes, voxel_ml, threshold) for threshold in thresholds]
+        return [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(tqdm(pool.map(score_pair, pairs), total=len(pairs), desc="Scoring", disable=None))
+    report_faults([result for result in results if isinstance(result, Fault)], True, "fix them, or take them away.")
+    plain = Path(output)
+    cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
+    for stale in (cleared, cleared.with_suffix(".json")):
+        stale.unlink(missing_ok=True)  # of an earlier threshold
+    for index, threshold in enumerate(thresholds):
+        scores = [item for result in results if isinstance(result, list) for item in result[index]]
+        path = cleared if threshold else plain
+        print_table(write_scores(path, scores, empty_rule, threshold))
+        print(f"-> {path}\n")
+
+
+def check_options(output: str, empty_rule: str, et_threshold_ml: float, label_values: Sequence[int] | None) -> None:
+    """Raises UserError for an option that scoring cannot use, before any file is read."""
+    check_output(output, "output", ".csv")
+    if empty_rule not in EMPTY_RULES:
+        raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
+    if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
+        raise UserError(f"et_threshold_ml is {et_threshold_ml!r}, expected a volume in ml, or 0.")
+    if label_values is not None and not (isinstance(label_values, (list, tuple)) and len(label_values) == len(CLASSES)):
+        raise UserError(f'label_values is {label_values!r}, expected one for each of {CLASSES}, such as "[0,1,2,3]".')
+
+
+def case_scores(
+    case: str, predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float], empty_rule: str
+) -> list[CaseScore]:
+    """Metrics of every region of one case; label maps (H, W, D) in network classes, spacing in mm."""
+    scores = []
+    classes = dict(REGIONS)
+    for region in TABLE_ORDER:
+        found, real = (np.isin(label, classes[region]) for label in (predicted, truth))
+        empty = not (found.any() and real.any())
+        scores.append(CaseScore(case, region, region_metrics(found, real, spacing, empty_rule), empty))
+    return scores

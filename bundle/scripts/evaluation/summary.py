@@ -1,0 +1,184 @@
+"""Tables of scores: writing, reading, and means with 95% bootstrap intervals over patients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+from tqdm import tqdm
+
+from scripts.errors import UserError
+from scripts.evaluation.metrics import COLUMNS
+from scripts.files import format_table, read_table, write_json, write_table
+from scripts.labels import EMPTY_RULES, TABLE_ORDER
+
+__all__ = ["CaseScore", "Estimate", "Scores", "estimate", "print_table", "read_scores", "write_scores"]
+
+RESAMPLES = 10_000
+MILLIMETRES = ("hd95", "lesion_hd95")
+
+
+class CaseScore(NamedTuple):
+    """Metrics of one region of one case; ``empty`` where the region is empty in truth or prediction."""
+
+    case: str
+    region: str
+    metrics: dict[str, float]
+    empty: bool
+
+
+class Estimate(NamedTuple):
+    """A mean over this many patients and its 95% interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    patients: int
+
+
+@dataclass
+class Scores:
+    """A metrics.csv: ``values[case, region][metric]``, and what its JSON says of empty regions."""
+
+    path: Path
+    values: dict[tuple[str, str], dict[str, float]]
+    empty_rule: str
+    empty_cases: dict[str, list[str]]
+    et_threshold_ml: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.estimates: dict[str, dict[str, Estimate]] = {}  # what ``summary`` found
+
+    @property
+    def cases(self) -> list[str]:
+        return sorted({case for case, _ in self.values})
+
+    def column(self, region: str, metric: str, cases: Sequence[str] | None = None) -> np.ndarray:
+        """One metric of one region, (N,), for these cases in their order; by default for all."""
+        return np.array([self.values[case, region][metric] for case in cases or self.cases])
+
+    def summary(self) -> dict[str, dict[str, Estimate]]:
+        """Estimate by region and metric, computed once: a thousand patients take half a minute."""
+        keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS if not self.estimates]
+        for region, metric in tqdm(keys, desc="Bootstrap", disable=None, leave=False):
+            self.estimates.setdefault(region, {})[metric] = estimate(self.column(region, metric))
+        return self.estimates
+
+
+def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean and percentile bootstrap interval of (N,) values, without NaN (Efron and Tibshirani 1993)."""
+    values, mean = values[~np.isnan(values)], mean_of(values)
+    if len(values) < 2:
+        return Estimate(mean, np.nan, np.nan, len(values))
+    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
+    low, high = result.confidence_interval
+    return Estimate(mean, float(low), float(high), len(values))
+
+
+def mean_of(values: np.ndarray) -> float:
+    """Mean of (N,) values, without NaN; NaN if nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
+
+
+def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, et_threshold_ml: float = 0.0) -> Scores:
+    """Write the CSV (columns case, region, and metrics.COLUMNS; empty for NaN) and the JSON beside it."""
+    rows = [
+        {"case": item.case, "region": item.region}
+        | {name: "" if np.isnan(item.metrics[name]) else f"{item.metrics[name]:.6f}" for name in COLUMNS}
+        for item in sorted(scores, key=lambda item: (item.case, TABLE_ORDER.index(item.region)))
+    ]
+    empty_cases = {region: sorted(s.case for s in scores if s.empty and s.region == region) for region in TABLE_ORDER}
+    values = {(item.case, item.region): item.metrics for item in scores}
+    table = Scores(path, values, empty_rule, empty_cases, et_threshold_ml)
+    write_table(path, rows)
+    write_json(path.with_suffix(".json"), describe(table))
+    return table
+
+
+def describe(scores: Scores) -> dict[str, Any]:
+    """What the JSON beside a metrics.csv holds."""
+    summary = {
+        region: {metric: item._asdict() for metric, item in metrics.items()}
+        for region, metrics in scores.summary().items()
+    }
+    return {
+        "cases": len(scores.cases),
+        "empty_rule": scores.empty_rule,
+        "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
+        "cases_with_an_empty_region": scores.empty_cases,
+        "et_threshold_ml": scores.et_threshold_ml,
+        "interval": f"95% percentile bootstrap over patients, {RESAMPLES} resamples, seed 0",
+        "summary": summary,
+    }
+
+
+def read_scores(run: str | Path) -> Scores:
+    """The scores of a run's folder, or of a metrics.csv.
+
+    Raises:
+        UserError: if there is none, or it lacks a column.
+    """
+    path = Path(run, "metrics.csv") if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: evaluate the run first, or score its label maps (python -m scripts score)."
+        )
+    rows = read_table(path)
+    if not rows or not {"case", "region", *COLUMNS} <= set(rows[0]):
+        raise UserError(
+            f"{path} has the columns {list(rows[0]) if rows else []}: make it again with python -m scripts score."
+        )
+    values = {(row["case"], row["region"]): {name: float(row[name] or "nan") for name in COLUMNS} for row in rows}
+    beside = path.with_suffix(".json")
+    about = json.loads(beside.read_text()) if beside.is_file() else {}
+    return Scores(
+        path,
+        values,
+        about.get("empty_rule", "brats"),
+        about.get("cases_with_an_empty_region", {region: [] for region in TABLE_ORDER}),
+        about.get("et_threshold_ml", 0.0),
+    )
+
+
+def caption(scores: Scores) -> str:
+    """The text above every table: number of patients, interval, rule for empty regions, and how many have one."""
+    patients = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
+    lines = [
+        f"{len(scores.cases)} patients, mean [95% bootstrap interval over patients]; volume_error_ml is predicted "
+        "minus true volume.",
+        f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Patients with an empty region: "
+        f"{patients}.",
+    ]
+    if scores.et_threshold_ml:
+        lines.append(f"Enhancing tumour of less than {scores.et_threshold_ml} ml is counted as NCR.")
+    return "\n".join(lines)
+
+
+def number(metric: str, value: float) -> str:
+    """A metric's value as text: one decimal in mm and ml, else three."""
+    return f"{value:.1f}" if metric in (*MILLIMETRES, "volume_error_ml") else f"{value:.3f}"
+
+
+def cell(metric: str, item: Estimate) -> str:
+    """Mean and interval as text; a single patient has no interval."""
+    if item.low != item.low:
+        return number(metric, item.mean)
+    return f"{number(metric, item.mean)} [{number(metric, item.low)}, {number(metric, item.high)}]"
+
+
+def summary_rows(scores: Scores) -> list[list[str]]:
+    """The means of a run as cells: a header, then one row a metric with one column a region."""
+    summary = scores.summary()
+    rows = [[metric, *(cell(metric, summary[region][metric]) for region in TABLE_ORDER)] for metric in COLUMNS]
+    return [["metric", *TABLE_ORDER], *rows]
+
+
+def print_table(scores: Scores) -> None:
+    """Print the means of a run under their caption."""
+    print(f"{caption(scores)}\n\n{format_table(summary_rows(scores))}")

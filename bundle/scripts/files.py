@@ -1,0 +1,149 @@
+"""Write files completely or not at all, read them, and format tables."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import UserError
+
+__all__ = [
+    "check_output",
+    "flatten",
+    "format_table",
+    "named_runs",
+    "read_json",
+    "read_table",
+    "replacing",
+    "sha256",
+    "write_json",
+    "write_table",
+    "write_text",
+]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden file to write to. It replaces ``path`` at the end and is removed after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}_{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, NaN as null."""
+    write_text(path, json.dumps(without_nan(document), indent=1) + "\n")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV. Columns are in the order of their first appearance."""
+    with replacing(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV file with text values; no rows if the file does not exist."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path: str, key: str) -> dict:
+    """The mapping in a JSON file. ``key`` is the option that named the file.
+
+    Raises:
+        UserError: if the file is missing or is not a JSON mapping.
+    """
+    try:
+        document = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{key} {path} cannot be read ({error.strerror}): give the path of a JSON file.") from error
+    except ValueError as error:
+        raise UserError(f"{key} {path} is not JSON ({error}): make it again.") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{key} {path} holds a {type(document).__name__}, expected a mapping.")
+    return document
+
+
+def sha256(path: str) -> str:
+    """Hex SHA-256 of a file; an empty path gives the digest of empty input."""
+    return hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
+
+
+def check_output(path: str, key: str, suffix: str) -> None:
+    """Check before any work that a file can be written, and make its folder.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    target = Path(path)
+    if target.is_dir() or target.suffix != suffix:
+        raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key} {path}: its folder cannot be made ({error.strerror}): give another path.") from error
+
+
+def named_runs(runs: str) -> dict[str, str]:
+    """Folder of each run by name, from ``NAME=DIR,NAME=DIR``.
+
+    Raises:
+        UserError: if the text has another form.
+    """
+    pairs = [item.partition("=") for item in str(runs).split(",")]
+    if not all(name and folder for name, _, folder in pairs):
+        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
+    return {name: folder for name, _, folder in pairs}
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of every leaf of nested mappings and lists, with keys in MONAI's form, such as a::b::0."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    if not isinstance(value, (Mapping, list)) or not value:
+        yield name, value
+    for key, item in items:
+        yield from flatten(item, f"{name}::{key}" if name else str(key))
+
+
+def format_table(rows: Sequence[Sequence[str]], right: bool = True) -> str:
+    """A text table of cells. The first row is the header. ``right`` aligns all columns but the first to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    lines = [line.rstrip() for line in lines]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def without_nan(value: Any) -> Any:
+    """The value, in which None replaces NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,66 @@
+"""Students exported by MONAI's ckpt_export (TorchScript) or onnx_export, which take the place of the network."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scripts.errors import UserError
+
+__all__ = ["is_exported", "load_exported"]
+
+
+def is_exported(path: str) -> bool:
+    """Whether a file of weights is a whole network: ``.ts`` (TorchScript) or ``.onnx``."""
+    return Path(path).suffix in (".ts", ".onnx")
+
+
+def load_exported(path: str, device: torch.device) -> nn.Module:
+    """An exported network, which computes in float32. Shapes: (B, C, H, W, D) -> logits (B, K, H, W, D).
+
+    Raises:
+        UserError: if the file is missing or not what its name says, or onnxruntime is not installed.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"ckpt_path {path} does not exist: export it first, see docs/README.md.")
+    try:
+        return ScriptedNetwork(path, device) if Path(path).suffix == ".ts" else OnnxNetwork(path, device)
+    except Exception as error:  # both libraries fail in many ways
+        reason = str(error).strip().splitlines()[-1][:200]
+        raise UserError(f"ckpt_path {path} cannot be loaded ({reason}): export it again.") from error
+
+
+class ScriptedNetwork(nn.Module):
+    """A TorchScript file."""
+
+    def __init__(self, path: str, device: torch.device) -> None:
+        super().__init__()
+        self.network = torch.jit.load(path, map_location=device)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(image.device.type, enabled=False):
+            return self.network(image.float())
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by onnxruntime: on the GPU if onnxruntime can use it, else on the CPU."""
+
+    def __init__(self, path: str, device: torch.device) -> None:
+        super().__init__()
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise UserError(f"ckpt_path is {path}, but onnxruntime is not installed: pip install onnxruntime.")
+        import onnxruntime
+
+        wanted = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
+        providers = [
+            name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()
+        ]
+        self.session = onnxruntime.InferenceSession(path, providers=providers)
+        self.name = self.session.get_inputs()[0].name
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        values = image.as_subclass(torch.Tensor).float().contiguous().cpu().numpy()
+        return torch.from_numpy(self.session.run(None, {self.name: values})[0]).to(image.device)

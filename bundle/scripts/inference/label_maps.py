@@ -1,0 +1,108 @@
+"""From class probabilities to files: small enhancing tumours, uncertainty maps, file names, atomic writing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, NibabelWriter
+from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
+
+from scripts.data.cases import case_of
+from scripts.files import replacing
+from scripts.labels import CLASSES, MAP_ENDINGS
+
+__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et"]
+
+NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
+
+
+def clear_small_et(classes: Any, voxel_ml: float, threshold_ml: float) -> Any:
+    """Network classes where enhancing tumour is NCR if its whole volume is below the threshold.
+
+    BraTS counts a single false voxel of a region that the patient does not have as Dice 0, so a small enhancing
+    tumour is a risk.
+
+    Shapes: array or tensor of network classes, any shape -> the same.
+    """
+    enhancing = classes == ET
+    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml:
+        return classes
+    where: Any = torch.where if isinstance(classes, torch.Tensor) else np.where
+    return where(enhancing, NCR, classes)
+
+
+class ClearSmallETd(MapTransform):
+    """``clear_small_et`` for label maps with an affine, (1, H, W, D); a threshold of 0 changes nothing."""
+
+    def __init__(self, keys: KeysCollection, threshold_ml: float = 0.0) -> None:
+        super().__init__(keys)
+        self.threshold_ml = threshold_ml
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result) if self.threshold_ml else ():
+            voxel_ml = abs(float(torch.linalg.det(result[key].affine[:3, :3]))) / 1000
+            result[key] = clear_small_et(result[key], voxel_ml, self.threshold_ml)
+        return result
+
+
+class SaveUncertaintyd(MapTransform):
+    """Writes maps of uncertainty in the image's own grid beside the label map, float32.
+
+    NAME_entropy.nii.gz: -sum_c p_c log p_c of the mean probabilities, in nats, from 0 (certain) to log(classes).
+    NAME_variance.nii.gz, for several members: variance of p_c over the members, mean over the classes.
+
+    Args:
+        keys: probabilities of each member, (C, H, W, D).
+        transform: the preprocessing, which is inverted.
+        output_dir: the folder to write to.
+    """
+
+    def __init__(self, keys: KeysCollection, transform: Compose, output_dir: str) -> None:
+        super().__init__(keys)
+        self.back = Invertd(["entropy", "variance"], transform, "image", nearest_interp=False, allow_missing_keys=True)
+        self.savers = [
+            SaveImaged(
+                name,
+                output_dir=output_dir,
+                output_postfix=name,
+                separate_folder=False,
+                resample=False,
+                print_log=False,
+                allow_missing_keys=True,
+                writer=AtomicWriter,
+                output_name_formatter=case_name,
+            )
+            for name in MAP_ENDINGS
+        ]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        members = torch.stack([data[key] for key in self.keys])  # (E, C, H, W, D)
+        mean = members.mean(dim=0)
+        maps = dict(data) | {"entropy": torch.special.entr(mean).sum(dim=0, keepdim=True)}
+        if len(members) > 1:
+            maps["variance"] = members.var(dim=0, correction=0).mean(dim=0, keepdim=True)
+        for name in maps.keys() & {"entropy", "variance"}:
+            maps[name] = MetaTensor(maps[name], meta=dict(data["image"].meta))
+        maps = self.back(maps)
+        for saver in self.savers:
+            saver(maps)
+        return dict(data)
+
+
+class AtomicWriter(NibabelWriter):
+    """MONAI's NibabelWriter with a hidden file that is renamed at the end, so that every label map is whole."""
+
+    def write(self, filename: Any, verbose: bool = False, **options: Any) -> None:
+        with replacing(Path(filename)) as partial:
+            super().write(partial, verbose=verbose, **options)
+
+
+def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+    """The file name of a case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
+    return {"subject": case_of(meta["filename_or_obj"]) + ".nii.gz", "idx": None}  # MONAI removes the extension

@@ -1,0 +1,144 @@
+"""Prediction of many patients: a patient that fails does not stop the others."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import Dataset, MetaTensor
+from monai.engines import EnsembleEvaluator
+from monai.transforms import Compose
+from monai.utils import ensure_tuple
+
+from scripts.data.checks import Fault, check_voxels, report_faults
+from scripts.data.volumes import Volume, check_shape
+from scripts.device import lay_channels_last
+from scripts.inference.exported import is_exported, load_exported
+from scripts.labels import SEQUENCES
+from scripts.method.distillation import load_weights
+
+__all__ = ["CheckedImages", "Predictor", "load_members", "make_members"]
+
+logger = logging.getLogger(__name__)
+
+LITTLE_BACKGROUND = 0.98  # a volume with a larger share of voxels other than 0 is hardly skull-stripped
+
+
+class CheckedImages(Dataset):
+    """A MONAI dataset that returns a faulty image as ``{"case", "image", "fault"}`` instead of raising an error.
+
+    Each image is checked when it is read: 3-D, finite, not empty.
+
+    Args:
+        data: entries as find_work gives them.
+        transform: the first of its transforms reads the file.
+    """
+
+    def __init__(self, data: Sequence[dict], transform: Compose) -> None:
+        super().__init__(data, transform)
+
+    def __getitem__(self, index: int) -> Any:
+        entry = self.data[index]
+        try:
+            loaded = self.read(entry)
+        except ValueError as error:
+            return entry | {"fault": str(error)}
+        try:
+            return self.transform(loaded, start=1)
+        except Exception as error:  # the other images must still be predicted
+            logger.debug("a transform failed", exc_info=True)
+            return entry | {"fault": root_cause(error)}
+
+    def read(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with its image read. Raises ValueError if something is wrong with the file."""
+        try:
+            loaded = self.transform(entry, end=1)
+        except Exception as error:  # nibabel, gzip and zlib fail in many ways
+            raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
+        image = loaded["image"]
+        channels = len(SEQUENCES) if "channels" in entry else 1
+        volume = check_shape(Volume(image.numpy(), image.affine.numpy()), channels)
+        if faults := check_voxels("image", volume.voxels, set()):
+            raise ValueError(faults[0][0])
+        if (volume.voxels != 0).mean() > LITTLE_BACKGROUND:
+            logger.warning(f"{entry['image']}: hardly any voxel is 0, but all outside the brain must be.")
+        return loaded
+
+
+class Predictor(EnsembleEvaluator):
+    """MONAI's EnsembleEvaluator, which continues after a patient that fails; ``run`` ends with a report of these.
+
+    Raises:
+        UserError: at the end of ``run``, if any patient failed; the message is a table of them.
+    """
+
+    def _iteration(self, engine: EnsembleEvaluator, batchdata: Mapping[str, Any]) -> Any:
+        if "fault" in batchdata:
+            self.add_fault(batchdata, batchdata["fault"][0])
+            return []
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:  # out of memory, a full disk, a transform: the others must still be predicted
+            logger.debug("a prediction failed", exc_info=True)
+            self.add_fault(batchdata, root_cause(error))
+            engine.state.output = []
+            return []
+
+    def add_fault(self, batchdata: Mapping[str, Any], fault: str) -> None:
+        """Remember a patient that failed."""
+        image = batchdata["image"]
+        path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else image
+        path = path if isinstance(path, str) else path[0]
+        self.faults.append(Fault(batchdata["case"][0], path, fault, "repair or replace the file"))
+
+    def run(self, global_epoch: int = 1) -> None:
+        self.faults: list[Fault] = []
+        total = len(self.data_loader.dataset)
+        if total:
+            super().run(global_epoch)
+        logger.info(f"Label maps written: {total - len(self.faults)}.")
+        report_faults(self.faults, True, "not predicted. Fix them and run the command again.")
+
+
+def root_cause(error: BaseException) -> str:
+    """Type and first line of the error that caused this one: MONAI wraps errors into errors of the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def make_members(
+    network: torch.nn.Module, ckpt_path: str | Sequence[str], device: torch.device, channels_last: bool = False
+) -> list[torch.nn.Module]:
+    """The networks of an ensemble, one for each file: exported ones, or ``network`` and copies, without weights yet.
+
+    Args:
+        network: the network whose weights the files hold.
+        ckpt_path: one file or several.
+        device: to predict on.
+        channels_last: the memory layout of networks that are not exported; predictions differ by rounding alone.
+    """
+    members: list[torch.nn.Module] = []
+    for path in ensure_tuple(ckpt_path):
+        if is_exported(path):
+            members.append(load_exported(path, device))
+            continue
+        own = copy.deepcopy(network) if members else network
+        if channels_last:
+            lay_channels_last(own)
+        members.append(own.to(device))
+    return members
+
+
+def load_members(networks: Sequence[torch.nn.Module], ckpt_path: str | Sequence[str]) -> None:
+    """Load each file of weights into its network; exported networks hold theirs.
+
+    Raises:
+        UserError: if a file is missing or does not fit the network.
+    """
+    for network, path in zip(networks, ensure_tuple(ckpt_path)):
+        if not is_exported(path):
+            load_weights(network, path)

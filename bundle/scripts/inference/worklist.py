@@ -1,0 +1,114 @@
+"""Which images to predict now, and the record of those that are predicted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from monai.utils import ensure_tuple
+
+from scripts.data.cases import find_images, label_map, maps_of
+from scripts.data.datalist import datalist_images
+from scripts.errors import UserError
+from scripts.files import sha256
+from scripts.labels import SEQUENCES
+from scripts.settings.provenance import record_run
+from scripts.training.folder import forget_scores
+
+__all__ = ["find_work", "record_inference"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_work(
+    dataset_dir: str, sequence: str = "t1ce", datalist: str = "", output_dir: str = "", overwrite: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
+
+    Args:
+        dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
+        sequence: which files of a BraTS folder, or of the datalist, to take.
+        datalist: a file as written by python -m scripts datalist; all its cases are taken.
+        output_dir: where label maps (NAME_seg.nii.gz) are.
+        overwrite: predict images again that have a label map.
+
+    Raises:
+        UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
+            their names that no inference wrote, such as the truth, or that belong to other images.
+    """
+    if sequence not in SEQUENCES:
+        raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
+    images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
+    existing = {path: image for image in images if (path := label_map(output_dir, image["image"])).is_file()}
+    check_existing(existing, output_dir, overwrite)
+    left = [image for image in images if overwrite or label_map(output_dir, image["image"]) not in existing]
+    if done := len(images) - len(left):
+        logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
+    return {"all": images, "left": left}
+
+
+def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
+    """Raises UserError unless an earlier inference into the folder made these label maps, from the same images."""
+    sources = {Path(case["prediction"]).name: case["image"] for case in earlier_record(output_dir).get("cases", [])}
+    if foreign := [path for path in label_maps if path.name not in sources]:
+        raise UserError(
+            f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
+            f"({foreign[0].name}), such as the truth or an evaluation's: give another output_dir."
+        )
+    for path, image in label_maps.items():
+        source = sources[path.name]
+        if not overwrite and source != str(Path(image["image"]).resolve()):
+            raise UserError(
+                f"{path} was predicted from {source}, not from {image['image']}: give another output_dir, or "
+                "--overwrite True to predict it again."
+            )
+
+
+def earlier_record(output_dir: str) -> dict[str, Any]:
+    """The inference.json of earlier inferences into the folder; empty if there is none."""
+    path = Path(output_dir, "inference.json")
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def record_inference(
+    output_dir: str,
+    images: Sequence[Mapping[str, Any]],
+    ckpt_path: str | Sequence[str],
+    settings: Mapping[str, Any],
+    overwrite: bool = False,
+    label_values: Sequence[int] | None = None,
+) -> None:
+    """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
+
+    Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one.
+
+    Raises:
+        UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
+    """
+    before = earlier_record(output_dir)
+    settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
+    kept = [case for case in before.get("cases", []) if Path(case["prediction"]).is_file()]
+    other = sorted(key for key in settings if before.get("settings", {}).get(key) != settings[key])
+    if kept and other and not overwrite:
+        raise UserError(
+            f"{output_dir} holds {len(kept)} label map(s) made with other {', '.join(other)}: give another output_dir, "
+            "or --overwrite True to predict them again."
+        )
+    if overwrite and idist.get_rank() == 0:
+        forget_scores(output_dir)
+        for path in (path for image in images for path in maps_of(output_dir, image["image"])):
+            path.unlink(missing_ok=True)
+    now = {image["case"] for image in images}
+    earlier = [] if other else [case for case in kept if case["case"] not in now]
+    record_run(
+        output_dir,
+        "inference",
+        ckpt_path=ckpt_path,
+        cases=[*earlier, *images],
+        settings=settings,
+        label_values=label_values,
+    )

@@ -1,0 +1,128 @@
+"""The two losses of MTCM-KD: segmentation by labels, and soft targets by a teacher."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["SegmentationLoss", "SoftTargetLoss", "resample", "resize_label"]
+
+EPSILON = 1e-7  # in denominators only, as in the authors' losses
+
+
+class SegmentationLoss(nn.Module):
+    """(soft Dice loss + soft Jaccard loss + cross-entropy) / 3 over all classes, background included.
+
+    One log-softmax and one one-hot serve the three. Dice and Jaccard are reduced over each whole volume; the
+    MTCM-KD authors reduce over each slice of the last axis (``reduction="slice"``), with which a perfect
+    prediction still scores about 0.3, since every slice without a class counts as a full miss.
+
+    Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
+
+    Raises:
+        ValueError: if reduction is neither "volume" nor "slice", or the shapes do not match.
+    """
+
+    def __init__(self, reduction: str = "volume") -> None:
+        super().__init__()
+        if reduction not in ("volume", "slice"):
+            raise ValueError(f'reduction must be "volume" or "slice", got {reduction!r}.')
+        self.axes = (2, 3, 4) if reduction == "volume" else (2, 3)
+
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        expected = (logits.shape[0], 1, *logits.shape[2:])
+        if tuple(label.shape) != expected:
+            raise ValueError(f"expected a label of shape {expected}, got {tuple(label.shape)}.")
+        classes = label[:, 0].long()  # (B, H, W, D)
+        log_probabilities = F.log_softmax(logits.float(), dim=1)
+        cross_entropy = F.nll_loss(log_probabilities, classes)
+        probabilities = log_probabilities.exp()
+        truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+        intersection = (probabilities * truth).sum(self.axes)  # (B, C), or (B, C, D) by slice
+        total = probabilities.sum(self.axes) + truth.sum(self.axes)
+        dice = 1 - (2 * intersection / (total + EPSILON)).mean()
+        jaccard = 1 - (intersection / (total - intersection + EPSILON)).mean()
+        return (dice + jaccard + cross_entropy) / 3
+
+
+class SoftTargetLoss(nn.Module):
+    """Response-based distillation: T² · KL(softmax(teacher/T) ‖ softmax(student/T)), mean over voxels.
+
+    Hinton et al. 2015, https://arxiv.org/abs/1503.02531. The MTCM-KD authors sum over voxels and scale by T;
+    ``reduction="sum"`` with ``scale="linear"`` gives theirs, whose size grows with the patch.
+
+    Most voxels are background, and a student that cannot see oedema settles for background there. ``tumour_focus`` f
+    (not in the paper) takes the mean with weights (1 - f) + f · p, p the teacher's probability of any tumour class:
+    0 is the plain mean, 1 counts voxels only as far as the teacher sees tumour.
+
+    FLAIR and T2 show a tumour's extent, not its parts. ``whole_tumour`` (not in the paper) takes from the teacher only
+    what is tumour of any class: logits become those of background and of the others' log-sum-exp.
+
+    Shapes: student_logits, teacher_logits (B, C, H, W, D) -> scalar. The teacher is detached.
+
+    Raises:
+        ValueError: if temperature <= 0, reduction or scale is unknown, tumour_focus is not in 0..1 or is given for a
+            sum, or the shapes differ.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        reduction: str = "mean",
+        scale: str = "squared",
+        tumour_focus: float = 0.0,
+        whole_tumour: bool = False,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}.")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction must be "mean" or "sum" (over voxels), got {reduction!r}.')
+        if scale not in ("squared", "linear"):
+            raise ValueError(f'scale must be "squared" (T²) or "linear" (T), got {scale!r}.')
+        if not 0 <= tumour_focus <= 1 or (tumour_focus and reduction == "sum"):
+            raise ValueError(f'tumour_focus must be in 0..1, and 0 for reduction="sum", got {tumour_focus}.')
+        self.tumour_focus = tumour_focus
+        self.whole_tumour = whole_tumour
+        self.temperature = temperature
+        self.reduction = reduction
+        self.factor = temperature**2 if scale == "squared" else temperature
+
+    def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+        if student_logits.shape != teacher_logits.shape:
+            raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
+        student_logits = student_logits.float()
+        teacher_logits = teacher_logits.detach().float()  # soft targets: the student must not train a teacher
+        if self.whole_tumour:
+            student_logits, teacher_logits = merge_tumour(student_logits), merge_tumour(teacher_logits)
+        soft_targets = F.log_softmax(teacher_logits / self.temperature, dim=1)
+        student = F.log_softmax(student_logits / self.temperature, dim=1)
+        if self.tumour_focus:
+            tumour = 1 - F.softmax(teacher_logits, dim=1)[:, 0]  # (B, H, W, D)
+            weights = (1 - self.tumour_focus) + self.tumour_focus * tumour
+            divergence = F.kl_div(student, soft_targets, reduction="none", log_target=True).sum(dim=1)
+            return self.factor * (weights * divergence).sum() / (weights.sum() + EPSILON)
+        divergence = F.kl_div(student, soft_targets, reduction="sum", log_target=True)
+        if self.reduction == "sum":
+            return self.factor * divergence / student.shape[0]
+        return self.factor * divergence / student[:, 0].numel()
+
+
+def merge_tumour(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of background and of any tumour class: (B, C, H, W, D) -> (B, 2, H, W, D)."""
+    return torch.stack([logits[:, 0], logits[:, 1:].logsumexp(dim=1)], dim=1)
+
+
+def resize_label(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Nearest neighbour (index 2k at half size): (B, 1, H, W, D) -> (B, 1, h, w, d)."""
+    if label.shape[2:] == like.shape[2:]:
+        return label
+    return F.interpolate(label.float(), size=like.shape[2:], mode="nearest")
+
+
+def resample(logits: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Trilinear where sizes differ: (B, C, H, W, D) -> (B, C, h, w, d)."""
+    if logits.shape[2:] == like.shape[2:]:
+        return logits
+    return F.interpolate(logits, size=like.shape[2:], mode="trilinear")

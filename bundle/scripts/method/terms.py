@@ -1,0 +1,195 @@
+"""The loss of MTCM-KD: a sum of named terms, each with a weight of its own.
+
+A term is added, removed or replaced in YAML, under ``loss::terms``. It gets
+
+| argument | what it is | shape |
+|---|---|---|
+| ``output.student`` | the student's logits at full, 1/2, 1/4 resolution: as many as it has heads | [(B, C, h, w, d)] |
+| ``output.teachers`` | each teacher's logits, by name | {name: (B, C, H, W, D)} |
+| ``output.fused`` | the fusion's logits at 1/2, 1/4 resolution: as many as it has levels | [(B, C, h, w, d)] |
+| ``output.features`` | outputs of the teachers' feature layers, by name | {name: [(B, F, h, w, d)]} |
+| ... ``["student"]`` | the student's, where ``distillation::student_feature_layers`` names some | [(B, F, h, w, d)] |
+| ... ``["projected"]`` | the first of these through ``distillation::projection``, if there is one | [(B, F, h, w, d)] |
+| ``label`` | classes 0..C-1 | (B, 1, H, W, D) |
+
+and gives a scalar, or several by name (one a teacher, say). A term that finds nothing to compare gives none: ``{}``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from scripts.method.confidence import TeacherConfidence
+from scripts.method.distillation import DistillationOutput
+from scripts.method.losses import resample, resize_label
+
+__all__ = [
+    "DistillationLoss",
+    "FusedResponse",
+    "FusionLabels",
+    "StudentLabels",
+    "TeacherLabels",
+    "TeacherResponses",
+    "Term",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Term(nn.Module):
+    """One term of the loss; subclasses define ``forward(output, label)``.
+
+    Args:
+        weight: what the term is multiplied by.
+        warm_up_weight: the same in the first epochs, in which the student learns from labels alone.
+
+    Raises:
+        ValueError: if a weight is negative.
+    """
+
+    def __init__(self, weight: float = 1.0, warm_up_weight: float = 0.0) -> None:
+        super().__init__()
+        if min(weight, warm_up_weight) < 0:
+            raise ValueError(f"weights must be at least 0, got {weight} and {warm_up_weight} in the warm-up.")
+        self.weight = weight
+        self.warm_up_weight = warm_up_weight
+
+
+class TeacherLabels(Term):
+    """seg(teacher_i, y) of each teacher that learns; a frozen one has no such term."""
+
+    def __init__(self, segmentation: nn.Module, weight: float = 1.0) -> None:
+        super().__init__(weight, weight)
+        self.segmentation = segmentation
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        learning = {name: logits for name, logits in output.teachers.items() if logits.requires_grad}
+        return {name: self.segmentation(logits, label) for name, logits in learning.items()}
+
+
+class FusionLabels(Term):
+    """seg(fused, y_l) at one level of the fusion: 1 is 1/2 resolution, 2 is 1/4. It trains the teachers as well."""
+
+    def __init__(self, segmentation: nn.Module, weight: float, level: int = 1) -> None:
+        super().__init__(weight, weight)
+        self.segmentation = segmentation
+        self.level = level
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        if len(output.fused) < self.level:
+            return {}
+        fused = output.fused[self.level - 1]
+        return self.segmentation(fused, resize_label(label, fused))
+
+
+class StudentLabels(Term):
+    """seg(student_l, y_l) of one of the student's heads: level 0 is full resolution, 1 is 1/2, 2 is 1/4."""
+
+    def __init__(self, segmentation: nn.Module, weight: float, level: int = 0, warm_up_weight: float = 0.0) -> None:
+        super().__init__(weight, warm_up_weight)
+        self.segmentation = segmentation
+        self.level = level
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        if len(output.student) <= self.level:
+            return {}
+        logits = output.student[self.level]
+        return self.segmentation(logits, resize_label(label, logits))
+
+
+class TeacherResponses(Term):
+    """Performance-aware response distillation: w_i · kd(student, teacher_i) of each teacher, w_i its confidence."""
+
+    def __init__(self, soft_target: nn.Module, confidence: TeacherConfidence, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.soft_target = soft_target
+        self.confidence = confidence
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        weights = self.confidence.as_dict()
+        return {
+            name: weights[name] * self.soft_target(output.student[0], logits)
+            for name, logits in output.teachers.items()
+        }
+
+
+class FusedResponse(Term):
+    """kd(student_l, fused) at one level of the fusion (CDSFL): 1 is 1/2 resolution, 2 is 1/4.
+
+    A student without a head at that resolution is compared by its own logits, resampled.
+    """
+
+    def __init__(self, soft_target: nn.Module, weight: float, level: int = 1) -> None:
+        super().__init__(weight)
+        self.soft_target = soft_target
+        self.level = level
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        if len(output.fused) < self.level:
+            return {}
+        fused = output.fused[self.level - 1]
+        student = output.student[self.level] if len(output.student) > self.level else output.student[0]
+        return self.soft_target(resample(student, fused), fused)
+
+
+class DistillationLoss(nn.Module):
+    """Σ weight · term, over the teachers' terms and the student's (MTCM-KD, doi 10.1016/j.knosys.2024.111854).
+
+    Soft targets are detached, so that one backward pass over the sum gives the gradients of the authors' two passes.
+    Until ``distilling`` is set, every term has its ``warm_up_weight``, which is 0 for what teachers teach: the gradient
+    is then 0 and not missing, as DistributedDataParallel needs it.
+
+    ``values`` holds what was summed last, by name, detached: what is logged is what is optimised.
+
+    Args:
+        terms: name -> Term, or None for a term that an overlay takes away. A term that gives several values adds their
+            names to its own: ``distil_flair``.
+        distilling: whether the warm-up is over.
+
+    Shapes: DistillationOutput, label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
+
+    Raises:
+        ValueError: in forward, if the networks have an output at a lower resolution that no term uses.
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module | None], distilling: bool = False) -> None:
+        super().__init__()
+        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
+        self.distilling = distilling
+        self.values: dict[str, torch.Tensor] = {}
+        self.idle: set[str] | None = None
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor:
+        values = self.weighted(output, label)
+        self.values = {name: value.detach() for name, value in values.items()}
+        return torch.stack(list(values.values())).sum()
+
+    def weighted(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weight · value of every term by name: what is summed."""
+        self.check_levels(output)
+        values: dict[str, torch.Tensor] = {}
+        idle = set()
+        for name, term in self.terms.items():
+            weight: Any = term.weight if self.distilling else getattr(term, "warm_up_weight", 0.0)
+            value = term(output, label)
+            parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
+            values |= {key: weight * part for key, part in parts.items()}
+            idle |= set() if parts else {name}
+        if self.idle is None and idle:
+            logger.info(f"Terms of the loss that find nothing to compare: {', '.join(sorted(idle))}.")
+        self.idle = idle
+        return values
+
+    def check_levels(self, output: DistillationOutput) -> None:
+        used = max((getattr(term, "level", 0) for term in self.terms.values()), default=0)
+        for name, levels in {"student": len(output.student) - 1, "fusion": len(output.fused)}.items():
+            if levels > used:
+                raise ValueError(
+                    f"the {name} has {levels} lower-resolution outputs, but no term of the loss has level {used + 1}: "
+                    "add terms, as two_levels.yaml does, or take the output away (deep_supervision)."
+                )

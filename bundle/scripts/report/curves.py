@@ -1,0 +1,127 @@
+"""Curves of one run over its epochs, or of several side by side: losses, confidence, validation Dice.
+
+python -m scripts curves --run DIR --picture FILE
+python -m scripts curves --runs "alone=OUT_A/fold_*,distilled=OUT_B/fold_*" --picture FILE
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from scripts.errors import UserError
+from scripts.files import check_output, named_runs, read_table
+from scripts.labels import SERIES_COLOURS
+
+__all__ = ["PANELS", "columns_of", "draw_curves", "draw_panel"]
+
+PANELS = (  # of one run: title, prefix of columns in history.csv
+    ("Confidence in the teachers", "weight/"),
+    ("Whole-tumour Dice of the teachers, training patches", "dice/"),
+    ("Dice of the student, validation", "validation/dice/"),
+)
+COMPARED = (  # of several runs: title, column of history.csv
+    ("Labels' loss, training patches", "loss/student"),
+    ("WT Dice, validation", "validation/dice/WT"),
+    ("TC Dice, validation", "validation/dice/TC"),
+    ("ET Dice, validation", "validation/dice/ET"),
+)
+STYLES = ("-", "--", ":")
+
+
+def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -> None:
+    """Draw the curves of a training, or of several trainings side by side.
+
+    Args:
+        picture: the PNG to write.
+        run: the output_dir of a training.
+        runs: instead of run, NAME=DIR,NAME=DIR; a pattern such as ``OUT/fold_*`` is drawn as the mean of the folders
+            that match.
+
+    Raises:
+        UserError: if neither or both of run and runs are given, a run has no history.csv or nothing in it to draw, the
+            runs of one pattern have different numbers of epochs, or picture is
+            not a PNG.
+    """
+    if (run is None) == (runs is None):
+        raise UserError("give either --run DIR, or --runs NAME=DIR,NAME=DIR to see several side by side.")
+    check_output(picture, "picture", ".png")
+    if runs is None:
+        rows = read_history(Path(str(run)))
+        panels = [(title, columns_of(rows, prefix)) for title, prefix in PANELS]
+    else:
+        folders = named_runs(runs)
+        rows = side_by_side({name: mean_history(pattern) for name, pattern in folders.items()})
+        panels = [(title, [f"{column}/{name}" for name in folders]) for title, column in COMPARED]
+    panels = [(title, columns) for title, columns in panels if any(row.get(name) for name in columns for row in rows)]
+    if not panels:
+        raise UserError(f"{run or runs}: history.csv holds nothing to draw yet: let the training reach a validation.")
+    figure = Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
+    for axis, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        draw_panel(axis, rows, title, columns)
+    figure.savefig(picture, dpi=110)
+    print(f"{len(rows)} epochs are drawn in {picture}.")
+
+
+def columns_of(rows: Sequence[Mapping[str, str]], prefix: str) -> list[str]:
+    """Columns whose name has this prefix and that hold any value."""
+    return [name for name in rows[0] if name.startswith(prefix) and any(row.get(name) for row in rows)]
+
+
+def read_history(folder: Path) -> list[dict[str, str]]:
+    """The rows of history.csv in a training's folder. Raises UserError if there are none."""
+    rows = read_table(folder / "history.csv")
+    if not rows:
+        raise UserError(f"{folder / 'history.csv'} does not exist or is empty: give the output_dir of a training.")
+    return rows
+
+
+def mean_history(pattern: str) -> list[dict[str, str]]:
+    """The columns of COMPARED: in each epoch the mean of all runs that the pattern matches.
+
+    Raises:
+        UserError: if a run has no history, or the runs have different numbers of epochs.
+    """
+    folders = [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir()]
+    histories = [read_history(folder) for folder in folders or [Path(pattern)]]
+    lengths = sorted({len(rows) for rows in histories})
+    if len(lengths) > 1:
+        raise UserError(f"the runs of {pattern} have {lengths} epochs: give runs of the same length.")
+    rows = []
+    for epoch in zip(*histories):
+        row = {"epoch": epoch[0]["epoch"]}
+        for _, column in COMPARED:
+            values = [run.get(column, "") for run in epoch]
+            row[column] = str(np.mean([float(value) for value in values])) if all(values) else ""
+        rows.append(row)
+    return rows
+
+
+def side_by_side(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[dict[str, str]]:
+    """One row an epoch, with the columns COLUMN/NAME of each history."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, history in histories.items():
+        for row in history:
+            values = {f"{column}/{name}": value for column, value in row.items() if column != "epoch"}
+            rows.setdefault(row["epoch"], {"epoch": row["epoch"]}).update(values)
+    return list(rows.values())
+
+
+def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, columns: Sequence[str]) -> None:
+    """Draw columns of history.csv over the epochs; epochs without a value are skipped."""
+    for name, style, colour in zip(columns, itertools.cycle(STYLES), itertools.cycle(SERIES_COLOURS)):  # twelve styles
+        points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            axis.plot(*zip(*points), color=colour, linestyle=style, label=name.rpartition("/")[2])
+    axis.set(title=title, xlabel="epoch")
+    axis.title.set_fontsize(10)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(alpha=0.3)

@@ -1,0 +1,114 @@
+"""The report's charts: one SVG a panel, so that they flow over screens of any width."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scripts.evaluation.calibration import BINS
+from scripts.evaluation.summary import Scores
+from scripts.labels import SERIES_COLOURS, TABLE_ORDER
+from scripts.report.curves import PANELS, columns_of, draw_panel
+
+__all__ = ["Chart", "calibration_error", "calibration_figure", "distribution_figures", "history_figures"]
+
+MARKERS = ("o", "s", "^")
+
+
+class Chart(NamedTuple):
+    """An SVG, its caption, and a text for readers who cannot see it."""
+
+    svg: bytes
+    caption: str
+    alt: str
+
+
+def render(draw: Callable[[Axes], None], caption: str, alt: str) -> Chart:
+    """A chart of one panel."""
+    figure = Figure(figsize=(4.6, 3.3), layout="constrained")
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return Chart(buffer.getvalue(), caption, alt)
+
+
+def distribution_figures(scores: Scores) -> list[Chart]:
+    """Every patient's Dice, HD95 and lesion-wise Dice by region, over a box of quartiles."""
+    titles = {"dice": "Dice", "hd95": "HD95 (mm)", "lesion_dice": "lesion-wise Dice"}
+    return [distribution(scores, metric, title) for metric, title in titles.items()]
+
+
+def distribution(scores: Scores, metric: str, title: str) -> Chart:
+    """One mark a patient in each region, over a box of quartiles."""
+    columns = [scores.column(region, metric) for region in TABLE_ORDER]
+    columns = [column[~np.isnan(column)] for column in columns]
+    random = np.random.default_rng(0)
+
+    def draw(axis: Axes) -> None:
+        axis.boxplot(
+            columns, tick_labels=list(TABLE_ORDER), widths=0.5, showfliers=False, medianprops={"color": "black"}
+        )
+        for place, (column, colour, marker) in enumerate(zip(columns, SERIES_COLOURS, MARKERS), start=1):
+            aside = random.uniform(-0.16, 0.16, len(column))
+            axis.scatter(place + aside, column, s=18, color=colour, marker=marker, alpha=0.75, zorder=3)
+        axis.set_ylabel(title)
+        axis.grid(alpha=0.3, axis="y")
+
+    medians = ", ".join(f"{region} {np.median(c):.2f}" for region, c in zip(TABLE_ORDER, columns) if len(c))
+    return render(draw, f"{title}: one mark a patient, box of quartiles", f"{title} of each patient; medians {medians}")
+
+
+def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
+    """Charts of the loss terms, confidence and Dice of the teachers, the student's validation Dice, learning rates."""
+    loss = columns_of(rows, "loss/")
+    distilled = [name for name in loss if "distil" in name]
+    panels = {
+        "Loss of the labels": [name for name in loss if name not in (*distilled, "loss/total")],
+        "Loss of the soft targets": distilled,
+        "Total loss": columns_of(rows, "loss/total"),
+        **{title: columns_of(rows, prefix) for title, prefix in PANELS},
+        "Learning rate": columns_of(rows, "lr/"),
+    }
+    charts = []
+    for title, columns in panels.items():
+        if columns:
+            last = {name.rpartition("/")[2]: [row[name] for row in rows if row[name]][-1][:6] for name in columns}
+            at_the_end = ", ".join(f"{name} {value}" for name, value in last.items())
+            alt = f"{title} over {len(rows)} epochs; at the end {at_the_end}"
+            charts.append(render(partial(draw_panel, rows=rows, title=title, columns=columns), title, alt))
+    return charts
+
+
+def calibration_error(rows: Sequence[Mapping[str, str]], region: str) -> float:
+    """Expected calibration error: mean of |probability - frequency| over bins, weighted by voxels (Naeini 2015).
+
+    The first bin does not count: it holds nearly all of the brain and would hide the others.
+    """
+    bins = [row for row in rows if row["region"] == region and int(row["bin"]) > 0]
+    voxels = np.array([int(row["voxels"]) for row in bins])
+    gaps = np.array([abs(float(row["probability"]) - float(row["frequency"])) for row in bins])
+    return float((voxels * gaps).sum() / max(voxels.sum(), 1))
+
+
+def calibration_figure(rows: Sequence[Mapping[str, str]]) -> Chart:
+    """Reliability diagram: the share of true voxels against their predicted probability."""
+
+    def draw(axis: Axes) -> None:
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        for region, colour, marker in zip(TABLE_ORDER, SERIES_COLOURS, MARKERS):
+            bins = [row for row in rows if row["region"] == region and int(row["voxels"])]
+            points = [(float(row["probability"]), float(row["frequency"])) for row in bins]
+            axis.plot(*zip(*points), color=colour, marker=marker, markersize=5, label=region)
+        axis.set(xlabel="probability", ylabel="share of true voxels", xlim=(0, 1), ylim=(0, 1))
+        axis.legend(frameon=False)
+        axis.grid(alpha=0.3)
+
+    errors = ", ".join(f"{region} {calibration_error(rows, region):.3f}" for region in TABLE_ORDER)
+    caption = f"Calibration over all voxels of all patients in {BINS} bins. Expected error above 0.1: {errors}"
+    return render(draw, caption, f"Reliability diagram; expected calibration error {errors}")

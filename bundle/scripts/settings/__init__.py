@@ -1,0 +1,1 @@
+"""What is checked before work starts, and what a run records."""

@@ -1,0 +1,138 @@
+"""The config of the workflow that runs, as merged from files and options; misspelt keys are errors.
+
+MONAI ignores a key that nothing reads, so a misspelt option would change nothing and nobody would know.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+from scripts.command import command_line_options, nearest
+from scripts.errors import UserError, print_sentence
+from scripts.running import caller, command_as_typed, merged_config
+from scripts.settings.declaration import check_values
+
+__all__ = ["check_config"]
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WORKFLOW_KEYS = ("imports", "initialize", "run", "finalize", "_meta_")  # which MONAI looks for
+
+
+def check_config(code_dir: str | None = None) -> None:
+    """Check the keys and values of the config that runs, before anything is built of them.
+
+    Args:
+        code_dir: a folder with modules of the user's own, which the config may name from then on.
+
+    Raises:
+        UserError: names the key, the value and what was expected, or the nearest key that exists.
+    """
+    if code_dir:
+        add_code(code_dir)
+    options = command_line_options(shlex.split(command_as_typed() or ""))
+    if options:
+        sys.excepthook = print_sentence
+    config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
+    if run_id and run_id not in config:
+        raise UserError(f"there is no {run_id} to run in the config; did you mean {nearest(run_id, config)}?")
+    base = ConfigParser.load_config_file(CONFIGS / ("train.yaml" if "train" in config else "inference.yaml"))
+    check_names(config, base, run_id)
+    check_components("", config, base)
+    check_values(config)
+    check_options(options, config, base, run_id)
+
+
+def add_code(folder: str) -> None:
+    """Put a folder on Python's import path. Raises UserError if there is none."""
+    if not Path(folder).is_dir():
+        raise UserError(f"code_dir is {folder!r}, expected a folder with your modules.")
+    if (path := str(Path(folder).resolve())) not in sys.path:
+        sys.path.append(path)
+
+
+def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str) -> None:
+    """Raises UserError for a top-level key that the base config does not have and that nothing refers to."""
+    tracking = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"]
+    overlays = [path for path in CONFIGS.glob("*.yaml") if path.stem not in ("train", "inference")]
+    others = {key for path in overlays for key in ConfigParser.load_config_file(path) if "::" not in key}
+    known = {*base, *others, *WORKFLOW_KEYS, *tracking, *re.findall(r"[@%](\w+)", str(config)), run_id}
+    for key in config:
+        if key not in known:
+            raise UserError(f"{key} is not a key of the config, nor used by it; did you mean {nearest(key, base)}?")
+
+
+def check_options(options: Mapping[str, str], config: Mapping[str, Any], base: Mapping[str, Any], run_id: str) -> None:
+    """Check that options of the command line do something: MONAI ignores None, and no step reads what it does not need.
+
+    Raises:
+        UserError: for None, and for a key of an overlay that is not used. Other idle options are warned of.
+    """
+    used = {"config_file", "meta_file", "logging_file", "args_file", "tracking", "run_id", ""}
+    waiting = ["initialize", "finalize", run_id]
+    while waiting:
+        if (name := waiting.pop()) not in used:
+            used.add(name)
+            waiting += re.findall(r"[@%](\w+)", str(config.get(name, "")))
+    for key, value in options.items():
+        if value == "None":
+            raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
+    if idle := [f"--{key}" for key in options if re.split("::|#", key)[0].lstrip("+~") not in used]:
+        logger.warning(f"{', '.join(idle)}: {run_id} does not read this, so it changes nothing.")
+
+
+def check_components(name: str, value: Any, base: Any) -> None:
+    """Raises UserError for a part whose target does not exist, or does not take one of its keys, or is lost."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            check_components(f"{name}::{index}", item, None)
+    if not isinstance(value, Mapping):
+        return
+    base = base if isinstance(base, Mapping) else {}
+    if value and "_target_" in base and "_target_" not in value:
+        first = next(iter(value))
+        raise UserError(f"{name} replaces all of {base['_target_']}: write {name}::{first} to change {first} alone.")
+    known = arguments_of(name, value)
+    for key, item in value.items():
+        path = f"{name}::{key}" if name else str(key)
+        if known and key not in known and not str(key).startswith("_"):
+            raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
+        text = (
+            isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in ("$", "@", "%")
+        )
+        if text and isinstance(known.get(key), bool):
+            raise UserError(f"{path} is {item!r}, expected True or False.")
+        if item is None and "_target_" not in value and base and key not in base:
+            raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
+        check_components(path, item, base.get(key))
+
+
+def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """What the target of a part takes, with defaults; empty where it takes anything, or there is no target."""
+    if str(part.get("_target_", "$")).startswith("$"):
+        return {}
+    try:
+        module = ConfigComponent(part, locator=caller(ConfigParser, "locator", None)).resolve_module_name()
+    except ModuleNotFoundError:
+        module = ""
+    target = locate(str(module)) if module else None
+    if not callable(target):
+        raise UserError(f"{name}: _target_ {part['_target_']} cannot be found: give MONAI's name or the full path.")
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # of some of Python's own
+        return {}
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {} if anything else {key: parameter.default for key, parameter in parameters.items()}

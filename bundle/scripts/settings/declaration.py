@@ -1,0 +1,126 @@
+"""What the top-level keys of the configs may be: one rule a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+
+from scripts.errors import UserError
+from scripts.labels import EMPTY_RULES, SEQUENCES
+from scripts.method.resunet import STRIDE
+
+__all__ = ["check_values"]
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Check the values of a config by RULES; expressions and references are left to what uses them.
+
+    Raises:
+        UserError: names the key, the value and what was expected.
+    """
+    for key, (rule, expected) in RULES.items():
+        value = config.get(key)
+        computed = isinstance(value, Mapping) or str(value)[:1] in ("$", "@", "%")
+        if key in config and not computed and not rule(value):
+            raise UserError(f"{key} is {value!r}, expected {expected}.")
+
+
+def whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def listed(value: Any, length: int, rule: Callable[[Any], bool]) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == length and all(map(rule, value))
+
+
+def writable(value: Any) -> bool:
+    path = Path(str(value)).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
+def usable(value: Any) -> bool:
+    try:
+        torch.empty(1, device=value)
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def files(value: Any) -> bool:
+    paths = [value] if isinstance(value, str) else value
+    return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
+
+
+def sequences(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, list) and bool(names) and set(map(str, names)) <= set(SEQUENCES)
+
+
+NONE = "null ('$None' on the command line)"
+Rule = tuple[Callable[[Any], bool], str]
+AT_LEAST_0: Rule = (lambda v: whole(v, 0), "a whole number of at least 0")
+AT_LEAST_1: Rule = (lambda v: whole(v, 1), "a whole number of at least 1")
+RATE: Rule = (lambda v: number(v) and v >= 0, "a number of at least 0, in YAML 1.0e-3, not 1e-3")
+FLAG: Rule = (lambda v: isinstance(v, bool), "True or False")
+SIZE: Rule = (
+    lambda v: listed(v, 3, lambda n: whole(n, 1) and n % STRIDE == 0),
+    f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
+)
+RULES: dict[str, Rule] = {
+    "student_sequence": (sequences, f"one of {', '.join(SEQUENCES)}, or a list of them"),
+    "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
+    "strict": FLAG,
+    "spacing": (
+        lambda v: v is None or listed(v, 3, lambda n: number(n) and n > 0),
+        f"three positive numbers in mm, such as [2,2,2], or for each volume's own {NONE}",
+    ),
+    "roi_size": SIZE,
+    "window_size": SIZE,
+    "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
+    "patch_ratios": (
+        lambda v: listed(v, 4, lambda n: number(n) and n >= 0) and sum(v) > 0,
+        'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
+    ),
+    "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
+    "num_workers": AT_LEAST_0,
+    "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
+    "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
+    "overwrite": FLAG,
+    "epochs": AT_LEAST_1,
+    "batch_size": AT_LEAST_1,
+    "accumulation_steps": AT_LEAST_1,
+    "val_interval": AT_LEAST_1,
+    "warm_up_epochs": AT_LEAST_0,
+    "distillation_warm_up": AT_LEAST_0,
+    "learning_rate": RATE,
+    "student_learning_rate": RATE,
+    "lr_from_validation": FLAG,
+    "activation_checkpointing": FLAG,
+    "amp": FLAG,
+    "channels_last": FLAG,
+    "mirror": FLAG,
+    "uncertainty": FLAG,
+    "seed": AT_LEAST_0,
+    "device": (usable, "one of this machine, such as cpu or cuda:0"),
+    "backend": (lambda v: v in idist.available_backends(), "one of this machine: gloo, or nccl where it has GPUs"),
+    "student_widths": (
+        lambda v: listed(v, 4, lambda n: whole(n, 1) and (n % 4 == 0 or n % 6 == 0)),
+        'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
+    ),
+    "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
+    "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),
+    "et_label": (lambda v: v in (3, 4), "3 or 4"),
+    "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
+    "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
+}

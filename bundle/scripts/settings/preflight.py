@@ -1,0 +1,143 @@
+"""Checks before a training starts of what the settings built: networks, loss, augmentation, patients, processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from monai.transforms import Compose
+from monai.utils import CommonKeys
+from torch import nn
+from torch.func import functional_call
+
+from scripts.data.augmentation import PrepareAugmentedBatch
+from scripts.data.seen_patients import warn_of_seen_patients
+from scripts.errors import UserError
+from scripts.labels import CLASSES
+from scripts.method.distillation import DistillationNetwork, logits_list
+
+__all__ = ["check_evaluation", "check_processes", "check_training"]
+
+
+def check_training(
+    networks: DistillationNetwork,
+    augmentation: Compose | None,
+    roi_size: Sequence[int],
+    sequences: Sequence[str],
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
+    val_interval: int,
+    epochs: int,
+    ckpt_dir: str,
+    pretrained: str | None = None,
+) -> None:
+    """Check everything that would fail, or mislead, after the first steps of a training.
+
+    Raises:
+        UserError: names the key, what was found and what to do.
+    """
+    if val_interval > epochs:
+        raise UserError(
+            f"val_interval is {val_interval}, expected at most epochs, {epochs}: no student would be saved."
+        )
+    check_processes(idist.get_world_size(), len(cases["validation"]))
+    sources: dict[str, Any] = {
+        f"teachers::{name}::checkpoint": teacher.checkpoint for name, teacher in networks.teachers.items()
+    }
+    check_sources(ckpt_dir, sources | {"pretrained": pretrained})
+    if pretrained:
+        warn_of_seen_patients(pretrained, cases["validation"])
+    check_networks(networks, roi_size)
+    check_augmentation(augmentation, sequences, roi_size, len(networks.student_sequences))
+
+
+def check_evaluation(cases: Sequence[Mapping[str, Any]], ckpt_path: str | Sequence[str]) -> None:
+    """Check the processes of an evaluation, and warn of patients that the weights were trained on."""
+    check_processes(idist.get_world_size(), len(cases))
+    warn_of_seen_patients(ckpt_path, cases)
+
+
+def check_sources(ckpt_dir: str, sources: Mapping[str, str | None]) -> None:
+    """Raises UserError if weights would be read from the very file in which this training keeps its student."""
+    for key, path in sources.items():
+        if path and Path(path).resolve() == Path(ckpt_dir, "model.pt").resolve():
+            raise UserError(f"{key} is {path}, which this training would overwrite: give another --output_dir.")
+
+
+def check_processes(processes: int = 1, patients: int | None = None) -> None:
+    """Check that processes work together, and that there is a validation patient for each.
+
+    Args:
+        processes: those that work together.
+        patients: to validate on; None where one process does all, as in inference.
+
+    Raises:
+        UserError: if torchrun started more processes, or if there are fewer patients than processes.
+    """
+    if (started := int(os.environ.get("WORLD_SIZE", 1))) > processes:
+        alone, together = "start the command without torchrun", "add 'configs/multi_gpu_train.yaml' to --config_file"
+        raise UserError(
+            f"torchrun started {started} processes, but each would do the whole work and overwrite the others' files: "
+            f"{alone if patients is None else together}."
+        )
+    if patients is not None and patients < processes and processes > 1:
+        raise UserError(
+            f"{processes} processes share {patients} validation patient(s), expected at least one each: start fewer "
+            "processes, or validate on more patients (python -m scripts datalist --folds)."
+        )
+
+
+def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> None:
+    """Check that every network takes a patch of its sequences and gives logits of the classes.
+
+    Shapes alone are computed, so this takes no time and no memory.
+
+    Raises:
+        UserError: names the network, the patch, and what is wrong with it.
+    """
+    named: dict[str, Any] = {"network_def": (networks.student, networks.student_sequences)}
+    named |= {f"teachers::{name}::network": (t.network, t.sequences) for name, t in networks.teachers.items()}
+    for key, (network, sequences) in named.items():
+        patch = (2, len(sequences), *roi_size)  # two, for networks with batch normalisation
+        given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch},"
+        try:
+            logits = output_shape(network, patch)
+        except (RuntimeError, ValueError) as error:
+            if "meta" in str(error):  # it looks at values, which are not there
+                continue
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{given} fails: {reason}. Change its in_channels, or roi_size.") from error
+        if logits != (expected := (2, len(CLASSES), *roi_size)):
+            raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: change its out_channels.")
+
+
+def output_shape(network: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the full-resolution logits for an input of this shape."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    with torch.no_grad():
+        return tuple(logits_list(functional_call(network, shapes, torch.empty(patch, device="meta")))[0].shape)
+
+
+def check_augmentation(
+    augmentation: Compose | None, sequences: Sequence[str], roi_size: Sequence[int], channels: int = 1
+) -> None:
+    """Check that the augmentation of a patch of zeros gives such a patch again.
+
+    Raises:
+        UserError: names what it does.
+    """
+    prepare = PrepareAugmentedBatch(augmentation, sequences)
+    patch = torch.zeros(1, 1, *roi_size)
+    batch = dict.fromkeys(prepare.keys, patch)
+    batch |= {CommonKeys.IMAGE: patch.expand(-1, channels, -1, -1, -1), CommonKeys.LABEL: patch.byte()}
+    try:
+        prepare(batch)
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"augmentation fails on a patch of {tuple(roi_size)}: {reason}. Change its transforms."
+        ) from error

@@ -1,0 +1,1 @@
+"""Handlers, checkpoint and tracking of a training."""

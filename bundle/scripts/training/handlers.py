@@ -1,0 +1,151 @@
+"""Ignite handlers of a distillation run."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader
+from monai.data.utils import set_rnd
+from monai.transforms import Compose
+from monai.utils import set_determinism
+
+from scripts.errors import UserError
+from scripts.method.confidence import TeacherConfidence
+from scripts.method.terms import DistillationLoss
+
+__all__ = ["ConfidenceUpdate", "EpochSeed", "FiniteLoss", "LossAlone", "LossTerms", "WarmUp", "key_metric"]
+
+
+class EpochSeed:
+    """Seeds every source of randomness from (seed, epoch, rank) at the start of each epoch.
+
+    An epoch then does not depend on earlier epochs, so a resumed run with as many loading processes repeats it
+    exactly. Ranks draw different patches and augmentations.
+    """
+
+    def __init__(self, seed: int, loader: DataLoader, augmentation: Compose | None = None) -> None:
+        self.seed = seed
+        self.loader = loader
+        self.augmentation = augmentation
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = (self.seed + 1_000_003 * engine.state.epoch + 7919 * idist.get_rank()) % 2**32
+        set_determinism(seed, use_deterministic_algorithms=None)
+        set_rnd([self.loader.dataset, self.augmentation], seed)
+        if hasattr(self.loader.sampler, "set_epoch"):
+            self.loader.sampler.set_epoch(engine.state.epoch)
+
+
+class WarmUp:
+    """Switches distillation on after the first ``epochs`` epochs."""
+
+    def __init__(self, loss: DistillationLoss, epochs: int = 1) -> None:
+        self.loss = loss
+        self.epochs = epochs
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.loss.distilling = engine.state.epoch > self.epochs
+
+
+class ConfidenceUpdate:
+    """Feeds TeacherConfidence with every training batch, and updates its weights after each epoch over all ranks.
+
+    Sets weight/TEACHER (used in the next epoch) and dice/TEACHER in ``engine.state.metrics``.
+    """
+
+    def __init__(self, confidence: TeacherConfidence) -> None:
+        self.confidence = confidence
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
+
+    def __call__(self, engine: Engine) -> None:
+        self.confidence.accumulate(engine.state.output["pred"].teachers, engine.state.output["label"])
+
+    def update(self, engine: Engine) -> None:
+        self.confidence.update(reduce=idist.all_reduce)
+        for name, weight, dice in zip(self.confidence.teachers, self.confidence.weights, self.confidence.dice):
+            engine.state.metrics |= {f"weight/{name}": weight.item(), f"dice/{name}": dice.item()}
+
+
+class LossTerms:
+    """Epoch means of every named loss term over all ranks, and their sum, as loss/NAME in ``engine.state.metrics``."""
+
+    def __init__(self, loss: DistillationLoss) -> None:
+        self.loss = loss
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        self.sums = {}
+
+    def __call__(self, engine: Engine) -> None:
+        for name, term in self.loss.values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + term
+
+    def finish(self, engine: Engine) -> None:
+        iterations = engine.state.epoch_length * idist.get_world_size()
+        means = idist.all_reduce(torch.stack(list(self.sums.values()))) / iterations
+        engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(self.sums, means)}
+        engine.state.metrics["loss/total"] = means.sum().item()
+
+
+class FiniteLoss:
+    """Ends the run on all ranks together after an epoch in which the loss was NaN or infinite.
+
+    Ignite's TerminateOnNan stops one rank, and the other ranks wait for it forever. This handler asks all ranks once
+    an epoch. Attach it before RunCheckpoint, which then keeps the last epoch with a finite loss.
+
+    Raises:
+        UserError: names the epoch and what to do.
+    """
+
+    def __init__(self) -> None:
+        self.broken: torch.Tensor | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check)
+
+    def __call__(self, engine: Engine) -> None:
+        broken = (~torch.isfinite(engine.state.output["loss"].detach())).float()
+        self.broken = broken if self.broken is None else self.broken + broken
+
+    def check(self, engine: Engine) -> None:
+        steps = float(idist.all_reduce(self.broken))
+        if steps:
+            raise UserError(
+                f"the loss was not finite in {steps:.0f} step(s) of epoch {engine.state.epoch}: lower --learning_rate, "
+                "then continue from the epoch before with --resume True, or start again."
+            )
+        self.broken = None
+
+
+class LossAlone:
+    """Reduces a step's output to the loss, in the form that MONAI's handlers expect, and frees the networks' outputs.
+
+    Attach it after all handlers that read the outputs. The handlers of MONAI's ``--tracking`` come after it.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        engine.state.output = [{"loss": engine.state.output["loss"].detach()}]
+
+
+def key_metric(engine: Engine) -> float:
+    """The engine's key metric, for a learning rate scheduler that follows it."""
+    return engine.state.metrics[engine.state.key_metric_name]

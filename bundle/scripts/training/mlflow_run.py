@@ -1,0 +1,184 @@
+"""Send a run's folder to MLflow. Everything is in the folder first, so nothing is lost if sending fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from scripts.errors import UserError
+from scripts.files import flatten, read_table, sha256, write_json
+from scripts.method.distillation import load_weights
+
+__all__ = ["STAGES", "MlflowRun"]
+
+ARTIFACTS = ("*.json", "*.csv", "*.html", "*.png", "models/*.pt")
+STAGES = ("training", "evaluation", "inference", "cross_validation")
+LONGEST_VALUE = 6000  # characters of a parameter in MLflow
+PARAMETERS_A_REQUEST = 100  # MLflow's limit
+HTTP_OPTIONS = {"MAX_RETRIES": "1", "TIMEOUT": "30"}  # a server that is down must not stop a training for long
+
+
+class MlflowRun:
+    """A run's folder and its run in MLflow. ``mlflow.json`` in the folder remembers what was sent.
+
+    Args:
+        folder: folder with training.json, history.csv and other files of the run.
+        uri: a server or a store.
+        experiment: name of the experiment, which is made if it does not exist.
+        name: of the run; by default the folder's name.
+        parent: id of the run that contains this run.
+
+    Raises:
+        UserError: if mlflow is not installed, or uri is neither a server nor a store.
+    """
+
+    def __init__(self, folder: str, uri: str, experiment: str, name: str | None, parent: str | None = None) -> None:
+        if importlib.util.find_spec("mlflow") is None:
+            raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow, or leave it out.")
+        if not re.match(r"[\w+]+:/|databricks", uri):
+            raise UserError(f"mlflow_uri is {uri!r}, expected a server (http://HOST:PORT) or store (sqlite:///FILE).")
+        for variable, value in HTTP_OPTIONS.items():
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{variable}", value)
+        self.folder = Path(folder).resolve()
+        self.uri = uri
+        self.experiment = experiment
+        self.name = name or self.folder.name
+        self.parent = parent
+        self.path = self.folder / "mlflow.json"
+
+    @cached_property
+    def sent(self) -> dict[str, Any]:
+        """The run's id in MLflow, the last epoch and the stages that were sent.
+
+        Read when first used, because a new training removes mlflow.json of an earlier run at its start.
+        """
+        sent = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        return sent if sent.get("uri") == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
+
+    @property
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def send(self) -> str:
+        """The run's id in MLflow, after sending the parameters, epochs and scores that are not there yet."""
+        if "run_id" not in self.sent:
+            self.remember(run_id=self.create_run())
+        if self.parent:
+            self.client.set_tag(self.sent["run_id"], "mlflow.parentRunId", self.parent)
+        for stage in STAGES:
+            path = self.folder / f"{stage}.json"
+            if path.is_file() and stage not in self.sent["stages"]:
+                self.send_settings(stage, json.loads(path.read_text()))
+                self.remember(stages=[*self.sent["stages"], stage])
+        for epoch, values in epochs_after(self.folder / "history.csv", self.sent["epoch"]):
+            self.send_metrics(values, epoch)
+            self.remember(epoch=epoch)
+        self.send_metrics(evaluation_scores(self.folder / "metrics.json"), self.sent["epoch"])
+        return self.sent["run_id"]
+
+    def create_run(self) -> str:
+        """The id of a new run in MLflow."""
+        found = self.client.get_experiment_by_name(self.experiment)
+        experiment = (
+            found.experiment_id if found else self.client.create_experiment(self.experiment, self.artifact_location())
+        )
+        return self.client.create_run(experiment, run_name=self.name).info.run_id
+
+    def artifact_location(self) -> str | None:
+        """Folder of artifacts: ``mlruns`` beside a store in a file; None for a server, which has its own."""
+        scheme, _, path = self.uri.partition(":///")
+        return (Path(path).resolve().parent / "mlruns").as_uri() if scheme == "sqlite" else None
+
+    def remember(self, **changed: Any) -> None:
+        """Add to what was sent, in memory and in mlflow.json."""
+        self.sent |= changed
+        write_json(self.path, self.sent)
+
+    def send_settings(self, stage: str, about: Mapping[str, Any]) -> None:
+        """Send tags, and the merged config as parameters. A later stage adds only parameters of new names."""
+        from mlflow.entities import Param
+
+        tags = {
+            f"{stage}.command": about.get("command"),
+            "mlflow.source.git.commit": about.get("revision"),
+            "data.sha256": (about.get("data") or {}).get("sha256"),
+            "seed": about.get("seed"),
+        }
+        for key, value in tags.items():
+            if value is not None:
+                self.client.set_tag(self.sent["run_id"], key, str(value))
+        configuration = about if stage == "cross_validation" else about.get("configuration") or {}
+        known = self.client.get_run(self.sent["run_id"]).data.params
+        flat = {key: str(value) for key, value in flatten(configuration) if key and key not in known}
+        entries = [Param(key, value[:LONGEST_VALUE]) for key, value in flat.items()]
+        for start in range(0, len(entries), PARAMETERS_A_REQUEST):
+            self.client.log_batch(self.sent["run_id"], params=entries[start : start + PARAMETERS_A_REQUEST])
+
+    def send_metrics(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        if metrics:
+            self.client.log_batch(self.sent["run_id"], metrics=metrics)
+
+    def send_model(self) -> None:
+        """Send models/model.pt as a TorchScript model, ``student``, which mlflow.pyfunc loads without this bundle."""
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        weights, settings = self.folder / "models" / "model.pt", self.folder / "training.json"
+        configuration = json.loads(settings.read_text()).get("configuration") if settings.is_file() else None
+        if not configuration or not weights.is_file() or sha256(str(weights)) == self.sent.get("student"):
+            return
+        parser = ConfigParser(configuration)
+        student = parser.get_parsed_content("network_def")
+        load_weights(student, str(weights))
+        network = torch.jit.script(student.cpu().eval())
+        channels = parser.get_parsed_content("network_def::in_channels")
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype("float32"), (-1, channels, -1, -1, -1))]),
+            Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]),
+        )
+        mlflow.set_tracking_uri(self.uri)
+        with mlflow.start_run(run_id=self.sent["run_id"]):
+            mlflow.pytorch.log_model(network, name="student", signature=signature, serialization_format="pickle")
+        self.remember(student=sha256(str(weights)))
+
+    def finish(self) -> None:
+        """Send the folder's tables, reports, pictures, checkpoints and the student, and close the run."""
+        for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
+            place = path.parent.relative_to(self.folder)
+            self.client.log_artifact(self.sent["run_id"], str(path), None if place == Path() else str(place))
+        self.send_model()
+        self.client.set_terminated(self.sent["run_id"])
+
+
+def epochs_after(path: Path, epoch: int) -> list[tuple[int, dict[str, float]]]:
+    """(epoch, values by name) of the rows of history.csv after an epoch."""
+    rows = [{name: float(value) for name, value in row.items() if value} for row in read_table(path)]
+    return [(int(row["epoch"]), row) for row in rows if row["epoch"] > epoch]
+
+
+def evaluation_scores(path: Path) -> dict[str, float]:
+    """Means over the patients of an evaluation, as test/REGION/METRIC."""
+    if not path.is_file():
+        return {}
+    summary = json.loads(path.read_text())["summary"]
+    means = {f"test/{region}/{name}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
+    return {name: mean for name, mean in means.items() if mean is not None and math.isfinite(mean)}

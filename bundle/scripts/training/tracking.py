@@ -1,0 +1,133 @@
+"""Follow a run in MLflow while it trains, or send a run's folder at any time.
+
+python -m scripts track --run DIR --mlflow_uri URI [--mlflow_experiment NAME] [--run_name NAME]
+
+Everything is in the run's folder first. If the server is down, the next epoch or this command sends what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from scripts.errors import UserError
+from scripts.training.mlflow_run import STAGES, MlflowRun
+
+__all__ = ["Tracking", "send_cross_validation", "send_run"]
+
+logger = logging.getLogger(__name__)
+
+
+class Tracking:
+    """Sends a training to MLflow after each epoch. Attach it after History and RunCheckpoint.
+
+    It sends the merged config as parameters, revision and checksum of the data, all columns of history.csv, system
+    metrics, and at the end the folder's files and the student as a model. If sending fails, it warns once, the
+    training goes on, and the next epoch tries again.
+
+    Args:
+        output_dir: the run's folder.
+        mlflow_uri: a server or a store, as MLflow takes it.
+        mlflow_experiment: name of the experiment.
+        run_name: name of the run; by default the folder's name.
+
+    Raises:
+        UserError: if mlflow is not installed.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        mlflow_uri: str,
+        mlflow_experiment: str = "mtcm_kd",
+        run_name: str | None = None,
+    ) -> None:
+        self.run = MlflowRun(output_dir, mlflow_uri, mlflow_experiment, run_name)
+        self.monitor: Any = None
+        self.warned = False
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def __call__(self, engine: Engine) -> None:
+        self.attempt(self.run.send)
+        if self.monitor is None and "run_id" in self.run.sent:
+            self.attempt(self.watch_system)
+
+    def watch_system(self) -> None:
+        """Start MLflow's own monitor of processor and memory."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run.sent["run_id"], tracking_uri=self.run.uri)
+        monitor.start()
+        self.monitor = monitor
+
+    def finish(self, engine: Engine) -> None:
+        if self.monitor is not None:
+            self.attempt(self.monitor.finish)
+        self.attempt(self.run.send)
+        self.attempt(self.run.finish)
+
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Do something, or warn of its failure."""
+        try:
+            action()
+        except (Exception, UserError) as error:  # a network fails in many ways, and no failure may end a training
+            if not self.warned:
+                logger.warning(
+                    f"mlflow_uri {self.run.uri} does not take the run ({type(error).__name__}); training goes on. "
+                    "The next epoch tries again; later: "
+                    f"python -m scripts track --run {self.run.folder} --mlflow_uri URI"
+                )
+            self.warned = True
+
+
+def send_run(
+    run: str,
+    mlflow_uri: str,
+    mlflow_experiment: str = "mtcm_kd",
+    run_name: str | None = None,
+    parent: str | None = None,
+) -> str:
+    """Send a run to MLflow: settings, epochs, scores, files and the student.
+
+    What MLflow has already is not sent again. The run's id in MLflow is printed.
+
+    Args:
+        run: the output_dir of a training, an evaluation or an inference.
+        mlflow_uri: a server (http://HOST:PORT) or a store (sqlite:///FILE).
+        mlflow_experiment: name of the experiment.
+        run_name: name of the run; by default the folder's name.
+        parent: id of the run that contains this run.
+
+    Raises:
+        UserError: if the folder holds no run, or MLflow does not take it.
+    """
+    if not any(Path(run, f"{stage}.json").is_file() for stage in STAGES):
+        raise UserError(
+            f"run {run} holds none of {', '.join(f'{stage}.json' for stage in STAGES)}: give an output_dir."
+        )
+    sender = MlflowRun(run, mlflow_uri, mlflow_experiment, run_name, parent)
+    try:
+        run_id = sender.send()
+        sender.finish()
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"mlflow_uri {mlflow_uri} does not take {run} ({reason}): start it, then run this again."
+        ) from error
+    logger.info(f"{run} -> run {run_id} of {mlflow_uri}")
+    return run_id
+
+
+def send_cross_validation(output_dir: str, folds: int, **where: Any) -> None:
+    """Send a cross-validation as one run that contains each fold's run. ``where`` are send_run's options."""
+    parent = send_run(output_dir, **where)
+    for fold in range(folds):
+        send_run(str(Path(output_dir, f"fold_{fold}")), **where, parent=parent)

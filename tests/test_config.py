@@ -1,0 +1,142 @@
+"""Misspelt keys and impossible values end a workflow before anything is built: options, overlays, own classes."""
+
+import pytest
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from conftest import BUNDLE
+from scripts.errors import UserError
+
+CONFIGS = BUNDLE / "configs"
+TEACHER = {"_target_": "scripts.method.distillation.Teacher", "sequences": ["t1"]}
+SOFT = "soft_target"
+
+
+def start(*overlays, run_id="training", **options):
+    """What a command does first with train.yaml, overlays on it (names, or paths) and options."""
+    files = [str(one) if "/" in str(one) else str(CONFIGS / f"{one}.yaml") for one in ("train", *overlays)]
+    ConfigWorkflow(files, run_id=run_id, logging_file=False, **options).initialize()
+
+
+def overlay(folder, **keys):
+    path = folder / "overlay.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    return path
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"epocs": 9}, ["epocs", "epochs"]),
+        ({"networkdef": {}}, ["networkdef", "network_def"]),
+        ({"network_def::atention": "cbam"}, ["network_def::atention", "attention"]),
+        ({"network_def::_target_": "SegResNet"}, ["network_def::widths", "SegResNet"]),
+        ({"network_def::_target_": "SegResNt"}, ["network_def", "SegResNt"]),
+        ({"network_def::_target_": "nowhere.Net"}, ["network_def", "nowhere.Net"]),
+        ({"train::handlers::0::sed": 2}, ["train::handlers::0::sed", "seed"]),
+        ({f"{SOFT}::temprature": 2}, [f"{SOFT}::temprature", "temperature"]),
+        ({f"{SOFT}::whole_tumour": "no"}, [f"{SOFT}::whole_tumour", "'no'"]),
+        ({"confidence::dynamic": "false"}, ["confidence::dynamic", "'false'"]),
+        ({"loss": {"student_weight": 0.5}}, ["loss", "loss::student_weight"]),
+        ({SOFT: {"temperature": 5.0}}, [SOFT, f"{SOFT}::temperature"]),
+        ({"teachers": {"t": TEACHER | {"sequence": ["t1"]}}}, ["teachers::t::sequence", "sequences"]),
+        ({"teachers::t": TEACHER | {"frozen": "no"}}, ["teachers::t::frozen", "'no'"]),
+        ({"run_id": "trainng"}, ["trainng", "training"]),
+        ({"loss::terms::distl_fusion_1": None}, ["loss::terms::distl_fusion_1", "distil_fusion_1?"]),
+        ({"code_dir": "nowhere"}, ["code_dir", "nowhere"]),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_key(options, named):
+    with pytest.raises(UserError) as error:
+        start(**options)
+    assert all(word in str(error.value) for word in named)
+
+
+@pytest.mark.parametrize("keys", [{"epocs": 9}, {"network_def::atention": "cbam"}, {"loss": {"weight": 1}}])
+def test_mistakes_in_overlays_are_found_as_well(keys, tmp_path):
+    with pytest.raises(UserError, match=next(iter(keys))):
+        start(overlay(tmp_path, **keys))
+
+
+@pytest.mark.parametrize(
+    "overlays",
+    [
+        ["student_alone"],
+        ["student_alone", "four_sequences"],
+        ["two_levels"],
+        ["paper", "multi_gpu_train"],
+        ["four_sequence_teacher", "full_resolution"],
+        ["demo"],
+        ["demo", "student_alone", "evaluate"],
+    ],
+)
+def test_our_own_overlays_pass(overlays):
+    start(*overlays)
+
+
+def test_an_overlay_may_bring_new_parts_and_a_run_of_its_own(tmp_path):
+    keys = {
+        "mine": 3,
+        "epochs": "@mine",
+        "inspect": ["$print(1)"],
+        "teachers::second": TEACHER | {"network": {"_target_": "SegResNet", "in_channels": 1, "out_channels": 4}},
+        "optimizer::fused": None,
+    }
+    start(overlay(tmp_path, **keys), run_id="inspect")
+
+
+def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
+    (tmp_path / "own_losses.py").write_text(
+        "class Mine:\n    def __init__(self, weight):\n        self.weight = weight\n"
+    )
+    own = {"code_dir": str(tmp_path), "loss::terms::mine": {"_target_": "own_losses.Mine", "weight": 1.0}}
+    start(**own)
+    with pytest.raises(UserError, match=r"loss::terms::mine::wait: own_losses\.Mine takes no wait"):
+        start(**{**own, "loss::terms::mine": {"_target_": "own_losses.Mine", "wait": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("epochs", 0),
+        ("epochs", "two"),
+        ("roi_size", [60, 64, 64]),
+        ("roi_size", 64),
+        ("spacing", [2, 2]),
+        ("overlap", 1.0),
+        ("strict", "no"),
+        ("patch_ratios", [3, 1]),
+        ("patch_ratios", [0, 0, 0, 0]),
+        ("seed", "abc"),
+        ("learning_rate", "1e-3"),
+        ("student_widths", 8),
+        ("student_widths", [8, 16, 32, 62]),
+        ("output_dir", __file__),
+        ("output_dir", f"{__file__}/within"),
+        ("student_sequence", "t3"),
+        ("val_interval", 0),
+        ("num_workers", -1),
+        ("deep_supervision", 3),
+        ("cache", "ram"),
+        ("lr_from_validation", "no"),
+        ("device", "cuda:99"),
+        ("fold", -1),
+        ("resume", "maybe"),
+    ],
+)
+def test_a_value_that_would_fail_later_is_named(key, value):
+    with pytest.raises(UserError) as error:
+        start(**{key: value})
+    assert str(error.value).startswith(f"{key} is {value!r}, expected ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fold": "$None", "roi_size": [64, 64, 8], "spacing": None, "overlap": 0.5, "resume": "auto"},
+        {"spacing": [1.5, 2, 2], "batch_size": 2, "student_sequence": ["flair", "t1ce"]},
+        {"learning_rate": "$1e-3", "device": "cpu", "fusion": None},
+    ],
+)
+def test_good_values_pass(options):
+    start(**options)

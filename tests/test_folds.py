@@ -1,0 +1,62 @@
+"""Folds: disjoint by patient, stratified, seeded, or as a split file says."""
+
+import json
+
+import pytest
+
+from scripts.data.cases import Case
+from scripts.data.folds import HELD_OUT, assign_folds, choose_folds, read_split
+from scripts.errors import UserError
+
+
+def patients(*names):
+    return [Case(name) for name in names]
+
+
+def test_folds_are_balanced_seeded_and_stratified_by_size_and_source():
+    names = [f"{source}_{i:03d}" for source in ("AA", "BB") for i in range(20)]
+    sizes = {name: float(i % 20) for i, name in enumerate(names)}
+    folds = assign_folds(patients(*names), sizes, 5, seed=0)
+    assert folds == assign_folds(patients(*reversed(names)), sizes, 5, seed=0)
+    assert folds != assign_folds(patients(*names), sizes, 5, seed=1)
+    for source in ("AA", "BB"):
+        for quarter in range(4):  # each run of five sizes meets every fold once
+            chosen = [f"{source}_{i:03d}" for i in range(5 * quarter, 5 * quarter + 5)]
+            assert sorted(folds[name] for name in chosen) == [0, 1, 2, 3, 4]
+
+
+def test_examinations_of_a_patient_share_a_fold():
+    names = [f"BraTS-GLI-{i:05d}-{j:03d}" for i in range(6) for j in range(3)]
+    folds = assign_folds(patients(*names), dict.fromkeys(names, 1.0), 3, seed=0)
+    assert all(len({folds[name] for name in names[i : i + 3]}) == 1 for i in range(0, 18, 3))
+
+
+@pytest.mark.parametrize("folds", [0, 7])
+def test_a_number_of_folds_that_cannot_be_is_named(folds):
+    names = [f"p_{i}" for i in range(6)]
+    with pytest.raises(UserError, match=f"folds is {folds}, .* 6"):
+        assign_folds(patients(*names), dict.fromkeys(names, 1.0), folds, seed=0)
+
+
+def test_a_split_is_kept_or_its_training_list_is_divided():
+    names = ["a", "b", "c", "d"]
+    split = {"a": 0, "b": 1, "c": 1, "d": 1}
+    sizes = dict.fromkeys(names, 1.0)
+    assert choose_folds(patients(*names), sizes, split, None, seed=0) == split
+    divided = choose_folds(patients(*names), sizes, split, 3, seed=0)
+    assert divided.pop("a") == HELD_OUT and sorted(divided.values()) == [0, 1, 2]
+    assert sorted(choose_folds(patients(*names), sizes, {}, 4, seed=0).values()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "split, named",
+    [
+        ({"training": ["a"], "validation": ["a"]}, r"split\.json .*\ba\b"),
+        ({"training": ["nobody"], "validation": []}, r"split\.json .*nobody"),
+        ({"train": []}, r"split\.json .*'train'"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_named(tmp_path, split, named):
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match=named):
+        read_split(str(tmp_path / "split.json"), patients("a", "b"))

@@ -1,0 +1,83 @@
+"""The house of bundle/scripts: rooms import only from rooms below them, and no file imports itself by a detour."""
+
+import ast
+import re
+
+from conftest import BUNDLE
+
+SCRIPTS = BUNDLE / "scripts"
+ROOMS = ["__main__", "report", "evaluation", "inference", "training", "settings", "data", "method", "ground floor"]
+GUARDS = [*sorted((SCRIPTS / "settings").glob("*.py")), SCRIPTS / "errors.py", SCRIPTS / "command.py"]
+
+
+def imports_of(path):
+    """Modules of scripts that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "scripts":
+            below = [f"{node.module}.{name.name}" for name in node.names]
+            yield from below if all(map(is_module, below)) else [node.module]
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "scripts")
+
+
+def is_module(name):
+    path = BUNDLE.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def name_of(path):
+    return ".".join(path.relative_to(BUNDLE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module):
+    parts = module.split(".")[1:]
+    return parts[0] if parts and parts[0] in ROOMS else "ground floor"
+
+
+GRAPH = {name_of(path): set(imports_of(path)) for path in SCRIPTS.rglob("*.py")}
+
+
+def test_every_file_stands_in_a_known_room():
+    folders = {path.name for path in SCRIPTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == {room for room in ROOMS if room not in ("__main__", "ground floor")}
+
+
+def test_rooms_import_only_from_rooms_below_them():
+    upward = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if ROOMS.index(room_of(other)) < ROOMS.index(room_of(module))
+    ]
+    assert upward == []
+
+
+def test_no_file_imports_itself_by_a_detour():
+    def reached(module, seen):
+        for other in GRAPH.get(module, ()):
+            if other not in seen:
+                seen.add(other)
+                reached(other, seen)
+        return seen
+
+    assert [module for module in GRAPH if module in reached(module, set())] == []
+
+
+def test_the_method_knows_neither_ignite_nor_mlflow_nor_handlers_know_networks():
+    for path in [*(SCRIPTS / "method").glob("*.py"), *(SCRIPTS / "training").glob("handlers.py")]:
+        forbidden = (
+            r"^\s*(from|import) (ignite|mlflow)" if path.parent.name == "method" else r"scripts\.method\.resunet"
+        )
+        assert not re.search(forbidden, path.read_text(), re.MULTILINE), path
+
+
+def test_guards_stay_small():
+    """Code that rejects input must not outgrow code that works."""
+    guards = [*GUARDS, SCRIPTS / "data" / "checks.py"]
+    assert sum(len(path.read_text().splitlines()) for path in guards) < 800
+
+
+def test_no_config_nor_script_holds_a_device_or_an_absolute_path():
+    for path in [*SCRIPTS.rglob("*.py"), *(BUNDLE / "configs").glob("*.yaml")]:
+        code = re.sub(r"#.*|\"\"\".*?\"\"\"", "", path.read_text(), flags=re.DOTALL if path.suffix == ".py" else 0)
+        assert not re.search(r"[\"']cuda:\d[\"']|[\"']/(home|root|tmp|mnt)/", code), path

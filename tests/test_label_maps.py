@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, SaveImage
+from scipy.stats import entropy
+
+from scripts.data.cases import label_map
+from scripts.inference.label_maps import AtomicWriter, ClearSmallETd, SaveUncertaintyd, case_name, clear_small_et
+
+
+def test_clearing_counts_all_enhancing_tumour_in_ml():
+    label = np.array([0, 1, 2, 3, 3]).reshape(5, 1, 1)
+    assert clear_small_et(label, 0.008, 0.017).ravel().tolist() == [0, 1, 2, 1, 1]
+    assert clear_small_et(label, 0.008, 0.016).ravel().tolist() == [0, 1, 2, 3, 3]
+    assert clear_small_et(torch.from_numpy(label), 0.008, 0.017).ravel().tolist() == [0, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("threshold, left", [(0, 2), (0.023, 2), (0.025, 0)])
+def test_the_transform_takes_the_voxel_size_from_the_affine(threshold, left):
+    affine = torch.diag(torch.tensor([-2.0, 2.0, 3.0, 1.0]))
+    pred = MetaTensor(torch.tensor([3, 3, 2]).reshape(1, 3, 1, 1), affine=affine)  # 2 x 0.012 ml
+    cleared = ClearSmallETd("pred", threshold)({"pred": pred})["pred"]
+    assert int((cleared == 3).sum()) == left and int((cleared == 2).sum()) == 1
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """An image in a frame of zeros, cropped, and probabilities of two members on the crop."""
+    voxels = np.zeros((12, 11, 10), np.float32)
+    voxels[2:10, 3:9, 1:8] = 1
+    path = tmp_path / "p7_t1ce.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])), path)
+    preprocessing = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), CropForegroundd("image", "image")])
+    data = preprocessing({"image": str(path)})
+    random = torch.Generator().manual_seed(0)
+    for name in ("a", "b"):
+        probabilities = torch.rand(4, *data["image"].shape[1:], generator=random).softmax(0)
+        data[name] = MetaTensor(probabilities, meta=data["image"].meta)
+    return preprocessing, data
+
+
+def test_uncertainty_maps_lie_on_the_images_grid(scan, tmp_path):
+    preprocessing, data = scan
+    SaveUncertaintyd(["a", "b"], preprocessing, str(tmp_path / "out"))(data)
+    members = np.stack([data["a"].numpy(), data["b"].numpy()])
+    written = {name: nib.load(tmp_path / "out" / f"p7_{name}.nii.gz") for name in ("entropy", "variance")}
+    box = (slice(2, 10), slice(3, 9), slice(1, 8))
+    for image in written.values():
+        assert image.shape == (12, 11, 10) and np.array_equal(image.affine, np.diag([1, 2, 3, 1]))
+        outside = image.get_fdata().copy()
+        outside[box] = 0
+        assert not outside.any()
+    expected = entropy(members.mean(0), axis=0)
+    np.testing.assert_allclose(written["entropy"].get_fdata()[box], expected, atol=1e-5)
+    np.testing.assert_allclose(written["variance"].get_fdata()[box], members.var(0).mean(0), atol=1e-6)
+
+
+def test_one_network_has_no_variance(scan, tmp_path):
+    preprocessing, data = scan
+    SaveUncertaintyd("a", preprocessing, str(tmp_path / "out"))(data)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p7_entropy.nii.gz"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    target = tmp_path / "x_seg.nii.gz"
+    target.write_bytes(b"before")
+
+    def full_disk(image, filename):
+        Path(filename).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    writer = AtomicWriter(output_dtype=np.uint8)
+    writer.set_data_array(np.zeros((4, 4, 4)), channel_dim=None)
+    writer.set_metadata({"affine": np.eye(4)}, resample=False)
+    monkeypatch.setattr(nib, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        writer.write(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["x_seg.nii.gz"] and target.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("name", ["BraTS2021_00005_t1ce", "1.2.840.1", "scan.v1_t1ce", "a b (1).x"])
+def test_files_are_named_after_their_case_whatever_dots_are_in_it(name, tmp_path):
+    image = MetaTensor(torch.ones(1, 3, 3, 3), meta={"filename_or_obj": f"some/where/{name}.nii.gz"})
+    SaveImage(tmp_path, "seg", separate_folder=False, print_log=False, output_name_formatter=case_name)(image)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name.removesuffix('_t1ce')}_seg.nii.gz"]
+    assert label_map(str(tmp_path), f"some/where/{name}.nii.gz").is_file()

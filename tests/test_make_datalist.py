@@ -1,0 +1,203 @@
+"""Making datalists: their form, editions, faults of every kind."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.data import load_decathlon_datalist
+
+from conftest import real_data
+from scripts.data.datalist import label_values, load_cases
+from scripts.data.make_datalist import make_datalist
+from scripts.errors import UserError
+
+
+def rewrite(path, change, dtype=None, shift=0.0):
+    """Replace a NIfTI file by ``change(voxels)``, moved by ``shift`` mm."""
+    image = nib.load(path)
+    voxels = change(np.asarray(image.dataobj).copy())
+    affine = image.affine.copy()
+    affine[0, 3] += shift
+    nib.save(nib.Nifti1Image(voxels if dtype is None else voxels.astype(dtype), affine), path)
+
+
+def scan(cohort, case, role):
+    name = f"phantom_{case:04d}"
+    return cohort / "data" / name / f"{name}_{role}.nii.gz"
+
+
+def make(cohort, **options):
+    make_datalist(str(cohort / "data"), str(cohort / "new.json"), **{"folds": 2, **options})
+    return json.loads((cohort / "new.json").read_text())
+
+
+def test_a_folder_cannot_be_the_output(cohort):
+    before = sorted(cohort.parent.rglob("*"))
+    with pytest.raises(UserError, match="output .*json"):
+        make_datalist(str(cohort / "data"), str(cohort), folds=2)
+    assert sorted(cohort.parent.rglob("*")) == before
+
+
+def test_the_form_is_decathlons_with_t1ce_as_image(cohort):
+    document = make(cohort)
+    items = load_decathlon_datalist(str(cohort / "new.json"), data_list_key="training", base_dir=str(cohort / "data"))
+    assert len(items) == 6
+    assert all(Path(item["image"]).name.endswith("_t1ce.nii.gz") and Path(item["label"]).is_file() for item in items)
+    assert {item["fold"] for item in items} == {0, 1}
+    assert document["labels"] == {"0": "background", "1": "NCR", "2": "ED", "4": "ET"}
+    assert document["testing"] == []
+
+
+def test_a_split_file_gives_fold_0_and_1(cohort, caplog):
+    split = {"training": ["phantom_0000", "phantom_0002"], "validation": ["phantom_0005"]}
+    (cohort / "split.json").write_text(json.dumps(split))
+    document = make(cohort, split=str(cohort / "split.json"), folds=None)
+    folds = {entry["case"]: entry["fold"] for entry in document["training"]}
+    assert folds == {"phantom_0000": 1, "phantom_0002": 1, "phantom_0005": 0}
+    assert "phantom_0001, phantom_0003, phantom_0004" in caplog.text
+
+
+def test_folds_of_a_split_are_of_its_training_list_alone(cohort):
+    names = [f"phantom_{i:04d}" for i in range(6)]
+    (cohort / "split.json").write_text(json.dumps({"training": names[:4], "validation": names[4:]}))
+    document = make(cohort, split=str(cohort / "split.json"), folds=2)
+    assert {entry["case"] for entry in document["training"]} == set(names[:4])
+    assert sorted(entry["fold"] for entry in document["training"]) == [0, 0, 1, 1]
+    with pytest.raises(UserError, match="folds is 0, .* 4"):
+        make(cohort, split=str(cohort / "split.json"), folds=0)
+
+
+def test_et_is_detected_from_the_data(cohort):
+    assert label_values(str(cohort / "datalist.json")) == [0, 1, 2, 4]
+    for case in range(6):
+        rewrite(scan(cohort, case, "seg"), lambda label: np.where(label == 4, 3, label), np.uint8)
+    make(cohort)
+    assert label_values(str(cohort / "new.json")) == [0, 1, 2, 3]
+
+
+def test_a_case_of_another_edition_is_a_fault(cohort):
+    rewrite(scan(cohort, 1, "seg"), lambda label: np.where(label == 4, 3, label), np.uint8)
+    with pytest.raises(UserError, match="phantom_0001 .*ET is 3 .*4"):
+        make(cohort)
+
+
+def test_cases_without_labels_are_for_testing(cohort):
+    (cohort / "data" / "more").mkdir()
+    for case in (4, 5):
+        scan(cohort, case, "seg").unlink()
+        folder = scan(cohort, case, "seg").parent
+        folder.rename(cohort / "data" / "more" / folder.name)
+    document = make(cohort)
+    assert [entry["case"] for entry in document["testing"]] == ["phantom_0004", "phantom_0005"]
+    assert all("label" not in entry and "fold" not in entry for entry in document["testing"])
+
+
+def test_t1ce_alone_is_enough_if_asked_for(cohort):
+    for path in cohort.rglob("*.nii.gz"):
+        if not path.name.endswith(("_t1ce.nii.gz", "_seg.nii.gz")):
+            path.unlink()
+    with pytest.raises(UserError, match="missing flair"):
+        make(cohort)
+    assert [{*entry} & {"image", "flair", "t1", "t2"} for entry in make(cohort, sequences="t1ce")["training"]] == [
+        {"image"}
+    ] * 6
+    (cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").unlink()
+    with pytest.raises(UserError, match="missing t1ce"):
+        make(cohort, sequences="t1ce")
+    with pytest.raises(UserError, match=r"sequences are \['flair'\]"):
+        make(cohort, sequences="flair")
+
+
+def test_msd_keeps_its_channel_and_label_order(tmp_path):
+    for i in range(2):
+        image = np.stack([np.full((4, 4, 4), 10.0 * (channel + 1) + i) for channel in range(4)], axis=-1)
+        label = np.zeros((4, 4, 4), np.uint8)
+        label[0], label[1], label[2] = 1, 2, 3
+        for folder, voxels in (("imagesTr", image), ("labelsTr", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
+    make_datalist(str(tmp_path), str(tmp_path / "list.json"), folds=2)
+    assert label_values(str(tmp_path / "list.json")) == [0, 2, 1, 3]
+    parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences=["flair", "t2"])
+    assert parts["training"][0]["channels"] == {"image": [2], "flair": 0, "t2": 3}
+
+
+# every kind of fault: the file of case 2, what is done to it, and the word that names the fault
+FAULTS = {
+    "missing": ("t2", Path.unlink, "missing t2"),
+    "no label": ("seg", Path.unlink, "missing label"),
+    "truncated": ("t1", lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
+    "text": ("t1ce", lambda path: path.write_text("no image"), "unreadable"),
+    "shape": ("flair", lambda path: rewrite(path, lambda v: v[:-1]), "shape"),
+    "4-D": ("t2", lambda path: rewrite(path, lambda v: np.stack([v, v], -1)), "3-D"),
+    "2-D": ("t2", lambda path: rewrite(path, lambda v: v[..., 0]), "3-D"),
+    "non-finite": ("t1", lambda path: rewrite(path, lambda v: np.where(v > 0, np.nan, v)), "non-finite"),
+    "empty": ("t1ce", lambda path: rewrite(path, np.zeros_like), "empty"),
+    "negative": ("t1ce", lambda path: rewrite(path, lambda v: -abs(v)), "empty"),
+    "label": ("seg", lambda path: rewrite(path, lambda v: np.where(v == 1, 9, v)), r"\[9\]"),
+    "affine": ("t2", lambda path: rewrite(path, np.copy, shift=1.0), "affine"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_faults_are_found_before_training_and_when_the_datalist_is_made(cohort, kind, caplog):
+    role, spoil, word = FAULTS[kind]
+    spoil(scan(cohort, 2, role))
+    file = "(-|phantom_0002_.*)" if word.startswith("missing") else rf"phantom_0002_{role}\.nii\.gz"
+    row = f"phantom_0002 +{file} .*{word}"
+    with pytest.raises(UserError, match=row):
+        make(cohort)
+    assert not (cohort / "new.json").exists()
+    datalist = cohort / "datalist.json"
+    entries = json.loads(datalist.read_text())["training"]
+    fold = next(entry["fold"] for entry in entries if entry["fold"] != entries[2]["fold"])
+    options = {"dataset_dir": str(cohort / "data"), "fold": fold, "sequences": ["flair", "t2", "t1"]}
+    with pytest.raises(UserError, match=row):
+        load_cases(str(datalist), **options)
+    parts = load_cases(str(datalist), **options, strict=False)
+    names = {entry["case"] for part in parts.values() for entry in part}
+    assert names == {entry["case"] for entry in entries} - {"phantom_0002"}
+    assert "phantom_0002" in caplog.text
+
+
+def test_all_faults_are_reported_together(cohort):
+    scan(cohort, 0, "t2").unlink()
+    scan(cohort, 4, "seg").write_bytes(b"")
+    with pytest.raises(UserError, match="(?s)phantom_0000.*phantom_0004"):
+        make(cohort)
+    kept = [entry["case"] for entry in make(cohort, strict=False)["training"]]
+    assert kept == ["phantom_0001", "phantom_0002", "phantom_0003", "phantom_0005"]
+
+
+def test_a_patient_in_two_folds_is_found_by_name_and_by_content(cohort):
+    document = json.loads((cohort / "datalist.json").read_text())
+    by_fold = {entry["fold"]: entry for entry in document["training"]}
+    by_fold[0]["patient"] = by_fold[1]["patient"] = "same"
+    (cohort / "datalist.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="duplicate patient"):
+        load_cases(str(cohort / "datalist.json"), str(cohort / "data"))
+    scan(cohort, 1, "t1ce").write_bytes(scan(cohort, 0, "t1ce").read_bytes())
+    split = {"training": ["phantom_0000"], "validation": ["phantom_0001"]}
+    (cohort / "split.json").write_text(json.dumps(split))
+    with pytest.raises(UserError, match="phantom_0001 .*duplicate patient.*phantom_0000"):
+        make(cohort, split=str(cohort / "split.json"), folds=None)
+    with pytest.raises(UserError, match="phantom_0001 .*held out.*phantom_0000"):
+        make(cohort, split=str(cohort / "split.json"), folds=1)
+
+
+def test_the_command_ends_with_a_sentence_and_code_1(command, tmp_path):
+    result = command("scripts", "datalist", "--dataset_dir", tmp_path / "none", "--output", tmp_path / "x.json")
+    assert result.returncode == 1
+    assert "dataset_dir" in result.stderr and str(tmp_path / "none") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_real_patients_get_their_split(tmp_path):
+    folder = real_data("brats_2mm")
+    make_datalist(str(folder), str(tmp_path / "list.json"), split=str(folder / "split.json"))
+    split = json.loads((folder / "split.json").read_text())
+    entries = json.loads((tmp_path / "list.json").read_text())["training"]
+    assert {e["case"] for e in entries if e["fold"] == 0} == set(split["validation"])
+    assert {e["case"] for e in entries if e["fold"] == 1} == set(split["training"])

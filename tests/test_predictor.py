@@ -1,0 +1,249 @@
+import json
+import logging
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import run as bundle_run
+from monai.data import DataLoader
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from torch import nn
+
+from conftest import BUNDLE, real_data
+from scripts.errors import UserError
+from scripts.inference.predictor import CheckedImages, Predictor, load_members, make_members
+from scripts.inference.worklist import find_work
+from scripts.method.resunet import ResUNet
+
+WIDTHS = [4, 4, 8, 8]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of two students that differ."""
+    folder = tmp_path_factory.mktemp("weights")
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(student().state_dict(), folder / f"{seed}.pt")
+    return [str(folder / f"{seed}.pt") for seed in (0, 1)]
+
+
+def student():
+    return ResUNet(1, 4, WIDTHS, deep_supervision=1)
+
+
+def predict(source, output, ckpt_path, **options):
+    windows = {"spacing": "$None", "window_size": [16, 16, 16], "overlap": 0.5, "whole_volume": 0}
+    folders = {"bundle_root": str(BUNDLE), "dataset_dir": str(source), "output_dir": str(output)}
+    settings = {"ckpt_path": ckpt_path, "student_widths": WIDTHS, "mirror": False, "amp": False}
+    config = str(BUNDLE / "configs" / "inference.yaml")
+    bundle_run("evaluating", config_file=config, **folders, **{**settings, **windows, **options})
+
+
+def read(folder, case, kind="seg"):
+    return nib.load(folder / f"{case}_{kind}.nii.gz").get_fdata()
+
+
+def probabilities(path, case, source):
+    """Second implementation: softmax of the sliding window over the normalised brain, in the image's own grid."""
+    image = nib.load(source / "data" / case / f"{case}_t1ce.nii.gz")
+    voxels = nib.as_closest_canonical(image).get_fdata(dtype=np.float32)
+    brain = voxels != 0
+    box = tuple(slice(*(np.flatnonzero(brain.any(tuple({0, 1, 2} - {a})))[[0, -1]] + [0, 1])) for a in range(3))
+    values = voxels[brain]
+    normal = np.where(brain, (voxels - values.mean()) / values.std(), 0)[box]
+    network = student().eval()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    inferer = SlidingWindowInferer([16, 16, 16], sw_batch_size=2, overlap=0.5, mode="gaussian")
+    with torch.no_grad():
+        inside = inferer(torch.from_numpy(normal.astype(np.float32))[None, None], network).softmax(1)[0].numpy()
+    result = np.zeros((4, *voxels.shape))
+    result[(slice(None), *box)] = inside
+    return result[:, ::-1, ::-1]  # phantoms run to the left and to the back
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_with_its_uncertainty(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0000"
+    predict(source, tmp_path, weights, uncertainty=True)
+    members = np.stack([probabilities(path, "phantom_0000", cohort_source) for path in weights])
+    mean = members.mean(0)
+    expected = np.array([0, 1, 2, 4])[mean.argmax(0)]
+    assert (read(tmp_path, "phantom_0000") == expected).mean() > 0.9999  # ties of rounding aside
+    inside = mean.sum(0) > 0
+    entropy = -(mean * np.log(np.where(mean > 0, mean, 1))).sum(0)
+    np.testing.assert_allclose(read(tmp_path, "phantom_0000", "entropy")[inside], entropy[inside], atol=1e-4)
+    np.testing.assert_allclose(read(tmp_path, "phantom_0000", "variance"), members.var(0).mean(0), atol=1e-4)
+    alone = np.array([0, 1, 2, 4])[members[0].argmax(0)]
+    assert (alone != expected).any()
+
+
+def test_mirroring_changes_the_label_map_and_whole_volumes_need_no_windows(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0001"
+    results = {}
+    for name, options in {"plain": {}, "mirror": {"mirror": True}, "whole": {"whole_volume": 10**6}}.items():
+        predict(source, tmp_path / name, weights[0], overlap=0, **options)
+        results[name] = read(tmp_path / name, "phantom_0001")
+    assert (results["mirror"] != results["plain"]).any() and (results["whole"] != results["plain"]).any()
+
+
+def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0000"
+    for name, threshold in (("off", 0), ("on", 1e6)):
+        predict(source, tmp_path / name, weights[0], et_threshold_ml=threshold)
+    off, on = (read(tmp_path / name, "phantom_0000") for name in ("off", "on"))
+    assert (off == 4).any() and np.array_equal(np.where(off == 4, 1, off), on)
+
+
+def test_overwriting_that_is_stopped_leaves_no_label_map_of_before(cohort_source, weights, tmp_path, monkeypatch):
+    source = cohort_source / "data"
+    predict(source, tmp_path, weights[0], overlap=0, uncertainty=True)
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(Predictor, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        predict(source, tmp_path, weights[1], overlap=0, overwrite=True)
+    assert not list(tmp_path.glob("*.nii.gz"))
+    assert len(find_work(str(source), output_dir=str(tmp_path))["left"]) == 6
+
+
+def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(cohort_source, weights, tmp_path):
+    for patient, case in (("p1", "phantom_0000"), ("p2", "phantom_0001")):
+        (tmp_path / patient).mkdir()
+        shutil.copy(cohort_source / "data" / case / f"{case}_t1ce.nii.gz", tmp_path / patient / "scan.nii.gz")
+    predict(tmp_path / "p1", tmp_path / "out", weights[0], overlap=0)
+    with pytest.raises(UserError, match=r"scan_seg\.nii\.gz.*p1/scan\.nii\.gz.*p2/scan\.nii\.gz"):
+        predict(tmp_path / "p2", tmp_path / "out", weights[0], overlap=0)
+
+
+@pytest.mark.parametrize("background, warned", [(0, True), (1, False)])
+def test_a_warning_names_a_volume_without_background(background, warned, tmp_path, caplog):
+    voxels = np.full((8, 8, 8), 5, np.float32)
+    voxels[:background] = 0
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "head.nii.gz")
+    entry = {"image": str(tmp_path / "head.nii.gz"), "case": "head"}
+    assert "fault" not in CheckedImages([entry], Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
+    assert ("head.nii.gz" in caplog.text) is warned
+
+
+def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):
+    source = cohort_source / "data"
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0)
+    first = read(tmp_path, "phantom_0000")
+    (tmp_path / "phantom_0000_seg.nii.gz").write_bytes(b"kept")
+    predict(source, tmp_path, weights[0], overlap=0)
+    assert (tmp_path / "phantom_0000_seg.nii.gz").read_bytes() == b"kept"
+    assert len(list(tmp_path.glob("*_seg.nii.gz"))) == 6
+    predict(source, tmp_path, weights[0], overlap=0)  # nothing left to do
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
+    about = json.loads((tmp_path / "inference.json").read_text())
+    assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
+    with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"):
+        predict(source, tmp_path, weights[1], overlap=0, mirror=True)
+    predict(source / "phantom_0000", tmp_path, weights[1], overlap=0, overwrite=True)
+    assert len(json.loads((tmp_path / "inference.json").read_text())["cases"]) == 1
+    assert not np.array_equal(read(tmp_path, "phantom_0000"), first)
+    predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
+    assert np.array_equal(read(tmp_path, "phantom_0000"), first)
+
+
+def voxels_of(cohort_source):
+    image = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, ">i2", np.uint16, np.int32, np.float64])
+def test_the_type_of_the_voxels_does_not_matter(dtype, cohort_source, weights, tmp_path):
+    voxels, affine = voxels_of(cohort_source)
+    whole = (voxels / voxels.max() * 255).round()
+    for name, image in {"plain": whole.astype(np.float32), "typed": whole.astype(dtype)[..., None]}.items():
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / f"{name}.nii.gz")
+        predict(tmp_path / f"{name}.nii.gz", tmp_path, weights[0])
+    assert np.array_equal(read(tmp_path, "plain"), read(tmp_path, "typed"))
+
+
+def test_faulty_patients_are_reported_at_the_end_and_the_others_written(cohort_source, weights, tmp_path, command):
+    voxels, affine = voxels_of(cohort_source)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(voxels, affine), folder / "a_good.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros_like(voxels), affine), folder / "b_empty.nii.gz")
+    nib.save(nib.Nifti1Image(np.where(voxels > 0, voxels, np.nan), affine), folder / "c_nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([voxels] * 3, -1), affine), folder / "d_colour.nii.gz")
+    (folder / "e_broken.nii.gz").write_bytes((folder / "a_good.nii.gz").read_bytes()[:3000])
+    nib.save(nib.Nifti1Image(voxels[:6, :5, :4] + 1, affine), folder / "f_tiny.NII.GZ")
+    nib.save(nib.Nifti1Image(voxels[..., :1], affine), folder / "g_slice.nii.gz")
+    result = command(
+        "monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--dataset_dir", folder,
+        "--output_dir", tmp_path / "out", "--ckpt_path", weights[0], "--student_widths", str(WIDTHS),
+        "--window_size", "[16,16,16]", "--overlap", "0.5", "--spacing", "$None",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for fault in ("b_empty.*empty", "c_nan.*non-finite", "d_colour.*3-D", "e_broken.*truncated", "g_slice.*slice"):
+        assert any(re.search(fault, line) for line in result.stderr.splitlines()), result.stderr[-2000:]
+    assert not re.search("a_good|f_tiny", result.stderr.partition("remedy")[2])
+    written = {path.name for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert written == {"a_good_seg.nii.gz", "f_tiny_seg.nii.gz"}
+
+
+def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_source, tmp_path):
+    class Fragile(nn.Module):
+        calls = 0
+
+        def forward(self, image):
+            Fragile.calls += 1
+            if Fragile.calls == 2:
+                raise MemoryError("out of memory\nand so on")
+            return image
+
+    images = find_work(str(cohort_source / "data"))["all"]
+    loader = DataLoader(CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")])))
+    predictor = Predictor(torch.device("cpu"), loader, [Fragile()], ["pred"], inferer=SimpleInferer())
+    with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 "):
+        predictor.run()
+    assert Fragile.calls == 6
+
+
+def test_weights_of_other_widths_leave_nothing_behind(cohort_source, tmp_path):
+    torch.save(ResUNet(1, 4, [8, 8, 8, 8], deep_supervision=1).state_dict(), tmp_path / "wide.pt")
+    with pytest.raises(UserError, match=r"wide\.pt .*student_widths"):
+        predict(cohort_source / "data", tmp_path / "out", str(tmp_path / "wide.pt"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_members_are_independent_copies(weights):
+    network = student()
+    members = make_members(network, weights, torch.device("cpu"))
+    load_members(members, weights)
+    assert members[0] is network and len(members) == 2
+    for member, path in zip(members, weights):
+        assert torch.equal(member.state_dict()["head.weight"], torch.load(path, weights_only=True)["head.weight"])
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
+        load_members(members, ["nowhere.pt"])
+
+
+def test_channels_last_members_predict_the_same(weights):
+    image, logits = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)), []
+    for channels_last in (False, True):
+        (member,) = make_members(student(), weights[0], torch.device("cpu"), channels_last)
+        load_members([member], weights[0])
+        layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+        assert member.decoder1.conv1.weight.is_contiguous(memory_format=layout)
+        logits.append(member.eval()(image))
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_full_resolution_patients_keep_their_grid(weights, tmp_path):
+    source = real_data("brats_1mm")
+    logging.disable(logging.INFO)
+    predict(source, tmp_path, weights[0], spacing=[4.0, 4.0, 4.0])
+    logging.disable(logging.NOTSET)
+    written = sorted(tmp_path.glob("*_seg.nii.gz"))
+    assert len(written) == 3
+    for path in written:
+        case = path.name.removesuffix("_seg.nii.gz")
+        image, label = nib.load(source / case / f"{case}_t1ce.nii.gz"), nib.load(path)
+        assert label.shape == image.shape and np.array_equal(label.affine, image.affine)

@@ -1,0 +1,115 @@
+"""Patients of a training are found in a later edition: by name, by voxels, by the organisers' mapping."""
+
+import json
+import shutil
+
+import pytest
+
+from scripts.data.datalist import load_cases
+from scripts.data.make_datalist import make_datalist
+from scripts.data.seen_patients import read_mapping, warn_of_seen_patients
+from scripts.errors import UserError
+
+
+@pytest.fixture
+def editions(cohort, tmp_path):
+    """A training list of four patients, and a later edition with two of them renamed (and changed) and two new."""
+    make_datalist(str(cohort / "data"), str(tmp_path / "train.json"), folds=2)
+    document = json.loads((tmp_path / "train.json").read_text())
+    document["training"] = document["training"][:4]
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    later = tmp_path / "later"
+    for old, new in {2: "BraTS-GLI-00007-000", 3: "BraTS-GLI-00009-001", 4: "phantom_0004", 5: "phantom_0005"}.items():
+        name = f"phantom_000{old}"
+        for path in sorted((cohort / "data" / name).iterdir()):
+            target = later / new / path.name.replace(name, new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return tmp_path
+
+
+def forget_voxels(editions):
+    """Editions differ in their processing, so checksums do not tell."""
+    document = json.loads((editions / "train.json").read_text())
+    for entry in document["training"]:
+        entry["checksum"] += 1
+    (editions / "train.json").write_text(json.dumps(document))
+
+
+def make(editions, **options):
+    make_datalist(
+        str(editions / "later"),
+        str(editions / "test.json"),
+        folds=1,
+        trained_on=str(editions / "train.json"),
+        **options,
+    )
+    return {entry["case"] for entry in json.loads((editions / "test.json").read_text())["training"]}
+
+
+MAPPING = """Grade,BraTS_2021,BraTS_2023,Note
+HGG,phantom_0002,BraTS-GLI-00007-000,NA
+HGG,phantom_0003,BraTS-GLI-00009-000,NA
+LGG,NA,phantom_0004,NA
+"""
+
+
+def test_patients_seen_in_training_are_found_by_the_organisers_mapping(editions):
+    forget_voxels(editions)
+    (editions / "mapping.csv").write_text(MAPPING)
+    with pytest.raises(UserError, match=r"(?s)00007-000 .*phantom_0002.*00009-001 .*phantom_0003"):
+        make(editions, mapping=str(editions / "mapping.csv"))
+    assert not (editions / "test.json").exists()
+    assert make(editions, mapping=str(editions / "mapping.csv"), strict=False) == {"phantom_0004", "phantom_0005"}
+
+
+def test_without_a_mapping_the_same_voxels_tell(editions):
+    assert make(editions, strict=False) == {"phantom_0004", "phantom_0005"}
+    forget_voxels(editions)
+    assert len(make(editions)) == 4
+
+
+def test_the_test_set_is_one_fold_for_evaluation_alone(editions):
+    make(editions, strict=False)
+    options = {"datalist": str(editions / "test.json"), "dataset_dir": str(editions / "later")}
+    assert len(load_cases(**options, training=False)["validation"]) == 2
+    with pytest.raises(UserError, match=r"fold is 0, .*\[0\]"):
+        load_cases(**options)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a,b\nx,y\n", r"mapping .*mapping\.csv .*the test set .*trained_on"),
+        ("a\nphantom_0004\n", r"mapping .*mapping\.csv .*trained_on"),
+        (b"\xff\xfe\x00", r"mapping .*mapping\.csv"),
+    ],
+)
+def test_a_mapping_of_other_editions_is_named(editions, content, message):
+    path = editions / "mapping.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        make(editions, mapping=str(path))
+
+
+def test_a_mapping_needs_the_datalist_of_the_training(editions):
+    with pytest.raises(UserError, match="mapping .*trained_on"):
+        make_datalist(str(editions / "later"), str(editions / "x.json"), mapping="m.csv")
+
+
+def test_names_of_one_row_are_of_one_patient(tmp_path):
+    (tmp_path / "m.csv").write_text("\ufeffa,b,c\nHGG,old_1,new_1\nHGG,old_2,new_2\n")
+    same = read_mapping(str(tmp_path / "m.csv"), ["new_1", "new_2", "new_3"], ["old_2", "old_1"])
+    assert same["new_1"] == {"old_1", "new_1"} and same["old_2"] == {"old_2", "new_2"} and "HGG" not in same
+
+
+@pytest.mark.parametrize("record, key", [("training.json", "cases"), ("docs/trained_on.json", "training")])
+def test_weights_that_saw_the_patients_to_be_scored_are_warned_of(tmp_path, caplog, record, key):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / record).write_text(json.dumps({key: [{"case": "a"}, {"case": "b"}]}))
+    weights = str(tmp_path / "models" / "model.pt")
+    warn_of_seen_patients(weights, [{"case": "c"}])
+    assert not caplog.records
+    warn_of_seen_patients([weights], [{"case": "b"}, {"case": "c"}])
+    (warning,) = caplog.messages
+    assert weights in warning and str(tmp_path / record) in warning and "1 of the 2" in warning

@@ -1,0 +1,117 @@
+"""The sum of the paper's terms, against its equation written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import paper_terms
+from scripts.method.confidence import TeacherConfidence
+from scripts.method.distillation import DistillationOutput
+from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.method.terms import DistillationLoss, StudentLabels, Term
+
+
+def output(seed=0, grad=True):
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits(size):
+        return torch.randn(2, 4, size, size, size, generator=generator, requires_grad=grad)
+
+    return DistillationOutput([logits(8), logits(4)], {"flair": logits(8), "t2": logits(8)}, [logits(4)])
+
+
+def paper_loss(weights=(0.05, 0.1), distilling=True):
+    confidence = TeacherConfidence(["flair", "t2"])
+    confidence.weights.copy_(torch.tensor(weights))
+    return DistillationLoss(paper_terms(SegmentationLoss(), SoftTargetLoss(), confidence), distilling)
+
+
+@pytest.fixture
+def label():
+    return torch.randint(0, 4, (2, 1, 8, 8, 8), generator=torch.Generator().manual_seed(5))
+
+
+def test_the_terms_add_up_to_the_published_sum(label):
+    out, loss, seg, kd = output(), paper_loss(), SegmentationLoss(), SoftTargetLoss()
+    half = label[..., ::2, ::2, ::2]
+    expected = {
+        "teacher_flair": seg(out.teachers["flair"], label),
+        "teacher_t2": seg(out.teachers["t2"], label),
+        "fusion_1": 0.08 * seg(out.fused[0], half),
+        "student": 0.75 * seg(out.student[0], label),
+        "distil_flair": 0.05 * kd(out.student[0], out.teachers["flair"]),
+        "distil_t2": 0.1 * kd(out.student[0], out.teachers["t2"]),
+        "student_deep_1": 0.1 * 0.7 * seg(out.student[1], half),
+        "distil_fusion_1": 0.1 * 0.3 * kd(out.student[1], out.fused[0]),
+    }
+    total = loss(out, label)
+    assert list(loss.values) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(loss.values[name], value.detach(), msg=name)
+    torch.testing.assert_close(total, sum(expected.values()))
+
+
+def test_one_backward_pass_equals_the_two_of_the_authors(label):
+    once, twice = output(), output()
+    paper_loss()(once, label).backward()
+    for names in (("teacher", "fusion_1"), ("student", "distil", "student_deep_1", "distil_fusion_1")):
+        loss = paper_loss()
+        DistillationLoss({name: loss.terms[name] for name in names}, True)(twice, label).backward()
+    for a, b in [*zip(once.student, twice.student), *zip(once.teachers.values(), twice.teachers.values())]:
+        torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(once.fused[0].grad, twice.fused[0].grad)
+
+
+def test_in_the_warm_up_the_student_learns_from_labels_alone(label):
+    out, loss = output(), paper_loss(distilling=False)
+    total = loss(out, label)
+    teachers = sum(SegmentationLoss()(logits, label) for logits in out.teachers.values())
+    fused = 0.08 * SegmentationLoss()(out.fused[0], label[..., ::2, ::2, ::2])
+    torch.testing.assert_close(total, SegmentationLoss()(out.student[0], label) + teachers + fused)
+    total.backward()
+    assert out.student[1].grad.abs().sum() == 0  # a gradient of 0, not none: DistributedDataParallel needs it
+
+
+def test_without_teachers_only_labels_remain(label):
+    loss = paper_loss()
+    loss(DistillationOutput(output().student, {}, []), label)
+    assert set(loss.values) == {"student", "student_deep_1"}
+
+
+def test_a_frozen_teacher_has_no_loss_of_its_own(label):
+    out, loss = output(), paper_loss()
+    out.teachers["flair"] = out.teachers["flair"].detach()
+    loss(out, label)
+    assert "teacher_flair" not in loss.values
+    assert loss.values["distil_flair"] > 0
+
+
+def test_a_student_without_deep_heads_meets_the_fusion_with_its_own_logits(label):
+    out, loss = output(), paper_loss()
+    loss(out._replace(student=out.student[:1]), label)
+    own = F.avg_pool3d(out.student[0], 2)  # trilinear halving of an even grid is the mean of each 2³ block
+    torch.testing.assert_close(loss.values["distil_fusion_1"], 0.03 * SoftTargetLoss()(own, out.fused[0]).detach())
+
+
+def test_an_output_that_no_term_uses_is_an_error_that_names_it(label):
+    out = output()
+    with pytest.raises(ValueError, match=r"student .* level 1"):
+        DistillationLoss({"student": StudentLabels(SegmentationLoss(), 1.0)})(out._replace(fused=[]), label)
+
+
+def test_a_term_of_ones_own_is_weighted_and_logged_by_name(label):
+    class Confident(Term):
+        def forward(self, output, label):
+            return output.student[0].softmax(1).amax(1).mean()
+
+    out = output()
+    loss = DistillationLoss(
+        {"student": StudentLabels(SegmentationLoss(), 1.0, warm_up_weight=1.0), "mine": Confident(0.5)}
+    )
+    out = out._replace(student=out.student[:1], fused=[])
+    before = loss(out, label)
+    assert loss.values["mine"] == 0
+    loss.distilling = True
+    expected = 0.5 * out.student[0].softmax(1).amax(1).mean()
+    torch.testing.assert_close(loss(out, label) - before, expected)
+    torch.testing.assert_close(loss.values["mine"], expected.detach())

@@ -1,0 +1,53 @@
+"""The line that a command runs, and the keys that MONAI would end with a traceback for."""
+
+import pytest
+
+from conftest import BUNDLE
+from scripts.errors import UserError
+from scripts.workflow import check_keys, shown
+
+CONFIGS = BUNDLE / "configs"
+
+
+def check(*names, **options):
+    check_keys([str(name) if "/" in str(name) else str(CONFIGS / f"{name}.yaml") for name in names], options)
+
+
+@pytest.mark.parametrize(
+    "names, options, named",
+    [
+        (["train"], {"soft_targt::temperature": 2}, ["--soft_targt", "soft_target?"]),
+        (["train"], {"loss::terms::studnt::weight": 1}, ["loss::terms::studnt", "student?"]),
+        (["train"], {"train::handlers::99::seed": 2}, ["train::handlers::99"]),
+        (["train"], {"network_def::attention::kind": "cbam"}, ["network_def::attention", "'channel'", "kind"]),
+        (["train"], {"teachers::t2::network::widths": "[8]"}, ["teachers::t2::network", "%teachers::flair::network"]),
+        (["train", "student_alone"], {"teachers::flair::network::widths": "[8]"}, ["teachers::flair"]),
+        (["train", "student_alone"], {"soft_target::temperature": 2}, ["soft_target", "None", "temperature"]),
+        (["inference", "two_levels"], {}, ["two_levels.yaml", "teachers"]),
+        (["inference", "student_alone"], {}, ["student_alone.yaml", "loss"]),
+    ],
+)
+def test_a_part_that_does_not_exist_is_named(names, options, named):
+    with pytest.raises(UserError) as error:
+        check(*names, **options)
+    assert all(word in str(error.value) for word in named)
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "broken.yaml").write_text("epochs: [")
+    with pytest.raises(UserError, match=r"broken\.yaml"):
+        check("train", tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"train", "inference"}))
+def test_our_own_overlays_and_new_keys_pass(name):
+    check("train", name, **{"teachers::second": {}, "network_def::widths": "[8]", "train#handlers#0#seed": 2, "new": 1})
+    check("inference", "full_resolution", **{"label_map::transforms::1::keys": "pred"})
+
+
+@pytest.mark.parametrize(
+    "text, typed",
+    [("['a.yaml','b.yaml']", "\"['a.yaml','b.yaml']\""), ("$None", "'$None'"), ("plain", "plain"), ("a b", "'a b'")],
+)
+def test_words_are_shown_as_a_person_types_them(text, typed):
+    assert shown(text) == typed
