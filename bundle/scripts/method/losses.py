@@ -14,21 +14,38 @@ EPSILON = 1e-7  # in denominators only, as in the authors' losses
 class SegmentationLoss(nn.Module):
     """(soft Dice loss + soft Jaccard loss + cross-entropy) / 3 over all classes, background included.
 
-    One log-softmax and one one-hot serve the three. Dice and Jaccard are reduced over each whole volume; the
-    MTCM-KD authors reduce over each slice of the last axis (``reduction="slice"``), with which a perfect
-    prediction still scores about 0.3, since every slice without a class counts as a full miss.
+    One log-softmax and one one-hot serve the three. Dice and Jaccard are ratios over each whole volume. The MTCM-KD
+    authors' are over each slice of the last axis, summed over the batch (``reduction="slice"``).
+
+    A class that the label lacks has no overlap, so its plain ratios are a full miss whatever is predicted: a constant
+    cost without a gradient. Here such a class costs s / (s + k) in Dice and in Jaccard, where s is its predicted soft
+    volume and k is ``smooth_absent`` of all voxels. (That is the usual smoothing of Dice, but for absent classes only.)
+    It falls to 0 with s, and its gradient is at most 1/k for a voxel, where s is 0. k acts as the volume of the class:
+    a class of V voxels costs 1/(2V) for a first false voxel in Dice, so with k near V an absent class weighs about as
+    much as a present one. Parts of tumours fill about 1% of a patch. A share, not a number of voxels, gives the same
+    false find the same cost at each resolution.
+
+    Args:
+        reduction: "volume" or "slice".
+        smooth_absent: k as a share of the voxels of a volume (or of a slice); 0 is a full miss. None is 0.01 by volume,
+            and 0 by slice, as the authors do: a perfect prediction then still costs about 0.3.
 
     Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
     Raises:
-        ValueError: if reduction is neither "volume" nor "slice", or the shapes do not match.
+        ValueError: if reduction is unknown, smooth_absent is negative, or the shapes do not match.
     """
 
-    def __init__(self, reduction: str = "volume") -> None:
+    def __init__(self, reduction: str = "volume", smooth_absent: float | None = None) -> None:
         super().__init__()
         if reduction not in ("volume", "slice"):
             raise ValueError(f'reduction must be "volume" or "slice", got {reduction!r}.')
-        self.axes = (2, 3, 4) if reduction == "volume" else (2, 3)
+        if smooth_absent is None:
+            smooth_absent = 0.01 if reduction == "volume" else 0.0
+        if smooth_absent < 0:
+            raise ValueError(f"smooth_absent must be at least 0, got {smooth_absent}.")
+        self.axes = (2, 3, 4) if reduction == "volume" else (0, 2, 3)
+        self.smooth_absent = smooth_absent
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         expected = (logits.shape[0], 1, *logits.shape[2:])
@@ -39,10 +56,12 @@ class SegmentationLoss(nn.Module):
         cross_entropy = F.nll_loss(log_probabilities, classes)
         probabilities = log_probabilities.exp()
         truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
-        intersection = (probabilities * truth).sum(self.axes)  # (B, C), or (B, C, D) by slice
-        total = probabilities.sum(self.axes) + truth.sum(self.axes)
-        dice = 1 - (2 * intersection / (total + EPSILON)).mean()
-        jaccard = 1 - (intersection / (total - intersection + EPSILON)).mean()
+        intersection = (probabilities * truth).sum(self.axes)  # (B, C), or (C, D) by slice
+        volume = truth.sum(self.axes)
+        total = probabilities.sum(self.axes) + volume
+        smooth = self.smooth_absent * (truth.numel() / volume.numel()) * (volume == 0)  # k
+        dice = 1 - ((2 * intersection + smooth) / (total + smooth + EPSILON)).mean()
+        jaccard = 1 - ((intersection + smooth) / (total - intersection + smooth + EPSILON)).mean()
         return (dice + jaccard + cross_entropy) / 3
 
 
