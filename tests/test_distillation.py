@@ -1,5 +1,7 @@
 """One module for student, teachers and fusion: any networks, any sequences, frozen teachers."""
 
+import gc
+
 import pytest
 import torch
 from monai.networks.nets import DynUNet, SegResNetDS
@@ -8,6 +10,7 @@ from conftest import paper_terms
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationNetwork, Teacher, load_weights, parameter_groups
+from scripts.method.features import LayerOutputs
 from scripts.method.fusion import CooperativeFusion
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
 from scripts.method.resunet import ResUNet
@@ -86,6 +89,35 @@ def test_activation_checkpointing_changes_memory_not_gradients():
     assert len(gradients[0]) == len(gradients[1]) > 50
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients))
     assert saved[1] < 0.1 * saved[0]
+
+
+def test_activation_checkpointing_keeps_no_graph_after_the_backward_pass():
+    teachers = {name: Teacher(unet(), [name], ["decoder2"]) for name in ("flair", "t2")}
+    fusion = CooperativeFusion({name: [8] for name in teachers})
+    options = {"activation_checkpointing": True, "student_feature_layers": ["decoder2"]}
+    model = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, **options).train()
+    known = {id(item) for item in gc.get_objects() if isinstance(item, torch.Tensor)}
+    output = model(**images("image", "flair", "t2"))
+    terms = [*output.student, *output.teachers.values(), *output.fused, *output.features["student"]]
+    sum(term.square().mean() for term in terms).backward()
+    assert gradient(model.teachers) > 0
+    del output, terms
+    gc.collect()
+    left = [item for item in gc.get_objects() if isinstance(item, torch.Tensor) and id(item) not in known]
+    assert [tuple(item.shape) for item in left if item.grad_fn is not None] == []
+
+
+def test_layer_outputs_are_those_of_the_call_and_not_kept():
+    network = unet()
+    layers = LayerOutputs(network, ["decoder2", "decoder1"])
+    image = images("image")["image"]
+    logits, (half, quarter) = layers(image)
+    torch.testing.assert_close(logits, network(image))
+    assert half.shape[2:] == (8, 8, 8) and quarter.shape[2:] == (4, 4, 4)
+    assert layers.outputs is None
+    with pytest.raises(RuntimeError):
+        layers(image[:, :, :3])
+    assert layers.outputs is None
 
 
 def test_a_teacher_may_see_several_sequences_and_the_students():
@@ -188,8 +220,14 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.pt does not exist"):
         load_weights(unet(), str(tmp_path / "none.pt"))
     torch.save(ResUNet(widths=(8, 8, 8, 8)).state_dict(), tmp_path / "wide.pt")
-    with pytest.raises(UserError, match=r"wide\.pt does not fit ResUNet .*student_widths"):
+    with pytest.raises(UserError, match=r"wide\.pt does not fit ResUNet .*student_widths") as found:
         load_weights(unet(), str(tmp_path / "wide.pt"))
+    message = str(found.value)
+    assert "stem.conv1.weight is (8, 1, 3, 3, 3), expected (4, 1, 3, 3, 3)" in message
+    assert message.index("give") < message.index("stem") and len(message) < 600
+    torch.save({"other.weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"stem\.conv1\.weight is absent, expected \(4, 1, 3, 3, 3\)"):
+        load_weights(unet(), str(tmp_path / "other.pt"))
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.pt is not a file of weights"):
         load_weights(unet(), str(tmp_path / "text.pt"))

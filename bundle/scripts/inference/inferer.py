@@ -9,6 +9,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from scripts.device import autocast
+from scripts.method.features import logits_list
 from scripts.method.resunet import STRIDE
 
 __all__ = ["VolumeInferer"]
@@ -44,7 +45,7 @@ class VolumeInferer(SlidingWindowInferer):
 
         def predict(window: torch.Tensor) -> torch.Tensor:
             with autocast(window.device, self.amp):
-                return network(window, *args, **kwargs).float()
+                return logits_list(network(window, *args, **kwargs))[0].float()
 
         self.roi_size: Any = [-(-length // STRIDE) * STRIDE for length in size] if whole else self.window
         if not self.mirror:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from scripts.device import autocast, lay_channels_last
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
-from scripts.method.features import LayerOutputs
+from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.fusion import CooperativeFusion
 
 __all__ = ["DistillationNetwork", "DistillationOutput", "Teacher", "load_weights", "parameter_groups", "sequences_of"]
@@ -29,14 +29,6 @@ class DistillationOutput(NamedTuple):
     teachers: dict[str, torch.Tensor]  # by name, at full resolution
     fused: list[torch.Tensor]  # from 1/2 resolution down, one per level of the fusion
     features: Mapping[str, list[torch.Tensor]] = {}  # by teacher, one per layer; if asked also "student", "projected"
-
-
-def logits_list(output: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Logits from full to low resolution, whatever the network returns: a tensor (B, C, H, W, D), a list of such
-    (MONAI's SegResNetDS), or deep supervision stacked as (B, K, C, H, W, D) (MONAI's DynUNet)."""
-    if isinstance(output, torch.Tensor):
-        return list(output.unbind(dim=1)) if output.ndim == 6 else [output]
-    return list(output)
 
 
 class Teacher(nn.Module):
@@ -85,8 +77,8 @@ class Teacher(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        logits = logits_list(self.network(torch.cat([images[name] for name in self.sequences], dim=1)))[0]
-        return logits, self.features.take()
+        output, features = self.features(torch.cat([images[name] for name in self.sequences], dim=1))
+        return logits_list(output)[0], features
 
 
 class DistillationNetwork(nn.Module):
@@ -176,7 +168,8 @@ class DistillationNetwork(nn.Module):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def run_student(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        return logits_list(self.student(image)), self.student_features.take()
+        output, features = self.student_features(image)
+        return logits_list(output), features
 
     def run(self, network: Callable[[Any], Any], inputs: Any) -> Any:
         """One network's forward, checkpointed in training if wanted."""
@@ -222,17 +215,24 @@ def load_weights(network: nn.Module, path: str) -> None:
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip().rstrip(".")
+        wanted = network.state_dict()
+        differing = [name for name in wanted | weights if shape_of(wanted, name) != shape_of(weights, name)]
+        first = [f"{name} is {shape_of(weights, name)}, expected {shape_of(wanted, name)}" for name in differing[:3]]
         raise UserError(
-            f"checkpoint {path} does not fit {type(network).__name__} ({reason}): give the weights of this network, "
-            "or the options that it was trained with (such as --student_widths or --deep_supervision)."
+            f"checkpoint {path} does not fit {type(network).__name__} in {len(differing)} layers: give the weights of "
+            "this network, or the options that it was trained with (such as --student_widths or --deep_supervision). "
+            f"First: {'; '.join(first)}."
         ) from error
+
+
+def shape_of(weights: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(weights[name].shape) if name in weights else "absent"
 
 
 def parameter_groups(
     network: DistillationNetwork, student: Mapping[str, Any], teachers: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Named parameter groups of one optimizer: the student, and the teachers with the fusion, less frozen weights.
+    """Named parameter groups of one optimizer: the student, and the teachers with the fusion, without frozen weights.
 
     Args:
         network: all networks.

@@ -11,14 +11,13 @@ import ignite.distributed as idist
 import torch
 from monai.transforms import Compose
 from monai.utils import CommonKeys
-from torch import nn
-from torch.func import functional_call
 
 from scripts.data.augmentation import PrepareAugmentedBatch
 from scripts.data.seen_patients import warn_of_seen_patients
 from scripts.errors import UserError
 from scripts.labels import CLASSES
-from scripts.method.distillation import DistillationNetwork, logits_list
+from scripts.method.distillation import DistillationNetwork
+from scripts.method.features import output_shape
 
 __all__ = ["check_evaluation", "check_processes", "check_training"]
 
@@ -109,17 +108,9 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
             if "meta" in str(error):  # it looks at values, which are not there
                 continue
             reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{given} fails: {reason}. Change its in_channels, or roi_size.") from error
+            raise UserError(f"{given} fails: {reason}. Change the network, its in_channels, or roi_size.") from error
         if logits != (expected := (2, len(CLASSES), *roi_size)):
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: change its out_channels.")
-
-
-def output_shape(network: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the full-resolution logits for an input of this shape."""
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    with torch.no_grad():
-        return tuple(logits_list(functional_call(network, shapes, torch.empty(patch, device="meta")))[0].shape)
 
 
 def check_augmentation(
