@@ -13,6 +13,7 @@ from typing import Any
 
 from scripts.command import choose_command
 from scripts.errors import UserError
+from scripts.labels import SEQUENCES
 from scripts.workflow import check_keys, run_line, workflow_line
 
 COMMANDS = {  # in the order of a project: data, training, prediction, scores, pictures
@@ -76,9 +77,12 @@ def predict(dataset_dir: str, output_dir: str, method: str = "", **keys: str) ->
         dataset_dir: a NIfTI file, a folder of NIfTI files, or BraTS folders; all skull-stripped.
         output_dir: folder for NAME_seg.nii.gz.
         method: overlays that change the student or its input, such as full_resolution.
-        keys: any key of configs/inference.yaml, such as --ckpt_path FILE or --mirror False.
+        keys: any key of configs/inference.yaml, such as --ckpt_path FILE or --mirror False; also --t1, --t2,
+            --flair and --label, which like --t1ce say by a pattern which files are which.
     """
-    options = {"dataset_dir": dataset_dir, "output_dir": output_dir, **keys}
+    roles = {*SEQUENCES, "label"} - {"t1ce"}  # inference.yaml names T1ce alone
+    named = {f"names::{key}" if key in roles else key: value for key, value in keys.items()}
+    options = {"dataset_dir": dataset_dir, "output_dir": output_dir, **named}
     start("evaluating", config_files("inference", method), options)
 
 

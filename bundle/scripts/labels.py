@@ -15,15 +15,17 @@ REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
 REGION_NAMES = tuple(name for name, _ in REGIONS)
 TABLE_ORDER = ("WT", "TC", "ET")  # of regions in tables and figures
 
-# Endings of file names: BraTS 2018-2021, BraTS 2023 and later, and common variants.
+# Endings of file names: BraTS 2018-2021, BraTS 2023 and later, and common variants. data/schemes.py has the others,
+# each of one data set.
 ENDINGS = {
     "flair": "flair", "t2f": "flair",
-    "t1": "t1", "t1n": "t1",
-    "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce",
+    "t1": "t1", "t1n": "t1", "t1w": "t1",
+    "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce", "ct1": "t1ce",
     "t2": "t2", "t2w": "t2",
-    "seg": "label", "segm": "label",
+    "seg": "label", "segm": "label", "tumor_segmentation": "label", "tumormask": "label",
 }  # fmt: skip
 ENDINGS_2023 = ("t1n", "t1c", "t2f", "t2w")
+ENDINGS_2018 = ("flair", "t1", "t1ce", "t2")
 MAP_ENDINGS = ("entropy", "variance")  # of files that inference writes beside a label map
 
 # How to score a region that is empty in truth or prediction.

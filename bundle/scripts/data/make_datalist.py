@@ -1,23 +1,26 @@
 """From a dataset folder to a datalist in the Decathlon form, with folds.
 
 python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
-  [--sequences t1ce] [--trained_on FILE] [--mapping CSV]
+  [--sequences t1ce] [--trained_on FILE] [--mapping CSV] [--t1ce GLOB] [--t1 GLOB] [--t2 GLOB] [--flair GLOB]
+  [--label GLOB] [--patient REGEX]
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.cases import Case, find_cases
+from scripts.data.cases import Case, Choice, survey
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split
+from scripts.data.schemes import endings_text
 from scripts.data.seen_patients import duplicates, find_overlap
 from scripts.errors import UserError
-from scripts.files import check_output, write_json
-from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, MSD, SEQUENCES
+from scripts.files import check_output, format_table, write_json
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
 
@@ -32,13 +35,19 @@ def make_datalist(
     sequences: str | Sequence[str] | None = None,
     trained_on: str | None = None,
     mapping: str | None = None,
+    t1ce: str | None = None,
+    t1: str | None = None,
+    t2: str | None = None,
+    flair: str | None = None,
+    label: str | None = None,
+    patient: str | None = None,
 ) -> None:
     """List the patients of a folder, checked and in folds, in the file that training reads.
 
     Labelled cases are listed under ``training``. Folders without any label are listed under ``testing``.
 
     Args:
-        dataset_dir: a folder of BraTS 2018 or later, or of MSD Task01.
+        dataset_dir: a folder in one of the naming schemes of data/schemes.py, or in any other with the patterns below.
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names. The validation list becomes fold
             0, the training list fold 1. Cases in neither list are named and left out.
@@ -51,16 +60,30 @@ def make_datalist(
             student alone and to evaluate.
         trained_on: the datalist of a training whose patients must not be in this list.
         mapping: the organisers' CSV of names in several editions, for ``trained_on``.
+        t1ce: which files are T1ce, as "*_T1post.nii.gz" or, with folders, "*/post.nii.gz". What the wildcards stand
+            for is the case.
+        t1: the same for T1.
+        t2: the same for T2.
+        flair: the same for FLAIR.
+        label: the same for the labels.
+        patient: regular expression of a case's name, whose group is the patient, as "(.*)_\\d+".
 
     Raises:
-        UserError: for faulty data, sequences that are unknown or lack T1ce, a split that does not fit, or patients
-            seen in training.
+        UserError: for faulty data, files that no rule tells apart, sequences that are unknown or lack T1ce, a split
+            that does not fit, or patients seen in training.
     """
     if mapping and not trained_on:
         raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
     check_output(output, "output", ".json")
     required = required_sequences(sequences)
-    labelled, unlabelled = part_by_label(find_cases(dataset_dir))
+    choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
+    found, files = survey(dataset_dir, choice)
+    labelled, unlabelled = part_by_label(found)
+    if not labelled:
+        files.check(f"dataset_dir {dataset_dir}")
+        raise UserError(
+            f"dataset_dir {dataset_dir} holds no label of its {len(found)} cases. {endings_text(files.volumes)}"
+        )
     split_folds = read_split(split, labelled) if split else {}
     labelled = [case for case in labelled if case.name in split_folds or not split]
     cases = labelled + unlabelled
@@ -68,7 +91,8 @@ def make_datalist(
     values, other_edition = detect_label_values(labelled, reports)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
     fold_of = choose_folds(labelled, sizes, split_folds, folds, seed)
-    faults = [fault for report in reports.values() for fault in report.faults]
+    faults = [Fault(str(path), "-", fault, "fetch it, or remove it") for path, fault in files.broken]
+    faults += [fault for report in reports.values() for fault in report.faults]
     faults += [*other_edition, *patients_in_two_folds(labelled, reports, fold_of)]
     faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     left_out = report_faults(faults, strict)
@@ -76,6 +100,7 @@ def make_datalist(
     if not kept:
         raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
     write_datalist(output, Path(dataset_dir), kept, fold_of, values, reports)
+    print(summary(kept, fold_of, reports, files, len(found) - len(kept)))
 
 
 def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
@@ -109,8 +134,9 @@ def check_files(labelled: Sequence[Case], unlabelled: Sequence[Case], required: 
 
 
 def possible_labels(case: Case) -> set[int]:
-    """Values that a case's label may hold: BraTS before 2023 stores ET as 4, relabelled copies of it as 3."""
-    return {0, 1, 2, 3} if case.edition in ("2023", "msd") else {0, 1, 2, 3, 4}
+    """Values that a case's label may hold. BraTS from 2017 to 2021 stores ET as 4, relabelled copies of it as 3."""
+    by_edition = {"2015": {0, 1, 2, 4}, "2018": {0, 1, 2, 3, 4}, "2023": {0, 1, 2, 3}}
+    return set(case.label_values) or by_edition[case.edition]
 
 
 def detect_label_values(
@@ -122,8 +148,8 @@ def detect_label_values(
         for value in reports[case.name].label_values & {3, 4}:
             cases_with[value].append(case.name)
     editions = {case.edition for case in cases}
-    if editions == {"msd"}:
-        return MSD, []
+    if (declared := {case.label_values for case in cases}) != {()}:
+        return declared.pop(), []  # one data set, which says it
     default = 3 if editions == {"2023"} else 4
     enhancing = max(cases_with, key=lambda value: len(cases_with[value]), default=default)
     others = cases_with[7 - enhancing] if len(cases_with) > 1 else []
@@ -178,3 +204,22 @@ def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
     paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
     entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
     return entry | ({"channels": case.channels} if case.channels else {})
+
+
+def summary(
+    cases: Sequence[Case], fold_of: Mapping[str, int], reports: Mapping[str, CaseReport], files: FolderFiles, out: int
+) -> str:
+    """A table of what is listed and what is not: cases, patients, sequences, label values, and files left out."""
+    values = Counter(value for case in cases for value in reports[case.name].label_values)
+    roles = Counter(role for case in cases for role in case.files)
+    rows = [
+        ("", "number", "of which"),
+        ("cases", str(len(cases)), f"{sum(case.name in fold_of for case in cases)} with label"),
+        ("patients", str(len({case.patient for case in cases})), f"such as {cases[0].patient} of {cases[0].name}"),
+        *((role, str(roles[role]), "files") for role in (*SEQUENCES, "label")),
+        *((f"label value {value}", str(count), "cases") for value, count in sorted(values.items())),
+        *([("cases left out", str(out), "by faults or by the split")] if out else []),
+    ]
+    for reason, paths in sorted(files.grouped().items()):
+        rows.append(("files left out", str(len(paths)), f"{reason}, such as {paths[0].name}"))
+    return format_table(rows, right=False)

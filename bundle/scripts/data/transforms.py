@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, zoom_affine
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import convert_to_dst_type
@@ -18,7 +19,8 @@ __all__ = ["ArgMaxd", "Resampled", "SelectChannelsd"]
 class SelectChannelsd(MapTransform):
     """Take a sequence out of a volume that holds several (MSD Task01), by the entry's own ``channels``.
 
-    Entries without ``channels`` pass unchanged. If a key was loaded from several files, each file gives one channel.
+    Entries without ``channels`` keep theirs. If a key was loaded from several files, each file gives one channel. The
+    entry's ``case`` is noted in the metadata, so that output files bear its name.
 
     Shapes: (K · V, H, W, D), K files of V sequences -> (K, H, W, D).
     """
@@ -29,6 +31,9 @@ class SelectChannelsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         channels = result.pop("channels", None)
+        for key in self.key_iterator(result):
+            if "case" in result and isinstance(result[key], MetaTensor):
+                result[key].meta["case"] = result["case"]
         if channels is None:
             return result
         for key in self.key_iterator(result):

@@ -72,7 +72,7 @@ def score_cases(
     label_values: Sequence[int] | None = None,
 ) -> None:
     """As ``score``, for the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
-    pairs = [Pair(case["case"], label_map(pred, case["image"]), Path(case["label"])) for case in cases]
+    pairs = [Pair(case["case"], label_map(pred, case["image"], case["case"]), Path(case["label"])) for case in cases]
     score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
 
 

@@ -105,4 +105,5 @@ class AtomicWriter(NibabelWriter):
 
 def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:
     """The file name of a case, for SaveImaged's ``output_name_formatter``: NAME_t1ce -> NAME."""
-    return {"subject": case_of(meta["filename_or_obj"]) + ".nii.gz", "idx": None}  # MONAI removes the extension
+    case = meta.get("case") or case_of(meta["filename_or_obj"])
+    return {"subject": f"{case}.nii.gz", "idx": None}  # MONAI removes the extension

@@ -11,7 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from scripts.data.cases import find_images, label_map, maps_of
+from scripts.data.cases import Choice, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
 from scripts.files import sha256
@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 def find_work(
-    dataset_dir: str, sequence: str = "t1ce", datalist: str = "", output_dir: str = "", overwrite: bool = False
+    dataset_dir: str,
+    sequence: str = "t1ce",
+    datalist: str = "",
+    output_dir: str = "",
+    overwrite: bool = False,
+    names: Mapping[str, str] | None = None,
+    patient: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
@@ -35,6 +41,8 @@ def find_work(
         datalist: a file as written by python -m scripts datalist; all its cases are taken.
         output_dir: where label maps (NAME_seg.nii.gz) are.
         overwrite: predict images again that have a label map.
+        names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
+        patient: regular expression of a case's name, whose group is the patient.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -42,10 +50,17 @@ def find_work(
     """
     if sequence not in SEQUENCES:
         raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
-    images = datalist_images(datalist, dataset_dir, sequence) if datalist else find_images(dataset_dir, sequence)
-    existing = {path: image for image in images if (path := label_map(output_dir, image["image"])).is_file()}
+    choice = Choice(names or {}, patient)
+    if datalist and (choice.globs or patient):
+        raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out {[*choice.globs]}.")
+    if datalist:
+        images = datalist_images(datalist, dataset_dir, sequence)
+    else:
+        images = find_images(dataset_dir, sequence, choice)
+    map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
+    existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
-    left = [image for image in images if overwrite or label_map(output_dir, image["image"]) not in existing]
+    left = [image for image in images if overwrite or map_of[image["case"]] not in existing]
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
@@ -100,7 +115,7 @@ def record_inference(
         )
     if overwrite and idist.get_rank() == 0:
         forget_scores(output_dir)
-        for path in (path for image in images for path in maps_of(output_dir, image["image"])):
+        for path in (path for image in images for path in maps_of(output_dir, image["image"], image["case"])):
             path.unlink(missing_ok=True)
     now = {image["case"] for image in images}
     earlier = [] if other else [case for case in kept if case["case"] not in now]

@@ -17,7 +17,7 @@ from scripts.errors import UserError
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores, mean_of, read_scores
 from scripts.files import check_output, format_table, named_runs
-from scripts.labels import CLASS_COLOURS, CLASSES, MSD, TABLE_ORDER
+from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.images import read_classes, read_image
 from scripts.report.mosaic import grey_rgb, overlay, scale_brightness
 from scripts.report.run_folder import run_record
@@ -70,7 +70,7 @@ def dice_table(scores: Mapping[str, Scores], cases: Sequence[str]) -> str:
 def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
     """Draw the axial slice with the most tumour: T1ce, then truth and predictions on it, side by side."""
     image = read_image(case.files["t1ce"], case.channels.get("t1ce"))
-    truth_values = class_of_value(MSD if case.edition == "msd" else None)
+    truth_values = class_of_value(case.label_values or None)
     classes = {"ground truth": read_classes(case.files["label"], truth_values)}
     for title, path in predictions.items():
         record = run_record(path.parent)

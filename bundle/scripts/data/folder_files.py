@@ -1,0 +1,95 @@
+"""Which files are below a folder: volumes, what is left out and why, and what cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.data.schemes import is_volume
+from scripts.errors import UserError
+
+__all__ = ["FolderFiles", "list_files"]
+
+logger = logging.getLogger(__name__)
+
+POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file whose own content was not fetched
+IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".npy", ".npz", ".h5")
+
+
+@dataclass
+class FolderFiles:
+    """All files below a folder, each in one of three lists."""
+
+    volumes: list[Path] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)  # (path, reason)
+    broken: list[tuple[Path, str]] = field(default_factory=list)  # (path, what is wrong)
+
+    def leave_out(self, path: Path, reason: str) -> None:
+        self.left_out.append((path, reason))
+
+    def grouped(self) -> dict[str, list[Path]]:
+        """The left-out files by reason."""
+        groups: dict[str, list[Path]] = defaultdict(list)
+        for path, reason in self.left_out:
+            groups[reason].append(path)
+        return dict(groups)
+
+    def report(self) -> None:
+        """Log what is left out and why; files of another sequence, labels and texts are no surprise."""
+        for reason, paths in self.grouped().items():
+            names = ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+            expected = reason.startswith("is ") or reason in ("no NIfTI file", "map of an inference")
+            log = logger.info if expected else logger.warning
+            log(f"Left out {len(paths)} file(s) ({reason}): {names}")
+
+    def check(self, key: str) -> None:
+        """Raises UserError if anything below the folder that ``key`` names cannot be read."""
+        if self.broken:
+            lines = [f"{path}: {fault}" for path, fault in self.broken[:10]]
+            more = [f"and {len(self.broken) - 10} more"] if len(self.broken) > 10 else []
+            raise UserError("\n".join([*lines, *more, f"{key}: fetch or remove what cannot be read."]))
+
+
+def list_files(root: Path) -> FolderFiles:
+    """Everything below a folder except hidden files and folders, sorted. Links to folders are followed."""
+    files = FolderFiles()
+
+    def unreadable(error: OSError) -> None:
+        files.broken.append((Path(error.filename), f"cannot be read ({error.strerror})"))
+
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=unreadable):
+        above = Path(folder).resolve()
+        for name in [name for name in folders if name[0] != "." and Path(folder, name).is_symlink()]:
+            if Path(folder, name).resolve() in (above, *above.parents):
+                files.leave_out(Path(folder, name), "links to a folder above")
+                folders.remove(name)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in sorted(name for name in names if name[0] != "."):
+            add_file(files, Path(folder, name))
+    files.volumes.sort()
+    return files
+
+
+def add_file(files: FolderFiles, path: Path) -> None:
+    if not path.exists() and (is_volume(path) or not path.suffix):
+        files.broken.append((path, f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"))
+    elif not is_volume(path):
+        image = path.suffix.lower() in IMAGES
+        files.leave_out(path, "another image format: convert to NIfTI" if image else "no NIfTI file")
+    elif not os.access(path, os.R_OK):
+        files.broken.append((path, "cannot be read (permission denied)"))
+    elif is_pointer(path):
+        files.broken.append((path, "holds a pointer, its content was not fetched (git annex get, git lfs pull)"))
+    elif path.is_file():
+        files.volumes.append(path)
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether git-annex or Git LFS put a line of text in the place of the content."""
+    if not 0 < path.stat().st_size < 1024:
+        return False
+    with open(path, "rb") as file:
+        return file.read(32).startswith(POINTERS)

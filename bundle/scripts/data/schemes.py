@@ -1,0 +1,240 @@
+"""How public data sets name their files: one table, and the user's own names for everything else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.errors import UserError
+from scripts.labels import ENDINGS, MAP_ENDINGS, SEQUENCES
+
+__all__ = [
+    "SCHEMES",
+    "Choice",
+    "Name",
+    "Scheme",
+    "endings_text",
+    "is_volume",
+    "patient_of",
+    "read_name",
+    "strip_suffix",
+]
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+class Scheme(NamedTuple):
+    """One naming scheme.
+
+    Args:
+        title: for messages.
+        case: regular expression of a case's name. Group 1 is the patient, the rest is the time point.
+        edition: decides which label values there may be (make_datalist.py); "" is 2018 or 2023, as the endings say.
+        endings: role by regular expression of what follows the case's name, before those of labels.ENDINGS.
+        family: schemes of other families do not stand in one data set.
+    """
+
+    title: str
+    case: str
+    edition: str = ""
+    endings: Mapping[str, str] = {}
+    family: str = ""
+
+
+SCHEMES = (
+    Scheme("BraTS 2013 to 2016", r"(brats_(?:2013|tcia)_pat\d+)_\d+", "2015", {"ot": "label"}, "BraTS"),
+    Scheme("BraTS 2017 to 2019", r"(brats1\d_[a-z0-9]+_[a-z0-9]+)_\d+", family="BraTS"),
+    Scheme("BraTS 2020", r"(brats20_[a-z]+_\d+)", family="BraTS"),
+    Scheme("BraTS 2021", r"(brats2021(?:_[a-z]+)?_\d+)", family="BraTS"),
+    Scheme("BraTS 2023 to 2025", r"(brats-(?:[a-z]+-)+\d+)(?:-\d+)?", family="BraTS"),
+    Scheme("BraTS-TCGA", r"(tcga-\w\w-\w{4})_\d{4}\.\d\d\.\d\d", "2018", {"glistrboost_manuallycorrected": "label"}),
+    Scheme("UPENN-GBM", r"(upenn-gbm-\d+)_\d+", "2018"),
+    Scheme("UCSF-PDGM", r"(ucsf-pdgm-\d+)(?:_fu\d+d)?", "2018"),
+    Scheme(
+        "MU-Glioma-Post",
+        r"(patientid_\d+)_timepoint_\d+",
+        "2023",
+        {"brain_t1c": "t1ce", "brain_t1n": "t1", "brain_t2w": "t2", "brain_t2f": "flair"},
+    ),
+    Scheme(
+        "BIDS",
+        r"(sub-[a-z0-9]+)(?:_ses-[a-z0-9]+)?",
+        endings={
+            r"(.*_)?ce-.*_t1w": "t1ce",
+            r"(.*_)?t1w": "t1",
+            r"(.*_)?t2w": "t2",
+            r"(.*_)?flair": "flair",
+            r"(.*_)?(dseg|label-(lesion|tumou?r)_mask)": "label",
+        },
+    ),
+)
+PLAIN = Scheme("NAME_t1ce", "(.+)", family="BraTS")  # any other name that ends as those of BraTS
+CHOSEN = Scheme("the given globs", "(.+)", family="BraTS")
+
+# Words of a time point at the end of another name or as a name of a folder: P01_ses-2, P01_1998.09.19.
+TIME = r"(?:ses|session|tp|time|timepoint|visit|followup|fu|week|month|day)[-_]?\d[\w.-]*"
+TIME += r"|baseline|preop|postop|\d{4}[-.]?\d{2}[-.]?\d{2}"
+BESIDE = {  # what stands beside the images of a case and is never one of them, by the end of its name
+    "mask": r"(\w*_?mask|roi|gtv)",
+    "bias field": "(bias|biasfield|bias_field)",
+    "another sequence": r"(adc|dwi|swi|asl|dti|dsc|dce|pwi|cbf|cbv|bold|ktrans|t2star|trace|eddy.*)",
+    "another segmentation": r"(\w*segmentation|\w+_segm?|dseg|aseg|parc|prob|probs|probabilities|gt|labels?)",
+    "map of an inference": f"({'|'.join(MAP_ENDINGS)})",
+    "with skull": "(unstripped|with_?skull)",
+}
+
+
+class Name(NamedTuple):
+    """What the name of a file says: its case, its role (a sequence, label, "other", or "" if it tells none)."""
+
+    case: str
+    role: str
+    ending: str = ""
+    scheme: Scheme = PLAIN
+    folder: Path = Path()  # of the case
+    reason: str = ""  # why a file of role "other" is not used
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a name is that of a NIfTI file."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def strip_suffix(path: Path) -> str:
+    """The file name without .nii or .nii.gz."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def read_name(path: Path) -> Name:
+    """What a file's name says, or its folder's where that bears the name.
+
+    Raises:
+        UserError: if file and folder name two roles.
+    """
+    bare, folder = strip_suffix(path), path.absolute().parent
+    if is_volume(folder):  # Kaggle: BraTS2021_00000_t1ce.nii/00000057_brain_t1ce.nii
+        outer, inner = parse(strip_suffix(folder)), parse(bare)
+        if outer.role and inner.role in ENDINGS.values() and outer.role != inner.role:
+            raise UserError(f"{path} is {inner.role} by its name and {outer.role} by its folder's: rename one of them.")
+        bare, folder = strip_suffix(folder), folder.parent
+    if match := re.fullmatch(r"VSD\.Brain.*?\.(?:MR_)?(OT|T1c|T1|T2|Flair)\.\d+", bare, re.IGNORECASE):
+        while folder.name.upper().startswith("VSD."):
+            folder = folder.parent
+        bare = f"{folder.name}_{match[1]}"
+    if bare.lower() in ENDINGS:  # P01/t1ce.nii.gz, P01/ses-1/t1ce.nii.gz
+        timed = re.fullmatch(TIME, folder.name, re.IGNORECASE)
+        bare = f"{folder.parent.name}_{folder.name}_{bare}" if timed else f"{folder.name}_{bare}"
+    return parse(bare)._replace(folder=folder)
+
+
+def parse(bare: str) -> Name:
+    """What a name without suffix says: by the first scheme of its case, or else by its ending."""
+    for scheme in SCHEMES:
+        if re.fullmatch(scheme.case, bare, re.IGNORECASE):
+            return Name(bare, "", scheme=scheme)
+        if match := re.match(rf"({scheme.case})[_-](?P<ending>.+)", bare, re.IGNORECASE):
+            ending = match["ending"].lower()
+            known = {**scheme.endings, **{re.escape(key): role for key, role in ENDINGS.items()}}
+            role = next((role for pattern, role in known.items() if re.fullmatch(pattern, ending)), "other")
+            reason = (beside(ending) or f"no ending of {scheme.title}") if role == "other" else ""
+            return Name(match[1], role, ending, scheme, reason=reason)
+    for ending in sorted(ENDINGS, key=len, reverse=True):
+        if match := re.fullmatch(rf"(.+?)(?:[_-](?:brain|final))?[_-]{ending}", bare, re.IGNORECASE):
+            return Name(match[1], ENDINGS[ending], ending)
+    ending = last_word(bare)
+    reason = beside(bare)
+    return Name(bare, "other" if reason else "", ending, reason=reason)
+
+
+def beside(text: str) -> str:
+    """What a file is that stands beside the images, by the end of its name; "" if it may be an image."""
+    for reason, words in BESIDE.items():
+        if re.fullmatch(rf"(.*[_.-])?{words}", text, re.IGNORECASE):
+            return reason
+    return ""
+
+
+def last_word(bare: str) -> str:
+    match = re.fullmatch(r".+?[_-]([A-Za-z][A-Za-z0-9]*)", bare)
+    return match[1].lower() if match else ""
+
+
+def patient_of(case: str) -> str:
+    """The case's name without its time point: follow-ups of a patient never part."""
+    for pattern in (*(scheme.case for scheme in SCHEMES), rf"(.+?)[_-](?:{TIME})"):
+        if match := re.fullmatch(pattern, case, re.IGNORECASE):
+            return match[1]
+    return case
+
+
+def endings_text(found: Iterable[Path]) -> str:
+    """Which endings are known and which were found, for messages."""
+    roles = (*SEQUENCES, "label")
+    known = "; ".join(f"{role}: {', '.join(key for key, value in ENDINGS.items() if value == role)}" for role in roles)
+    names = {path: read_name(path) for path in found}
+    unknown = [path for path, name in names.items() if name.role in ("", "other")]
+    words = Counter(names[path].ending or strip_suffix(path) for path in unknown or names)
+    shown = ", ".join(word for word, _ in words.most_common(8)) or "no NIfTI file"
+    return (
+        f"Known endings are {known}. Found: {shown}. Rename files, or say which are which: "
+        '--t1ce "*_T1post.nii.gz" --label "*_tumour.nii.gz", also --t1, --t2, --flair.'
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The user's own names: a glob for each role and a regular expression whose group 1 is the patient.
+
+    A glob with a slash is of the path below the folder, else of the file's name. The case is the part of the name from
+    the first to the last wildcard, or the name of the folder if there is none.
+    """
+
+    globs: Mapping[str, str | None] = field(default_factory=dict)
+    patient: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "globs", {role: str(glob) for role, glob in self.globs.items() if glob})
+        try:
+            groups = re.compile(self.patient or "()").groups
+        except re.error as error:
+            raise UserError(f"patient is {self.patient!r}, no regular expression ({error}).") from error
+        if groups < 1:
+            raise UserError(f'patient is {self.patient!r}, expected a group, such as "(.*)_\\d+": it is the patient.')
+
+    def read(self, path: Path, root: Path) -> Name | None:
+        """What the globs say of a file; None if none fits. Raises UserError if two fit."""
+        found = {role: case for role, glob in self.globs.items() if (case := match_glob(str(glob), path, root))}
+        if len(found) > 1:
+            options = " and ".join(f"--{role} {self.globs[role]}" for role in found)
+            raise UserError(f"{path} fits {options}: give globs that no two files share.")
+        for role, case in found.items():
+            said = read_name(path)
+            scheme, ending = (CHOSEN, "") if said.scheme is PLAIN else (said.scheme, said.ending)
+            return Name(case, role, ending, scheme, path.absolute().parent)
+        return None
+
+    def patient_of(self, case: str) -> str:
+        """The patient by the regular expression, where one is given and fits, else by the table."""
+        match = re.fullmatch(self.patient, case) if self.patient else None
+        return (match[1] or case) if match else case if self.patient else patient_of(case)
+
+
+def match_glob(glob: str, path: Path, root: Path) -> str:
+    """The case of a file that a glob fits, or ""."""
+    text = path.relative_to(root).as_posix() if "/" in glob else path.name
+    parts = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    tokens = re.findall(r"\*\*/|\*|\?|\[[^\]]+\]|.", glob)
+    pattern = "".join(parts.get(token) or (token if len(token) > 1 else re.escape(token)) for token in tokens)
+    if not re.fullmatch(pattern, text):
+        return ""
+    name = glob.rpartition("/")[2]
+    wild = [index for index, token in enumerate(re.findall(r"\[[^\]]+\]|.", name)) if len(token) > 1 or token in "*?"]
+    if not wild:
+        return path.absolute().parent.name
+    tokens = re.findall(r"\[[^\]]+\]|.", name)
+    before, after = "".join(tokens[: wild[0]]), "".join(tokens[wild[-1] + 1 :])
+    return path.name[len(before) : len(path.name) - len(after)] or path.absolute().parent.name

@@ -1,0 +1,137 @@
+"""Cases of folders that a dataset.json describes: MSD Task01 and nnU-Net's raw data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.data.case import Case
+from scripts.data.folder_files import FolderFiles
+from scripts.data.schemes import read_name, strip_suffix
+from scripts.errors import UserError
+from scripts.files import read_json
+from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES
+
+__all__ = ["CHANNEL", "find_task", "read_task"]
+
+IMAGES = ("imagesTr", "imagesTs")
+CHANNEL = r"(.+)_(\d{4})"  # nnU-Net: CASE_0000 is the first channel of CASE
+MSD_MODALITIES = {"FLAIR": "flair", "T1w": "t1", "t1gd": "t1ce", "T2w": "t2"}
+LABELS = {  # class, or region of classes, by the names in dataset.json; the first pattern that fits counts
+    "background": "background|bg|0",
+    "WT": r"whole.?tumou?r|wt",
+    "TC": r"tumou?r.?core|tc",
+    "NCR": r".*(necro|ncr|netc|non.?enh).*|net|net_ncr|ncr_net",
+    "ET": r".*enhanc.*|et",
+    "ED": r".*(o?edema|snfh|flair).*|ed",
+}
+
+
+def find_task(root: Path, files: FolderFiles) -> Path | None:
+    """The folder that holds imagesTr or imagesTs of a data set: the given one or the one above it; None if none does.
+
+    Images whose names say a sequence are no such data set.
+    """
+    folder = root if any((root / name).is_dir() for name in IMAGES) else None
+    if root.absolute().name in IMAGES and (root.parent / "dataset.json").is_file():
+        folder = root.parent
+    images = [path for path in files.volumes if path.parent.name in IMAGES]
+    return folder if images and not any(read_name(path).role for path in images) else None
+
+
+def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Case]:
+    """Cases of a data set with imagesTr and imagesTs, from its files; what no case takes is left out.
+
+    ``labelled`` asks for the labels as well: dataset.json must then say what their values mean.
+
+    Raises:
+        UserError: if dataset.json does not say what the channels and labels are, or the folder also holds cases of
+            another kind.
+    """
+    spec = read_json(str(task / "dataset.json"), "dataset_dir") if (task / "dataset.json").is_file() else {}
+    images = [path for path in files.volumes if path.parent.name in IMAGES]
+    numbered = all(re.fullmatch(CHANNEL, strip_suffix(path)) for path in images)
+    others = [path for path in files.volumes if path.parent.parent.absolute() != task.absolute()]
+    if strange := [path for path in others if read_name(path).role not in ("", "other")]:
+        raise UserError(
+            f"{task} holds two kinds of data set: {images[0]} and {strange[0]}. Give each its own dataset_dir."
+        )
+    if numbered or "channel_names" in spec:
+        labelled = labelled and (task / "labelsTr").is_dir()
+        values = nnunet_values(spec.get("labels", {}), task / "dataset.json") if labelled else ()
+        cases = nnunet_cases(task, spec, images, files, values)
+    else:
+        cases = msd_cases(task, spec, images)
+    labels = {strip_suffix(path): path for path in files.volumes if path.parent.name == "labelsTr"}
+    labels |= {strip_suffix(path): path for path in files.volumes if path.parent.name == "labelsTs"}
+    for case in cases:
+        if case.name in labels:
+            case.files["label"] = labels[case.name]
+    used = {path for case in cases for path in case.files.values()} | {path for path, _ in files.left_out}
+    for path in files.volumes:
+        if path not in used:
+            files.leave_out(path, f"no image or label of a case of {task.name}")
+    return cases
+
+
+def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path]) -> list[Case]:
+    """Cases of MSD Task01: each image is 4-D; channel order from dataset.json if there is one."""
+    modalities = spec.get("modality", {str(index): name for index, name in enumerate(MSD_MODALITIES)})
+    channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
+    if set(channels) != set(MSD_MODALITIES.values()):
+        raise UserError(
+            f"{task / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}."
+        )
+    return [
+        Case(strip_suffix(path), dict.fromkeys(channels, path), dict(channels), path.parent.name, "msd", MSD, "MSD")
+        for path in images
+    ]
+
+
+def nnunet_cases(
+    task: Path, spec: Mapping[str, Any], images: list[Path], files: FolderFiles, values: tuple[int, ...]
+) -> list[Case]:
+    """Cases of an nnU-Net raw data set: a file for each channel, CASE_0000 the first one."""
+    where = task / "dataset.json"
+    names = spec.get("channel_names", spec.get("modality", {}))
+    roles = {int(index): ENDINGS.get(re.sub(r"[^a-z0-9]", "", str(name).lower()), "") for index, name in names.items()}
+    if "t1ce" not in roles.values() or len(set(roles.values())) < len(roles):
+        raise UserError(
+            f"{where}: channel_names is {dict(names)}, expected each sequence once, T1ce among them, by the names "
+            f'{", ".join(key for key, role in ENDINGS.items() if role in SEQUENCES)}; or give --t1ce "*_0001.nii.gz".'
+        )
+    cases: dict[str, Case] = {}
+    for path in images:
+        match = re.fullmatch(CHANNEL, strip_suffix(path))
+        role = roles.get(int(match[2])) if match else None
+        if not match or not role:
+            files.leave_out(path, "no channel of dataset.json")
+            continue
+        new = Case(match[1], {}, {}, path.parent.name, "nnunet", values, "nnU-Net")
+        case = cases.setdefault(match[1], new)
+        if role in case.files:
+            raise UserError(f"{case.files[role]} and {path} are both the {role} of case {match[1]}: keep one.")
+        case.files[role] = path
+    return list(cases.values())
+
+
+def nnunet_values(labels: Mapping[str, Any], where: Path) -> tuple[int, ...]:
+    """Value on disk of each network class, from the labels of a dataset.json: classes, or regions of BraTS."""
+    if all(str(key).isdigit() for key in labels):  # version 1: {"1": "edema"}
+        labels = {str(name): int(value) for value, name in labels.items()}
+    said: dict[str, set[int]] = {}
+    for name, value in labels.items():
+        kind = next((kind for kind, words in LABELS.items() if re.fullmatch(words, name.lower())), name)
+        said[kind] = set(value) if isinstance(value, (list, tuple)) else {value}
+    if {"WT", "TC"} <= set(said):
+        said |= {"ED": said["WT"] - said["TC"], "NCR": said["TC"] - said.get("ET", set())}
+    values = [said.get(name, set()) for name in CLASSES]
+    known = {*CLASSES, "WT", "TC", "ignore"}
+    if set(said) - known or any(len(value) != 1 for value in values) or len(set().union(*values)) != len(CLASSES):
+        raise UserError(
+            f"{where}: labels is {dict(labels)}, expected background, necrosis (NCR), edema (ED), enhancing (ET), or "
+            "the regions whole tumor, tumor core and enhancing tumor."
+        )
+    return tuple(value.pop() for value in values)

@@ -1,0 +1,429 @@
+"""Names of public data sets and the user's own names; every other file is named with the reason why it is not used."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.data.cases import Choice, case_of, find_cases, find_images, find_label_maps, survey
+from scripts.data.make_datalist import make_datalist
+from scripts.data.schemes import patient_of, read_name
+from scripts.errors import UserError
+from scripts.inference.worklist import find_work
+
+ROLES = ("flair", "t1", "t1ce", "t2", "label")
+
+
+def fill(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), root / path)
+
+
+def names(images):
+    return {image["case"]: Path(image["image"]).name for image in images}
+
+
+# data set: files of one examination with "{}" for its number, case, patient, and files that are left out
+KAGGLE = "BraTS2021_0000{0}/BraTS2021_0000{0}_{1}.nii/0000005{0}_{2}.nii"
+VSD = "HGG/brats_tcia_pat10{0}_0001/VSD.Brain.XX.O.{1}.5{2}/VSD.Brain.XX.O.{1}.5{2}.nii"
+SETS = {
+    "BraTS 2015": (
+        [VSD.format("{0}", name, i) for i, name in enumerate(("MR_Flair", "MR_T1", "MR_T1c", "MR_T2", "OT"))],
+        ("brats_tcia_pat10{0}_0001", "brats_tcia_pat10{0}"),
+        [],
+    ),
+    "BraTS 2019": (
+        [f"HGG/BraTS19_CBICA_AA{{0}}_1/BraTS19_CBICA_AA{{0}}_1_{e}.nii" for e in ("flair", "t1", "t1ce", "t2", "seg")],
+        ("BraTS19_CBICA_AA{0}_1", "BraTS19_CBICA_AA{0}"),
+        [],
+    ),
+    "BraTS 2024": (
+        [f"BraTS-GLI-0000{{0}}-101/BraTS-GLI-0000{{0}}-101-{e}.nii.gz" for e in ("t2f", "t1n", "t1c", "t2w", "seg")],
+        ("BraTS-GLI-0000{0}-101", "BraTS-GLI-0000{0}"),
+        [],
+    ),
+    "UPENN-GBM": (
+        [
+            *(
+                f"images_structural/UPENN-GBM-0000{{0}}_11/UPENN-GBM-0000{{0}}_11_{e}.nii.gz"
+                for e in ("FLAIR", "T1", "T1GD", "T2")
+            ),
+            "images_segm/UPENN-GBM-0000{0}_11_segm.nii.gz",
+        ],
+        ("UPENN-GBM-0000{0}_11", "UPENN-GBM-0000{0}"),
+        [
+            "automated_segm/UPENN-GBM-0000{0}_11_automated_approx_segm.nii.gz",
+            "images_DTI/UPENN-GBM-0000{0}_11/UPENN-GBM-0000{0}_11_DTI_FA.nii.gz",
+            "images_structural_unstripped/UPENN-GBM-0000{0}_11/UPENN-GBM-0000{0}_11_T1GD_unstripped.nii.gz",
+        ],
+    ),
+    "UCSF-PDGM": (
+        [
+            f"UCSF-PDGM-000{{0}}_nifti/UCSF-PDGM-000{{0}}_{e}.nii.gz"
+            for e in ("FLAIR", "T1", "T1c", "T2", "tumor_segmentation")
+        ],
+        ("UCSF-PDGM-000{0}", "UCSF-PDGM-000{0}"),
+        [
+            f"UCSF-PDGM-000{{0}}_nifti/UCSF-PDGM-000{{0}}_{e}.nii.gz"
+            for e in ("T1c_bias", "brain_segmentation", "brain_parenchyma_segmentation", "ADC", "DTI_eddy_MD")
+        ],
+    ),
+    "MU-Glioma-Post": (
+        [
+            f"PatientID_000{{0}}/Timepoint_2/PatientID_000{{0}}_Timepoint_2_{e}.nii.gz"
+            for e in ("brain_t2f", "brain_t1n", "brain_t1c", "brain_t2w", "tumorMask")
+        ],
+        ("PatientID_000{0}_Timepoint_2", "PatientID_000{0}"),
+        [],
+    ),
+    "BIDS": (
+        [
+            f"sub-0{{0}}/ses-1/anat/sub-0{{0}}_ses-1_{e}.nii.gz"
+            for e in ("FLAIR", "T1w", "acq-3d_ce-GAD_T1w", "T2w", "label-tumor_mask")
+        ],
+        ("sub-0{0}_ses-1", "sub-0{0}"),
+        ["sub-0{0}/ses-1/anat/sub-0{0}_ses-1_desc-brain_mask.nii.gz", "sub-0{0}/ses-1/dwi/sub-0{0}_ses-1_dwi.nii.gz"],
+    ),
+    "Kaggle": (
+        [
+            KAGGLE.format("{0}", *e)
+            for e in (
+                ("flair", "brain_flair"),
+                ("t1", "brain_t1"),
+                ("t1ce", "brain_t1ce"),
+                ("t2", "brain_t2"),
+                ("seg", "final_seg"),
+            )
+        ],
+        ("BraTS2021_0000{0}", "BraTS2021_0000{0}"),
+        [],
+    ),
+    "images and labels": (
+        [*(f"images/P{{0}}_{e}.nii" for e in ("flair", "t1", "t1ce", "t2")), "labels/P{0}_seg.nii"],
+        ("P{0}", "P{0}"),
+        ["masks/P{0}_brain_mask.nii"],
+    ),
+    "sessions": (
+        [f"P{{0}}/ses-1/{e}.nii" for e in ("flair", "t1", "t1ce", "t2", "seg")],
+        ("P{0}_ses-1", "P{0}"),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("title", SETS)
+def test_every_file_of_a_public_data_set_is_used_or_named(title, tmp_path):
+    paths, (case, patient), others = SETS[title]
+    for number in (1, 2):
+        fill(tmp_path, *(path.format(number) for path in [*paths, *others]))
+    (tmp_path / ".git").mkdir()
+    fill(tmp_path, ".git/P9_t1ce.nii.gz")
+    cases, files = survey(tmp_path)
+    assert [item.name for item in cases] == [case.format(number) for number in (1, 2)]
+    assert [item.patient for item in cases] == [patient.format(number) for number in (1, 2)]
+    for number, item in enumerate(cases, 1):
+        wanted = {role: tmp_path / path.format(number) for role, path in zip(ROLES, paths)}
+        assert {role: path.absolute() for role, path in item.files.items()} == wanted
+    left = {path.relative_to(tmp_path).as_posix() for path, _ in files.left_out}
+    assert left == {path.format(number) for number in (1, 2) for path in others}
+    assert len({item.group for item in cases}) == 1  # not a group for each patient
+    assert names(find_images(tmp_path)) == {item.name: item.files["t1ce"].name for item in cases}
+
+
+def nnunet(root, labels, channels=("T1", "T1ce", "T2", "FLAIR"), cases=("A", "B")):
+    fill(root, *(f"imagesTr/{case}_{i:04d}.nii.gz" for case in cases for i in range(len(channels))))
+    fill(root, *(f"labelsTr/{case}.nii.gz" for case in cases), *(f"imagesTs/C_{i:04d}.nii.gz" for i in range(4)))
+    spec = {"channel_names": {str(i): name for i, name in enumerate(channels)}, "labels": labels}
+    (root / "dataset.json").write_text(json.dumps(spec))
+
+
+REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]}
+PLAIN_LABELS = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": 3}
+
+
+@pytest.mark.parametrize("labels, values", [(REGIONS, (0, 2, 1, 3)), (PLAIN_LABELS, (0, 1, 2, 3))])
+def test_an_nnunet_data_set_means_what_its_dataset_json_says(tmp_path, labels, values):
+    nnunet(tmp_path, labels)
+    fill(tmp_path, "imagesTr/notes.nii.gz", "labelsTr/D.nii.gz")
+    cases, files = survey(tmp_path)
+    assert [case.name for case in cases] == ["A", "B", "C"]
+    assert [case.label_values for case in cases] == [values] * 3
+    assert [set(case.files) == set(ROLES) for case in cases] == [True, True, False]
+    assert cases[0].files["t1ce"].name == "A_0001.nii.gz" and cases[0].files["label"].name == "A.nii.gz"
+    assert {path.name for path, _ in files.left_out} == {"dataset.json", "notes.nii.gz", "D.nii.gz"}
+    assert names(find_images(tmp_path / "imagesTs")) == {"C": "C_0001.nii.gz"}
+    assert names(find_images(tmp_path, "flair"))["A"] == "A_0003.nii.gz"
+
+
+@pytest.mark.parametrize(
+    "labels, channels, word",
+    [
+        ({"background": 0, "tumour": 1}, ("T1", "T1ce", "T2", "FLAIR"), "tumour"),
+        (PLAIN_LABELS, ("T1", "CT", "T2", "FLAIR"), "CT"),
+        (PLAIN_LABELS, ("T1ce", "T1ce", "T2", "FLAIR"), "T1ce"),
+    ],
+)
+def test_an_nnunet_data_set_without_known_meaning_is_rejected(tmp_path, labels, channels, word):
+    nnunet(tmp_path, labels, channels)
+    with pytest.raises(UserError, match=rf"dataset\.json.*{word}"):
+        find_cases(tmp_path)
+
+
+def test_channels_without_a_dataset_json_are_never_patients(tmp_path):
+    fill(tmp_path, *(f"CASE_000{i}.nii.gz" for i in range(4)))
+    with pytest.raises(UserError, match=r"CASE_0000\.nii\.gz.*CASE_0001\.nii\.gz.*--t1ce"):
+        find_images(tmp_path)
+    assert names(find_images(tmp_path, choice=Choice({"t1ce": "*_0001.nii.gz"}))) == {"CASE": "CASE_0001.nii.gz"}
+    fill(tmp_path, *(f"CASE_000{i}.nii.gz" for i in range(4, 9)))  # nine numbers are not four channels
+    assert len(find_images(tmp_path)) == 9
+
+
+def test_msd_is_predicted_by_its_t1ce_channel(tmp_path):
+    fill(tmp_path, "imagesTr/BRATS_001.nii.gz", "labelsTr/BRATS_001.nii.gz")
+    (image,) = find_images(tmp_path)
+    assert (image["case"], image["channels"]) == ("BRATS_001", {"image": [2]})
+
+
+@pytest.mark.parametrize(
+    "word", ["mask", "bet_mask", "brain_mask", "brainmask", "bias", "T1c_bias", "roi", "dwi", "label"]
+)
+def test_what_stands_beside_an_image_is_reported_and_not_predicted(tmp_path, word, caplog):
+    fill(tmp_path, "P0.nii.gz", f"P0_{word}.nii.gz")
+    assert names(find_images(tmp_path)) == {"P0": "P0.nii.gz"}
+    assert f"P0_{word}.nii.gz" in caplog.text
+    with pytest.raises(UserError, match=rf"P0_{word}\.nii\.gz"):
+        find_images(tmp_path / f"P0_{word}.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "files", [("P0.nii", "P0_bet.nii"), ("P0_T1post.nii", "P0_T2tse.nii"), ("P0-x.nii", "P0-x-y.nii")]
+)
+def test_files_of_one_patient_that_no_name_tells_apart_are_rejected(tmp_path, files):
+    fill(tmp_path, *files)
+    with pytest.raises(UserError, match=rf"{files[0]}.*--t1ce"):
+        find_images(tmp_path)
+
+
+@pytest.mark.parametrize("pair", [("P0_seg", "P0-seg"), ("P0_t1ce", "P0_t1gd"), ("P0_t2", "P0_T2w")])
+def test_two_files_of_one_role_are_both_named(tmp_path, pair):
+    fill(tmp_path, *(f"P0/P0_{e}.nii.gz" for e in ("flair", "t1", "t1ce", "t2", "seg")))
+    fill(tmp_path, *(f"P0/{name}.nii.gz" for name in pair))
+    with pytest.raises(UserError) as error:
+        find_cases(tmp_path)
+    assert all(f"{name}.nii.gz" in str(error.value) for name in pair)
+
+
+def test_a_label_belongs_to_the_case_that_it_names(tmp_path):
+    fill(tmp_path, "P0_t1ce.nii.gz", "P1_seg.nii.gz")
+    assert {case.name: set(case.files) for case in find_cases(tmp_path)} == {"P0": {"t1ce"}, "P1": {"label"}}
+
+
+def test_files_in_two_folders_are_joined_only_where_names_say_so(tmp_path):
+    fill(tmp_path, "P1/scan_t1ce.nii", "P2/scan_seg.nii")
+    with pytest.raises(UserError, match=r"P1/scan_t1ce\.nii.*P2/scan_seg\.nii"):
+        find_cases(tmp_path)
+    (case,) = find_cases(tmp_path, Choice({"t1ce": "P1/*_t1ce.nii", "label": "P2/*_seg.nii"}))
+    assert set(case.files) == {"t1ce", "label"}
+
+
+def test_links_that_lead_nowhere_pointers_and_unreadable_folders_are_named(tmp_path, monkeypatch):
+    fill(tmp_path, *(f"P{i}/P{i}_t1ce.nii.gz" for i in range(4)))
+    (tmp_path / "P1" / "P1_t1ce.nii.gz").unlink()
+    (tmp_path / "P1" / "P1_t1ce.nii.gz").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "P2" / "P2_t1ce.nii.gz").write_text("/annex/objects/MD5E-s1--x.nii.gz\n")
+    (tmp_path / "P5").symlink_to("nowhere")
+    scan = os.scandir
+
+    def deny(path):
+        if Path(path).name == "P3":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    for function in (find_cases, find_images, lambda folder: find_label_maps(folder, "pred")):
+        with pytest.raises(UserError) as error:
+            function(tmp_path)
+        for name in ("P1/P1_t1ce.nii.gz", "P2/P2_t1ce.nii.gz", "P3", "P5"):
+            assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    fill(tmp_path, "P0/P0_t1ce.nii.gz")
+    (tmp_path / "P0" / "up").symlink_to(tmp_path)
+    cases, files = survey(tmp_path)
+    assert [case.name for case in cases] == ["P0"] and [path.name for path, _ in files.left_out] == ["up"]
+
+
+@pytest.mark.parametrize(
+    "case, patient",
+    [
+        ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
+        ("UCSF-PDGM-0431_FU003d", "UCSF-PDGM-0431"),
+        ("PatientID_0003_Timepoint_5", "PatientID_0003"),
+        ("BraTS-MET-00086-001", "BraTS-MET-00086"),
+        ("BraTS-GoAT-00001", "BraTS-GoAT-00001"),
+        ("Brats17_TCIA_101_1", "Brats17_TCIA_101"),
+        ("brats_2013_pat0001_1", "brats_2013_pat0001"),
+        ("TCGA-02-0006_1996.08.23", "TCGA-02-0006"),
+        ("sub-P1_ses-post", "sub-P1"),
+        ("P07_ses-2", "P07"),
+        ("P07_week-044", "P07"),
+        ("P07_baseline", "P07"),
+        ("P07_20200131", "P07"),
+        ("BRATS_001", "BRATS_001"),
+        ("case_2", "case_2"),
+        ("BraTS20_Training_355", "BraTS20_Training_355"),
+    ],
+)
+def test_the_patient_is_the_name_without_the_time_point(case, patient):
+    assert patient_of(case) == patient
+
+
+def test_patterns_name_files_and_patients_alike_for_datalist_and_prediction(tmp_path):
+    for case in ("P1_1", "P1_2", "P2_1"):
+        fill(tmp_path, *(f"{case}/{case}_{e}.nii.gz" for e in ("post", "pre", "T2", "FLAIR", "lesion", "junk")))
+    choice = Choice({"t1ce": "*_post.nii.gz", "t1": "*_pre.nii.gz", "label": "*_lesion.nii.gz"}, r"(.*)_\d+")
+    cases, files = survey(tmp_path, choice)
+    assert [(case.name, case.patient) for case in cases] == [("P1_1", "P1"), ("P1_2", "P1"), ("P2_1", "P2")]
+    assert all(set(case.files) == set(ROLES) for case in cases)
+    assert {path.name[5:] for path, _ in files.left_out} == {"junk.nii.gz"}
+    work = find_work(
+        str(tmp_path), names={"t1ce": "*_post.nii.gz"}, patient=r"(.*)_\d+", output_dir=str(tmp_path / "o")
+    )
+    assert [(image["case"], image["patient"]) for image in work["left"]] == [
+        ("P1_1", "P1"),
+        ("P1_2", "P1"),
+        ("P2_1", "P2"),
+    ]
+
+
+def test_a_pattern_with_a_folder_names_cases_by_folder(tmp_path):
+    fill(tmp_path, *(f"P{i}/{e}.nii" for i in (1, 2) for e in ("post", "roi")))
+    cases = find_cases(tmp_path, Choice({"t1ce": "*/post.nii", "label": "roi.nii"}))
+    assert [(case.name, set(case.files)) for case in cases] == [("P1", {"t1ce", "label"}), ("P2", {"t1ce", "label"})]
+    found = find_work(str(tmp_path), names={"t1ce": "*/post.nii"}, output_dir=str(tmp_path / "o"))["all"]
+    assert [image["case"] for image in found] == ["P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"globs": {"t1ce": "*_none.nii"}}, r"t1ce is .*_none"),
+        ({"globs": {"t1ce": "*.nii", "t1": "*_a.nii"}}, r"_a\.nii fits .*t1ce.*t1"),
+        ({"globs": {"t1ce": "*_a.nii"}, "patient": "(.*"}, r"patient is '\(\.\*'"),
+        ({"globs": {"t1ce": "*_a.nii"}, "patient": "P"}, "patient is 'P'"),
+        ({"globs": {"t1ce": "*_a.nii"}, "patient": "(X.*)_1"}, r"patient is .*P0"),
+    ],
+)
+def test_patterns_that_do_not_fit_are_named(tmp_path, options, word):
+    fill(tmp_path, "P0_a.nii", "P0_b.nii")
+    with pytest.raises(UserError, match=word):
+        survey(tmp_path, Choice(**options))
+
+
+def test_mixed_data_sets_are_rejected(tmp_path):
+    fill(tmp_path, "a/UPENN-GBM-00001_11_T1GD.nii", "b/UCSF-PDGM-0004_T1c.nii")
+    with pytest.raises(UserError, match=r"UPENN-GBM-00001_11.*UCSF-PDGM-0004"):
+        find_cases(tmp_path)
+    nnunet(tmp_path / "n", REGIONS)
+    fill(tmp_path / "n", "more/BraTS2021_00001/BraTS2021_00001_t1ce.nii.gz")
+    with pytest.raises(UserError, match=r"imagesTr.*BraTS2021_00001_t1ce"):
+        find_cases(tmp_path / "n")
+
+
+def test_file_and_folder_of_two_roles_are_rejected(tmp_path):
+    fill(tmp_path, "P0/P0_t1ce.nii/x_flair.nii")
+    with pytest.raises(UserError, match=r"x_flair\.nii.*flair.*t1ce"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("function", [find_cases, find_images])
+def test_where_nothing_is_recognised_the_endings_are_told(tmp_path, function):
+    fill(tmp_path, *(f"P{i}_{e}.nii" for i in (1, 2) for e in ("T1post", "T2tse")))
+    with pytest.raises(UserError, match=r"t1ce: t1ce, t1c.*Found: .*t1post.*--t1ce"):
+        function(tmp_path)
+
+
+def test_a_name_is_read_alike_wherever_it_stands():
+    path = Path("BraTS2021_00001/BraTS2021_00001_t1ce.nii/00000057_brain_t1ce.nii")
+    assert case_of(path) == read_name(path).case == "BraTS2021_00001"
+
+
+# e2e: the six phantoms under other names
+
+
+def renamed(cohort, name):
+    """The cohort's files as name(case number, role)."""
+    target = cohort / "renamed"
+    for path in sorted((cohort / "data").rglob("*.nii.gz")):
+        number, role = path.name.removesuffix(".nii.gz").split("_")[1:]
+        new = target / name(int(number), {"seg": "label"}.get(role, role))
+        new.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, new)
+    return target
+
+
+def upenn(number, role):
+    name = f"UPENN-GBM-{number // 2:05d}_{1 + number % 2}1"
+    if role == "label":
+        return f"images_segm/{name}_segm.nii.gz"
+    return f"images_structural/{name}/{name}_{ {'t1ce': 'T1GD'}.get(role, role.upper()) }.nii.gz"
+
+
+def entries_of(root, **options):
+    make_datalist(str(root), str(root.parent / "x.json"), **options)
+    return json.loads((root.parent / "x.json").read_text())
+
+
+def test_follow_ups_of_a_patient_share_a_fold_and_the_table_counts_them(cohort, capsys):
+    root = renamed(cohort, upenn)
+    fill(root, "images_DTI/UPENN-GBM-00000_11_DTI_FA.nii.gz")
+    entries = entries_of(root, folds=3)["training"]
+    folds = {
+        patient: {e["fold"] for e in entries if e["patient"] == patient} for patient in {e["patient"] for e in entries}
+    }
+    assert len(entries) == 6 and len(folds) == 3 and all(len(fold) == 1 for fold in folds.values())
+    table = capsys.readouterr().out
+    assert "UPENN-GBM-00000_11_DTI_FA.nii.gz" in table
+    cells = [line.split() for line in table.splitlines()]
+    assert ["cases", "6"] in [row[:2] for row in cells] and ["patients", "3"] in [row[:2] for row in cells]
+    assert ["label", "value", "4", "6"] in [row[:4] for row in cells]
+
+
+def test_an_nnunet_data_set_becomes_a_datalist_with_its_label_values(cohort):
+    channels = {"t1": 0, "t1ce": 1, "t2": 2, "flair": 3}
+    root = renamed(
+        cohort, lambda n, r: f"labelsTr/C{n}.nii.gz" if r == "label" else f"imagesTr/C{n}_{channels[r]:04d}.nii.gz"
+    )
+    for path in (root / "labelsTr").iterdir():
+        image = nib.load(path)
+        voxels = np.asarray(image.dataobj)
+        voxels = np.select([voxels == 1, voxels == 2, voxels == 4], [2, 1, 3], 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    spec = {"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}, "labels": REGIONS}
+    (root / "dataset.json").write_text(json.dumps(spec))
+    document = entries_of(root, folds=3)
+    assert document["labels"] == {"0": "background", "1": "ED", "2": "NCR", "3": "ET"}
+    assert [entry["image"] for entry in document["training"]] == [f"imagesTr/C{n}_0001.nii.gz" for n in range(6)]
+
+
+def test_no_recognised_label_is_said_with_the_endings(cohort):
+    root = renamed(cohort, lambda n, r: f"P{n}_{'voi' if r == 'label' else r}.nii.gz")
+    with pytest.raises(UserError, match=r"no label.*label: seg.*voi.*--label"):
+        entries_of(root, folds=3)
+    assert len(entries_of(root, folds=3, label="*_voi.nii.gz")["training"]) == 6
+
+
+def test_a_broken_link_stops_a_datalist_or_is_left_out_by_name(cohort, caplog):
+    path = cohort / "data" / "phantom_0002" / "phantom_0002_t2.nii.gz"
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=str(path)):
+        entries_of(cohort / "data", folds=2)
+    assert len(entries_of(cohort / "data", folds=2, strict=False)["training"]) == 5
+    assert str(path) in caplog.text
