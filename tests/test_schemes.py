@@ -174,6 +174,34 @@ def test_an_nnunet_data_set_without_known_meaning_is_rejected(tmp_path, labels, 
         find_cases(tmp_path)
 
 
+def test_cases_of_an_nnunet_data_set_may_bear_the_names_of_brats(tmp_path):
+    nnunet(tmp_path, REGIONS, cases=("BraTS-GLI-00001-000", "BraTS-GLI-00001-001"))
+    assert [(case.name, case.patient) for case in find_cases(tmp_path)][:2] == [
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001"),
+        ("BraTS-GLI-00001-001", "BraTS-GLI-00001"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pair", [("imagesTr/B_1.nii", "imagesTs/B_1.nii"), ("labelsTr/B_1.nii", "labelsTr/B_1.nii.gz")]
+)
+def test_two_files_of_one_name_in_a_task_are_both_named(tmp_path, pair):
+    fill(tmp_path, "imagesTr/B_1.nii", *pair)
+    with pytest.raises(UserError) as error:
+        find_cases(tmp_path)
+    assert all(str(tmp_path / path) in str(error.value) for path in pair)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"channel_names": ["T1"]}, {"channel_names": {"a": "T1"}}, {"labels": {"WT": "x"}}, []]
+)
+def test_a_dataset_json_of_another_form_is_named(tmp_path, spec):
+    nnunet(tmp_path, REGIONS)
+    (tmp_path / "dataset.json").write_text(json.dumps(spec))
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        find_cases(tmp_path)
+
+
 def test_channels_without_a_dataset_json_are_never_patients(tmp_path):
     fill(tmp_path, *(f"CASE_000{i}.nii.gz" for i in range(4)))
     with pytest.raises(UserError, match=r"CASE_0000\.nii\.gz.*CASE_0001\.nii\.gz.*--t1ce"):
@@ -315,6 +343,7 @@ def test_a_pattern_with_a_folder_names_cases_by_folder(tmp_path):
     [
         ({"globs": {"t1ce": "*_none.nii"}}, r"t1ce is .*_none"),
         ({"globs": {"t1ce": "*.nii", "t1": "*_a.nii"}}, r"_a\.nii fits .*t1ce.*t1"),
+        ({"globs": {"t1ce": "*_a.nii", "flair": "*_x.nii"}}, r"flair is .*_x"),
         ({"globs": {"t1ce": "*_a.nii"}, "patient": "(.*"}, r"patient is '\(\.\*'"),
         ({"globs": {"t1ce": "*_a.nii"}, "patient": "P"}, "patient is 'P'"),
         ({"globs": {"t1ce": "*_a.nii"}, "patient": "(X.*)_1"}, r"patient is .*P0"),
@@ -322,8 +351,9 @@ def test_a_pattern_with_a_folder_names_cases_by_folder(tmp_path):
 )
 def test_patterns_that_do_not_fit_are_named(tmp_path, options, word):
     fill(tmp_path, "P0_a.nii", "P0_b.nii")
-    with pytest.raises(UserError, match=word):
-        survey(tmp_path, Choice(**options))
+    for function in (survey, lambda folder, choice: find_images(folder, choice=choice)):
+        with pytest.raises(UserError, match=word):
+            function(tmp_path, Choice(**options))
 
 
 def test_mixed_data_sets_are_rejected(tmp_path):

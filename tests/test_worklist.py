@@ -35,3 +35,27 @@ def test_a_datalist_names_the_images(cohort_source):
 def test_only_one_of_the_four_sequences_can_be_predicted_from(cohort_source, sequence):
     with pytest.raises(UserError, match="student_sequence is "):
         find_work(str(cohort_source / "data"), sequence)
+
+
+def test_patterns_beside_a_datalist_are_rejected(cohort_source):
+    datalist = str(cohort_source / "datalist.json")
+    for options in ({"names": {"t1ce": "*_t1ce.nii.gz"}}, {"patient": "(.*)_1"}):
+        with pytest.raises(UserError, match="datalist is "):
+            find_work(str(cohort_source / "data"), datalist=datalist, **options)
+
+
+@pytest.mark.slow
+def test_label_maps_are_named_after_the_case_that_a_pattern_gives(cohort, tmp_path, command):
+    for case in (0, 1):
+        folder = tmp_path / "in" / f"P{case}"
+        folder.mkdir(parents=True)
+        (cohort / "data" / f"phantom_000{case}" / f"phantom_000{case}_t1ce.nii.gz").rename(folder / "post.nii.gz")
+    options = ["--t1ce", "*/post.nii.gz", "--patient", r"(P)\d", "--mirror", "False"]
+    run = ["scripts", "predict", "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out", *options]
+    result = command(*run)
+    assert result.returncode == 0, result.stderr
+    cases = json.loads((tmp_path / "out" / "inference.json").read_text())["cases"]
+    maps = {case["case"]: case["prediction"].rsplit("/", 1)[1] for case in cases}
+    assert maps == {"P0": "P0_seg.nii.gz", "P1": "P1_seg.nii.gz"}
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set(maps.values())
+    assert command(*run, "--t2", "*_none.nii.gz").returncode != 0

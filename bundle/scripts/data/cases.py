@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.case import Case
+from scripts.data.choice import Choice
 from scripts.data.folder_files import FolderFiles, list_files
 from scripts.data.grouping import Named, build_cases
-from scripts.data.schemes import Choice, endings_text, is_volume, read_name, strip_suffix
+from scripts.data.schemes import endings_text, is_volume, read_name, strip_suffix
 from scripts.data.task_folders import CHANNEL, find_task, read_task
 from scripts.errors import UserError
 from scripts.labels import ENDINGS, MAP_ENDINGS
@@ -50,42 +51,42 @@ def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[
         raise UserError(f"dataset_dir {root} is not a folder: give the folder that holds the patients.")
     files = list_files(root)
     task = None if choice.globs else find_task(root, files)
-    cases = read_task(task, files) if task else build_cases(read_names(root, files, choice), root)
+    cases = read_task(task, files) if task else build_cases(keep_named(read_names(root, files, choice), files), root)
     if not cases and not files.broken:
         raise UserError(f"dataset_dir {root} holds no case. {endings_text(files.volumes)}")
     families = {case.family: case for case in cases}
     if len(families) > 1:
         examples = " and ".join(f"{family} ({case.name})" for family, case in families.items())
         raise UserError(f"dataset_dir {root} mixes {examples}: make a folder of each.")
+    patients = choice.patients_of([case.name for case in cases])
     for case in cases:
-        case.patient = choice.patient_of(case.name)
-    if choice.patient and not any(re.fullmatch(choice.patient, case.name) for case in cases):
-        raise UserError(f"patient is {choice.patient!r}, which fits no case, such as {cases[0].name}.")
+        case.patient = patients[case.name]
     return sorted(cases, key=lambda case: case.name), files
 
 
 def read_names(root: Path, files: FolderFiles, choice: Choice) -> Named:
-    """What each volume's name says, if it has a role; other files are left out.
+    """What each volume's name says, by the user's patterns first.
 
     Raises:
-        UserError: if a glob fits no file.
+        UserError: if a pattern fits no file.
     """
-    names: Named = {}
-    chosen: set[str] = set()
-    for path in files.volumes:
-        own = choice.read(path, root)
-        name = own or read_name(path)
-        chosen |= {own.role} if own else set()
-        if not own and name.role in choice.globs:
-            files.leave_out(path, f"--{name.role} chooses other files")
-        elif name.role in ("", "other"):
-            files.leave_out(path, name.reason or "no known ending")
-        else:
-            names[path] = name
-    for role in set(choice.globs) - chosen:
+    own = {path: name for path in files.volumes if (name := choice.read(path, root))}
+    for role in set(choice.globs) - {name.role for name in own.values()}:
         shown = ", ".join(path.relative_to(root).as_posix() for path in files.volumes[:3])
         raise UserError(f"{role} is {choice.globs[role]!r}, which fits no NIfTI file below {root}, such as {shown}.")
-    return names
+    names = own | {path: read_name(path) for path in files.volumes if path not in own}
+    for path, name in names.items():
+        if path not in own and name.role in choice.globs:
+            names[path] = name._replace(role="other", reason=f"--{name.role} chooses other files")
+    return dict(sorted(names.items()))
+
+
+def keep_named(names: Named, files: FolderFiles) -> Named:
+    """The names that tell a role; the other files are left out."""
+    for path, name in names.items():
+        if name.role in ("", "other"):
+            files.leave_out(path, name.reason or "no known ending")
+    return {path: name for path, name in names.items() if name.role not in ("", "other")}
 
 
 def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None = None) -> list[dict[str, Any]]:
@@ -107,11 +108,11 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
     if task:
         images = task_images(task, files, sequence)
     else:
-        names = {file: choice.read(file, root) or read_name(file) for file in files.volumes}
-        images = named_images(root, names, sequence, files, choice)
-    files.report()
+        images = named_images(root, read_names(root, files, choice), sequence, files)
+    files.report(root)
     if choice.patient:
-        images = [image | {"patient": choice.patient_of(image["case"])} for image in images]
+        patients = choice.patients_of([image["case"] for image in images])
+        images = [image | {"patient": patients[image["case"]]} for image in images]
     return images
 
 
@@ -126,15 +127,13 @@ def task_images(task: Path, files: FolderFiles, sequence: str) -> list[dict[str,
     return images
 
 
-def named_images(root: Path, names: Named, sequence: str, files: FolderFiles, choice: Choice) -> list[dict[str, Any]]:
+def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) -> list[dict[str, Any]]:
     """Images by their names; other files are left out."""
     chosen = [file for file, name in names.items() if name.role == sequence]
     plain = [file for file, name in names.items() if not name.role]
-    if sequence in choice.globs:
-        chosen, plain = [file for file in chosen if choice.read(file, root)], []
-    elif not chosen:
+    if not chosen:
         check_clear(plain, sequence)
-        chosen, plain = plain, []
+        chosen = plain
     for file, name in names.items():
         if file not in chosen:
             reason = name.reason or (f"is {name.role}" if name.role else f"tells no sequence, others tell {sequence}")

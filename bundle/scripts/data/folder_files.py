@@ -37,10 +37,10 @@ class FolderFiles:
             groups[reason].append(path)
         return dict(groups)
 
-    def report(self) -> None:
+    def report(self, root: Path) -> None:
         """Log what is left out and why; files of another sequence, labels and texts are no surprise."""
         for reason, paths in self.grouped().items():
-            names = ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+            names = ", ".join(str(path.relative_to(root)) for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
             expected = reason.startswith("is ") or reason in ("no NIfTI file", "map of an inference")
             log = logger.info if expected else logger.warning
             log(f"Left out {len(paths)} file(s) ({reason}): {names}")

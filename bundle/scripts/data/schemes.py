@@ -1,11 +1,10 @@
-"""How public data sets name their files: one table, and the user's own names for everything else."""
+"""How public data sets name their files: one table. The user's own names: choice.py."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +12,10 @@ from scripts.errors import UserError
 from scripts.labels import ENDINGS, MAP_ENDINGS, SEQUENCES
 
 __all__ = [
+    "CHOSEN",
+    "PLAIN",
     "SCHEMES",
-    "Choice",
+    "TIME",
     "Name",
     "Scheme",
     "endings_text",
@@ -183,58 +184,3 @@ def endings_text(found: Iterable[Path]) -> str:
         f"Known endings are {known}. Found: {shown}. Rename files, or say which are which: "
         '--t1ce "*_T1post.nii.gz" --label "*_tumour.nii.gz", also --t1, --t2, --flair.'
     )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The user's own names: a glob for each role and a regular expression whose group 1 is the patient.
-
-    A glob with a slash is of the path below the folder, else of the file's name. The case is the part of the name from
-    the first to the last wildcard, or the name of the folder if there is none.
-    """
-
-    globs: Mapping[str, str | None] = field(default_factory=dict)
-    patient: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "globs", {role: str(glob) for role, glob in self.globs.items() if glob})
-        try:
-            groups = re.compile(self.patient or "()").groups
-        except re.error as error:
-            raise UserError(f"patient is {self.patient!r}, no regular expression ({error}).") from error
-        if groups < 1:
-            raise UserError(f'patient is {self.patient!r}, expected a group, such as "(.*)_\\d+": it is the patient.')
-
-    def read(self, path: Path, root: Path) -> Name | None:
-        """What the globs say of a file; None if none fits. Raises UserError if two fit."""
-        found = {role: case for role, glob in self.globs.items() if (case := match_glob(str(glob), path, root))}
-        if len(found) > 1:
-            options = " and ".join(f"--{role} {self.globs[role]}" for role in found)
-            raise UserError(f"{path} fits {options}: give globs that no two files share.")
-        for role, case in found.items():
-            said = read_name(path)
-            scheme, ending = (CHOSEN, "") if said.scheme is PLAIN else (said.scheme, said.ending)
-            return Name(case, role, ending, scheme, path.absolute().parent)
-        return None
-
-    def patient_of(self, case: str) -> str:
-        """The patient by the regular expression, where one is given and fits, else by the table."""
-        match = re.fullmatch(self.patient, case) if self.patient else None
-        return (match[1] or case) if match else case if self.patient else patient_of(case)
-
-
-def match_glob(glob: str, path: Path, root: Path) -> str:
-    """The case of a file that a glob fits, or ""."""
-    text = path.relative_to(root).as_posix() if "/" in glob else path.name
-    parts = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    tokens = re.findall(r"\*\*/|\*|\?|\[[^\]]+\]|.", glob)
-    pattern = "".join(parts.get(token) or (token if len(token) > 1 else re.escape(token)) for token in tokens)
-    if not re.fullmatch(pattern, text):
-        return ""
-    name = glob.rpartition("/")[2]
-    wild = [index for index, token in enumerate(re.findall(r"\[[^\]]+\]|.", name)) if len(token) > 1 or token in "*?"]
-    if not wild:
-        return path.absolute().parent.name
-    tokens = re.findall(r"\[[^\]]+\]|.", name)
-    before, after = "".join(tokens[: wild[0]]), "".join(tokens[wild[-1] + 1 :])
-    return path.name[len(before) : len(path.name) - len(after)] or path.absolute().parent.name

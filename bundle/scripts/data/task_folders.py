@@ -38,7 +38,7 @@ def find_task(root: Path, files: FolderFiles) -> Path | None:
     if root.absolute().name in IMAGES and (root.parent / "dataset.json").is_file():
         folder = root.parent
     images = [path for path in files.volumes if path.parent.name in IMAGES]
-    return folder if images and not any(read_name(path).role for path in images) else None
+    return folder if images and all(read_name(path).role in ("", "other") for path in images) else None
 
 
 def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Case]:
@@ -52,7 +52,9 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
     """
     spec = read_json(str(task / "dataset.json"), "dataset_dir") if (task / "dataset.json").is_file() else {}
     images = [path for path in files.volumes if path.parent.name in IMAGES]
-    numbered = all(re.fullmatch(CHANNEL, strip_suffix(path)) for path in images)
+    labels = by_stem([path for path in files.volumes if path.parent.name == "labelsTr"])
+    stems = by_stem(images)
+    numbered = all(re.fullmatch(CHANNEL, stem) for stem in stems) and not set(stems) & set(labels)
     others = [path for path in files.volumes if path.parent.parent.absolute() != task.absolute()]
     if strange := [path for path in others if read_name(path).role not in ("", "other")]:
         raise UserError(
@@ -60,12 +62,10 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
         )
     if numbered or "channel_names" in spec:
         labelled = labelled and (task / "labelsTr").is_dir()
-        values = nnunet_values(spec.get("labels", {}), task / "dataset.json") if labelled else ()
+        values = nnunet_values(part(spec, "labels", task), task / "dataset.json") if labelled else ()
         cases = nnunet_cases(task, spec, images, files, values)
     else:
         cases = msd_cases(task, spec, images)
-    labels = {strip_suffix(path): path for path in files.volumes if path.parent.name == "labelsTr"}
-    labels |= {strip_suffix(path): path for path in files.volumes if path.parent.name == "labelsTs"}
     for case in cases:
         if case.name in labels:
             case.files["label"] = labels[case.name]
@@ -76,9 +76,36 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
     return cases
 
 
+def by_stem(paths: list[Path]) -> dict[str, Path]:
+    """Path by name without suffix. Raises UserError if two have one name."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (stem := strip_suffix(path)) in found:
+            raise UserError(f"{found[stem]} and {path} are of one name: keep one.")
+        found[stem] = path
+    return found
+
+
+def part(spec: Mapping[str, Any], key: str, task: Path) -> dict[str, Any]:
+    """A mapping of dataset.json; empty if it has none. Raises UserError if it has another form."""
+    value = spec.get(key, {})
+    form = isinstance(value, dict) and (key == "labels" or all(str(index).isdigit() for index in value))
+    if not form or (key == "labels" and re.search("[^0-9]", "".join(map(str, leaves(value))))):
+        expected = '{"background": 0, ...}' if key == "labels" else '{"0": "T1", "1": "T1ce", ...}'
+        raise UserError(f"{task / 'dataset.json'}: {key} is {value!r}, expected {expected}.")
+    return value
+
+
+def leaves(labels: Mapping[str, Any]) -> list[Any]:
+    """All values of labels: numbers, or names in version 1, which are not returned."""
+    if all(str(key).isdigit() for key in labels):
+        return []
+    return [item for value in labels.values() for item in (value if isinstance(value, list) else [value])]
+
+
 def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path]) -> list[Case]:
     """Cases of MSD Task01: each image is 4-D; channel order from dataset.json if there is one."""
-    modalities = spec.get("modality", {str(index): name for index, name in enumerate(MSD_MODALITIES)})
+    modalities = part(spec, "modality", task) or {str(index): name for index, name in enumerate(MSD_MODALITIES)}
     channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
     if set(channels) != set(MSD_MODALITIES.values()):
         raise UserError(
@@ -95,7 +122,7 @@ def nnunet_cases(
 ) -> list[Case]:
     """Cases of an nnU-Net raw data set: a file for each channel, CASE_0000 the first one."""
     where = task / "dataset.json"
-    names = spec.get("channel_names", spec.get("modality", {}))
+    names = part(spec, "channel_names", task) or part(spec, "modality", task)
     roles = {int(index): ENDINGS.get(re.sub(r"[^a-z0-9]", "", str(name).lower()), "") for index, name in names.items()}
     if "t1ce" not in roles.values() or len(set(roles.values())) < len(roles):
         raise UserError(
@@ -119,7 +146,7 @@ def nnunet_cases(
 
 def nnunet_values(labels: Mapping[str, Any], where: Path) -> tuple[int, ...]:
     """Value on disk of each network class, from the labels of a dataset.json: classes, or regions of BraTS."""
-    if all(str(key).isdigit() for key in labels):  # version 1: {"1": "edema"}
+    if labels and all(str(key).isdigit() for key in labels):  # version 1: {"1": "edema"}
         labels = {str(name): int(value) for value, name in labels.items()}
     said: dict[str, set[int]] = {}
     for name, value in labels.items():
