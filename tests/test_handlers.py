@@ -1,17 +1,23 @@
 """Handlers under a real engine: seeds, the order of patients, warm-up, loss terms."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.engines import SupervisedTrainer
 from monai.transforms import Compose, RandGaussianNoised, RandScaleIntensityd
+from torch import nn
 
 from conftest import BUNDLE
 from scripts.errors import UserError
+from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
-from scripts.training.handlers import EpochSeed, FiniteLoss, LossTerms, WarmUp
+from scripts.training.handlers import ClipGradient, ConfidenceUpdate, EpochSeed, FiniteSteps, LossTerms, WarmUp
 
 
 def engine_of(step=lambda engine, batch: None, length=2):
@@ -109,19 +115,172 @@ def test_the_order_of_patients_depends_on_the_seed():
     assert list(sampler(0)) == list(sampler(0)) != list(sampler(1))
 
 
-@pytest.mark.parametrize("losses, broken", [([1.0, 2.0], None), ([1.0, float("nan")], 1), ([float("inf")] * 2, 2)])
-def test_a_loss_that_is_not_finite_ends_the_run_after_its_epoch(losses, broken):
-    steps = []
+NAN, STEEP = float("nan"), 0.0  # labels that spoil a step: its loss, or its gradient alone
 
-    def step(engine, batch):
-        steps.append(batch)
-        return {"loss": torch.tensor(batch)}
 
-    engine = engine_of(step)
-    FiniteLoss().attach(engine)
-    if broken:
-        with pytest.raises(UserError, match=f"{broken} step.* of epoch 1: .*--learning_rate"):
-            engine.run(losses, max_epochs=2)
-    else:
-        engine.run(losses, max_epochs=2)
-    assert len(steps) == (2 if broken else 4)
+class Spoilt(DistillationLoss):
+    """Mean of squares times label, and mean of output, as two terms."""
+
+    def __init__(self):
+        super().__init__({})
+
+    def weighted(self, output, label):
+        at_zero = (output - output.detach()).sum().sqrt()  # 0, with a gradient that is not finite
+        return {
+            "first": (output.square() * label).mean() + (at_zero if (label == STEEP).any() else 0),
+            "second": output.mean(),
+        }
+
+
+def batches(labels):
+    """A batch of four for each label; equal numbers of batch give equal images."""
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(4, 3, generator=generator) for _ in labels]
+    return [{"image": image, "label": torch.full((4, 1), float(label))} for image, label in zip(images, labels)]
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+def train(data, epochs=1, accumulation=1, handlers=(), optimizer=torch.optim.AdamW, scaler=None):
+    """Train a small network with batch normalisation: its state, the optimizer's, and each epoch's metrics."""
+    network = small_network()
+    groups = [{"params": list(network[:2].parameters())}, {"params": list(network[2].parameters())}]
+    loss = Spoilt()
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"), max_epochs=epochs, train_data_loader=data, network=network,
+        optimizer=optimizer(groups, lr=0.1, weight_decay=0.1), loss_function=loss, decollate=False,
+        prepare_batch=lambda batch, *_, **__: (batch["image"], batch["label"]), accumulation_steps=accumulation,
+        epoch_length=len(data),
+    )  # fmt: skip
+    if scaler:
+        trainer.amp = True
+        trainer.add_event_handler(Events.STARTED, lambda engine: setattr(engine, "scaler", scaler))
+    seen = []
+    for handler in [make(loss) for make in handlers] + [LossTerms(loss)]:
+        handler.attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(dict(engine.state.metrics)))
+    trainer.run()
+    return network.state_dict(), trainer.optimizer.state_dict()["state"], seen
+
+
+OPTIMIZERS = [
+    torch.optim.AdamW,
+    partial(torch.optim.AdamW, fused=True),
+    torch.optim.Adam,
+    partial(torch.optim.SGD, momentum=0.9),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [NAN, float("inf"), STEEP])
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(bad, optimizer, caplog):
+    data = batches([1, 1, bad, 2, 1])
+    network, states, (metrics,) = train(data, handlers=[FiniteSteps], optimizer=optimizer)
+    expected, wanted, (means,) = train([*data[:2], *data[3:]], optimizer=optimizer)
+    torch.testing.assert_close(network, expected, rtol=0, atol=0)
+    torch.testing.assert_close(states, wanted, rtol=0, atol=0)
+    assert metrics == means | {"skipped_steps": 1}
+    (line,) = [record.message for record in caplog.records if "skipped" in record.message]
+    assert "step 3" in line and ("gradient" if bad == STEEP else "first") in line and "second" not in line
+
+
+def test_images_that_are_not_finite_leave_no_trace_in_buffers():
+    data = batches([1, 1, 1])
+    data[1]["image"][0, 0] = NAN
+    network, *_ = train(data, handlers=[FiniteSteps])
+    expected, *_ = train([data[0], data[2]])
+    torch.testing.assert_close(network, expected, rtol=0, atol=0)
+
+
+def test_finite_runs_are_the_same_bit_for_bit():
+    data = batches([1, 2, -1, 0.5, 1])
+    for accumulation in (1, 2):
+        with_it, without = (train(data, 2, accumulation, handlers) for handlers in ([FiniteSteps], []))
+        torch.testing.assert_close(with_it[:2], without[:2], rtol=0, atol=0)
+        assert [row.pop("skipped_steps") for row in with_it[2]] == [0, 0]
+        assert with_it[2] == without[2]
+
+
+@pytest.mark.parametrize(
+    "labels, kept", [([1, NAN, 1, 1, 2], [2, 3, 4]), ([NAN, 1, 1, 1], [2, 3]), ([1, 1, NAN], [0, 1])]
+)
+def test_a_bad_step_leaves_the_whole_accumulated_update_out(labels, kept):
+    data = batches(labels)
+    network, states, (metrics,) = train(data, accumulation=2, handlers=[FiniteSteps])
+    expected, wanted, _ = train([data[index] for index in kept], accumulation=2)
+    learnt = [name for name in network if "running" not in name and "batches" not in name]
+    torch.testing.assert_close([network[n] for n in learnt], [expected[n] for n in learnt], rtol=0, atol=0)
+    torch.testing.assert_close(states, wanted, rtol=0, atol=0)
+    assert metrics["skipped_steps"] == 1 and metrics["loss/total"] == metrics["loss/total"]
+
+
+def test_a_gradient_scaler_does_not_step_either():
+    data = batches([1, NAN, 1])
+    scaler = partial(torch.amp.GradScaler, "cpu", init_scale=2.0, growth_interval=100)
+    network, states, _ = train(data, handlers=[FiniteSteps], scaler=scaler())
+    expected, wanted, _ = train([data[0], data[2]], scaler=scaler())
+    torch.testing.assert_close(network, expected)
+    assert [state["step"] for state in states.values()] == [state["step"] for state in wanted.values()]
+
+
+@pytest.mark.parametrize("labels", [[NAN, NAN], [1, *[STEEP] * (FiniteSteps.LIMIT + 1), 1]])
+def test_a_run_that_does_not_recover_ends_with_advice(labels):
+    with pytest.raises(UserError, match=r"epoch 1: .*--output_dir.*--learning_rate.*--clip_gradient.*--pretrained"):
+        train(batches(labels), epochs=2, handlers=[FiniteSteps])
+    train(batches([1, *[NAN] * FiniteSteps.LIMIT, 1, NAN, 1]), epochs=2, handlers=[FiniteSteps])
+
+
+def skip_on_a_rank(local_rank, folder):
+    """Rank 1 alone has a step of a bad loss; its gradients are not shared here."""
+    data = batches([1, NAN if local_rank else 1, 1])
+    torch.save(train(data, handlers=[FiniteSteps]), f"{folder}/{local_rank}.pt")
+
+
+def test_ranks_skip_a_step_together(tmp_path):
+    idist.spawn("gloo", skip_on_a_rank, (str(tmp_path),), nproc_per_node=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first[2][0]["skipped_steps"] == 1
+    data = batches([1, 1, 1])
+    torch.testing.assert_close(first[0], train([data[0], data[2]])[0])
+
+
+def test_the_confidence_does_not_take_in_a_skipped_step():
+    confidence = TeacherConfidence(["flair"])
+    handler = ConfidenceUpdate(confidence)
+    engine = engine_of()
+    good, bad = ({"flair": torch.tensor([[0.0, x]])[..., None, None, None].expand(1, 2, 2, 2, 2)} for x in (1, -1))
+    for finite, logits in [(True, good), (False, bad)]:
+        engine.state.finite = finite
+        engine.state.output = {"pred": SimpleNamespace(teachers=logits), "label": torch.ones(1, 1, 2, 2, 2)}
+        handler(engine)
+    assert confidence.volumes.tolist() == [1] and confidence.dice_sum.tolist() == [1]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_gradients_are_clipped_by_group_before_a_step(accumulation):
+    labels, norm = [1, 30, -2, 5], 0.05
+    data = batches(labels)
+    found = train(data, accumulation=accumulation, handlers=[lambda _: ClipGradient(norm)], optimizer=torch.optim.SGD)
+    network = small_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, weight_decay=0.1)
+    norms = []
+    for start in range(0, len(data), accumulation):
+        optimizer.zero_grad()
+        for batch in data[start : start + accumulation]:
+            (Spoilt()(network(batch["image"]), batch["label"]) / accumulation).backward()
+        norms += [nn.utils.clip_grad_norm_(part.parameters(), norm) for part in (network[:2], network[2])]
+        optimizer.step()
+    assert max(norms) > norm
+    torch.testing.assert_close(found[0], network.state_dict())
+
+
+def test_gradients_below_the_norm_stay_as_they_are_and_a_norm_of_nothing_is_rejected():
+    data = batches([1, 2, 3])
+    clipped, plain = (train(data, handlers=handlers)[0] for handlers in ([lambda _: ClipGradient(1e6)], []))
+    torch.testing.assert_close(clipped, plain, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="got 0"):
+        ClipGradient(0)

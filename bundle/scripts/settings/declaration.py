@@ -105,6 +105,7 @@ RULES: dict[str, Rule] = {
     "distillation_warm_up": AT_LEAST_0,
     "learning_rate": RATE,
     "student_learning_rate": RATE,
+    "clip_gradient": (lambda v: v is None or (number(v) and v > 0), f"a number above 0, or {NONE}"),
     "lr_from_validation": FLAG,
     "activation_checkpointing": FLAG,
     "amp": FLAG,

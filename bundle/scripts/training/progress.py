@@ -69,6 +69,8 @@ class EpochLine:
     def __call__(self, engine: Engine) -> None:
         epoch, last = engine.state.epoch, engine.state.max_epochs
         parts = [f"epoch {epoch}/{last}", f"loss {engine.state.metrics['loss/total']:.4f}"]
+        if skipped := engine.state.metrics.get("skipped_steps"):
+            parts.append(f"{skipped} of {engine.state.epoch_length} steps skipped")
         if self.evaluator.state.epoch == epoch:
             scores = self.evaluator.state.metrics
             dice = [f"{name} {scores[key]:.3f}" for name in TABLE_ORDER if (key := f"dice/{name}") in scores]
