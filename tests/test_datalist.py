@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from scripts.data.datalist import datalist_images, label_values, load_cases, sequences_in
+from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
 
@@ -49,6 +52,27 @@ def test_sequences_that_no_training_case_has_are_left_out(cohort):
     write_json(cohort / "datalist.json", document)
     cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), sequences=["flair", "t2"])
     assert sequences_in(cases["training"], ["flair", "t2"]) == ["t2"]
+
+
+def rewrite_labels(cohort, change):
+    for path in (cohort / "data").glob("*/*_seg.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+
+
+def test_classes_that_no_label_holds_are_warned_of_by_name(cohort, caplog):
+    options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data")}
+    load_cases(**options)
+    assert "whole-tumour" not in caplog.text
+    rewrite_labels(cohort, lambda label: (label > 0).astype(np.uint8))
+    for read in (
+        lambda: load_cases(**options),
+        lambda: make_datalist(options["dataset_dir"], str(cohort / "new.json")),
+    ):
+        caplog.clear()
+        read()
+        (warning,) = [message for message in caplog.messages if "whole-tumour" in message]
+        assert "ED (2)" in warning and "ET (4)" in warning and "NCR (1)" not in warning
 
 
 def test_without_data_there_are_no_cases_and_the_values_of_brats_2021():

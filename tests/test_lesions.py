@@ -92,3 +92,16 @@ def test_random_masks_follow_the_organisers_rules(seed):
     scores = lesion_metrics(predicted, truth, (1, 1, 1))
     assert list(scores.values()) == pytest.approx(list(organisers(predicted, truth)), rel=1e-6)
     assert 0 < scores["lesion_dice"] < 1
+
+
+@pytest.mark.parametrize("size", [1.0, 1.5, 2.0, 3.0, 0.5])
+def test_scores_do_not_jump_where_a_voxel_size_is_rounded(size):
+    random = np.random.default_rng(7)
+    fields = gaussian_filter(random.standard_normal((2, 40, 36, 32)), (0, 2, 2, 2))
+    level = np.quantile(fields[0], 0.95)
+    truth, predicted = fields[0] > level, 0.8 * fields[0] + 0.5 * fields[1] > level
+    truth[:5, :5, :2], predicted[:5, :5, 2:4] = True, True  # 50 voxels: a lesion of exactly 50 mm³ at 1 mm
+    exact = region_metrics(predicted, truth, (size,) * 3)
+    for other in (np.nextafter(np.float32(size), np.float32(9)), size + 1e-6, size - 1e-6):
+        near = region_metrics(predicted, truth, (float(other),) * 3)
+        assert all(abs(near[name] - exact[name]) <= 1e-4 * max(1, abs(exact[name])) for name in exact), other

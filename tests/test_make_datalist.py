@@ -112,12 +112,13 @@ def test_t1ce_alone_is_enough_if_asked_for(cohort):
 
 def test_msd_keeps_its_channel_and_label_order(tmp_path):
     for i in range(2):
-        image = np.stack([np.full((4, 4, 4), 10.0 * (channel + 1) + i) for channel in range(4)], axis=-1)
+        image = np.random.default_rng(i).uniform(1, 9, (4, 4, 4, 4))
+        image[3] = 0  # background
         label = np.zeros((4, 4, 4), np.uint8)
         label[0], label[1], label[2] = 1, 2, 3
         for folder, voxels in (("imagesTr", image), ("labelsTr", label)):
             (tmp_path / folder).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
+            nib.save(nib.Nifti1Image(voxels, np.diag([20, 20, 20, 1])), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
     make_datalist(str(tmp_path), str(tmp_path / "list.json"), folds=2)
     assert label_values(str(tmp_path / "list.json")) == [0, 2, 1, 3]
     parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences=["flair", "t2"])

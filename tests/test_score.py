@@ -74,7 +74,7 @@ def test_the_summary_is_written_beside_the_table(folders):
 
 
 def test_another_orientation_of_the_same_grid_scores_the_same(folders, truth):
-    label = np.roll(truth, 1, axis=0)
+    label = np.roll(np.where(truth == 4, 3, truth), 1, axis=0)
     turned = nib.as_closest_canonical(nib.Nifti1Image(label, np.diag([-2.0, -2.0, 2.0, 1.0])))
     nib.save(turned, folders / "pred" / "A_001.nii.gz")
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
@@ -161,7 +161,67 @@ def test_faulty_files_are_named_and_nothing_is_written(fault, folders, truth):
     assert not (folders / "m.csv").exists()
 
 
+EDITIONS = {  # values on disk of background, NCR, ED, ET
+    "brats2018": [0, 1, 2, 4], "brats2023": [0, 1, 2, 3], "brats2024": [0, 1, 2, 3], "msd": [0, 2, 1, 3],
+    "nnunet": [0, 2, 1, 3],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_each_side_has_values_of_its_own(edition, folders, truth):
+    classes = np.array([0, 1, 2, 0, 3])[truth]
+    save(folders / "other", "A_001.nii.gz", np.array(EDITIONS[edition])[classes])
+    options = {"pred_values": edition, "truth_values": "brats2018"}
+    score(str(folders / "other"), str(folders / "truth"), str(folders / "m.csv"), **options)
+    assert all(float(read(folders / "m.csv")["A_001", region]["dice"]) == 1 for region in ("WT", "TC", "ET"))
+
+
+def test_a_resection_cavity_is_no_tumour(folders, truth):
+    cavity = np.where(truth == 4, 3, truth)
+    cavity[15:18] = 4
+    name = "BraTS-GLI-00005-100"
+    save(folders / "t24" / name, f"{name}-seg.nii.gz", cavity)
+    save(folders / "p24", f"{name}.nii.gz", np.where(cavity == 4, 0, cavity))
+    arguments = [str(folders / "p24"), str(folders / "t24"), str(folders / "m.csv")]
+    score(*arguments, truth_values="brats2024")
+    assert all(float(read(folders / "m.csv")[name, region]["dice"]) == 1 for region in ("WT", "TC", "ET"))
+    (folders / "m.csv").unlink()
+    for label in (cavity, np.where(cavity == 3, 0, cavity)):  # also where no enhancing tumour is left
+        save(folders / "t24" / name, f"{name}-seg.nii.gz", label)
+        with pytest.raises(UserError, match=rf"(?s){name}-seg.*4.*--truth_values"):
+            score(*arguments)
+        assert not (folders / "m.csv").exists()
+
+
+def test_two_editions_on_one_side_are_an_error_that_asks_for_the_name(folders, truth):
+    save(folders / "truth" / "B_002", "B_002_seg.nii.gz", np.where(truth == 4, 3, truth))
+    with pytest.raises(UserError, match=r"B_002_seg.*3.*A_001_seg.*4.*--truth_values .*brats2024"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    assert not (folders / "m.csv").exists()
+
+
+def test_a_value_of_no_meaning_names_file_value_and_option(folders, truth):
+    with pytest.raises(UserError, match=r"(?s)A_001_seg.*\[4\].*--truth_values .*brats2018"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), truth_values="brats2023")
+    assert not (folders / "m.csv").exists()
+
+
+def test_values_and_sizes_that_are_rounded_are_scored_as_whole_ones(folders, truth):
+    options = {"pred": str(folders / "pred"), "truth": str(folders / "truth")}
+    for name, size, rounding in (("m", 1.0, 0.0), ("n", 1.0000001192, 1e-7)):
+        for case in ("A_001", "B_002"):
+            label = np.roll(np.where(truth == 4, 3, truth), 1, axis=0)
+            affine = np.diag([-size, -size, size, 1.0])
+            for path, voxels in ((f"pred/{case}.nii.gz", label), (f"truth/{case}/{case}_seg.nii.gz", truth)):
+                nib.save(nib.Nifti1Image((voxels * (1 - rounding)).astype(np.float32), affine), folders / path)
+        score(**options, output=str(folders / f"{name}.csv"))
+    exact, near = read(folders / "m.csv"), read(folders / "n.csv")
+    for key, row in exact.items():
+        assert all(abs(float(row[name]) - float(near[key][name])) <= 1e-4 for name in COLUMNS)
+
+
 WRONG = [
+    {"pred_values": "brats2022"}, {"truth_values": [0, 1, 1, 2]}, {"label_values": "0124"},
     {"pred": "no"}, {"empty_rule": "skip"}, {"et_threshold_ml": -1}, {"output": "."}, {"label_values": [0, 1]},
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscreted
 
-from scripts.data.transforms import ArgMaxd, Resampled, SelectChannelsd
+from scripts.data.transforms import ArgMaxd, DarkBackgroundd, Resampled, SelectChannelsd, WholeNumbersd, not_zero
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -69,3 +69,30 @@ def test_the_class_of_the_largest_logit_is_monais():
     wanted = AsDiscreted("pred", argmax=True)({"pred": logits})["pred"]
     (found,) = ArgMaxd("pred")({"pred": logits}).values()
     assert torch.equal(found.as_tensor().float(), wanted.as_tensor()) and found.meta["spacing"] == 2
+
+
+def test_labels_that_are_whole_up_to_rounding_become_whole_before_their_values_are_mapped():
+    label = MetaTensor(torch.tensor([[[[0.0, 0.99999994, 3.9999998, 2.5]]]]), affine=2 * torch.eye(4))
+    result = WholeNumbersd("label")({"label": label})["label"]
+    assert result.flatten().tolist() == [0, 1, 4, 2.5] and torch.equal(result.affine, label.affine)
+
+
+def test_only_volumes_with_negative_values_are_raised_and_their_background_stays_0():
+    raw = MetaTensor(torch.tensor([[[[0.0, 5.0, 2.0]]], [[[0.0, -1.0, 1.0]]]]))
+    result = DarkBackgroundd("image")({"image": raw})["image"]
+    assert torch.equal(result[0], raw[0]) and result[1, 0, 0, 0] == 0
+    torch.testing.assert_close(result[1, 0, 0, 1:].as_tensor(), torch.tensor([0.002, 2.002]))
+    same = MetaTensor(raw[:1])
+    assert DarkBackgroundd("image")({"image": same})["image"] is same
+    assert not_zero(raw)[1].flatten().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("voxel", [1 - 1.2e-7, 1 + 1.2e-7, 1 + 1e-6])
+def test_a_rounded_voxel_size_gives_the_same_grid(voxel):
+    shapes = [
+        Resampled("image", spacing=[2, 2, 2])({"image": MetaTensor(torch.rand(1, 153, 5, 7), affine=affine)})[
+            "image"
+        ].shape
+        for affine in (torch.diag(torch.tensor([size, size, size, 1.0]).double()) for size in (1.0, voxel))
+    ]
+    assert shapes[0] == shapes[1]

@@ -10,6 +10,14 @@ CLASSES = ("background", "NCR", "ED", "ET")
 # Values on disk of the network classes, in their order: BraTS up to 2021, BraTS from 2023, MSD Task01.
 BRATS_2018, BRATS_2023, MSD = (0, 1, 2, 4), (0, 1, 2, 3), (0, 2, 1, 3)
 
+# Network class of each value on disk, by the name of its edition. brats2024 is glioma after treatment, whose 4 is the
+# resection cavity and no tumour. nnU-Net's BraTS tasks count as MSD does.
+LABEL_VALUES = {
+    **{"brats2018": dict(zip(BRATS_2018, range(4))), "brats2023": dict(zip(BRATS_2023, range(4)))},
+    **{"brats2024": {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}},
+    **{"msd": dict(zip(MSD, range(4))), "nnunet": dict(zip(MSD, range(4)))},
+}
+
 # Regions in the channel order of MONAI's ConvertToMultiChannelBasedOnBratsClassesd, as (name, network classes).
 REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
 REGION_NAMES = tuple(name for name, _ in REGIONS)

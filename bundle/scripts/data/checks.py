@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,11 +14,19 @@ import ignite.distributed as idist
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.volumes import read_volume, unique_roles
+from scripts.data.volumes import (
+    Volume,
+    content_checksum,
+    grid_faults,
+    image_faults,
+    label_faults,
+    read_volume,
+    unique_roles,
+)
 from scripts.errors import UserError
 from scripts.files import format_table
 
-__all__ = ["CaseReport", "Fault", "check_case", "check_cases", "check_voxels", "report_faults", "shorten"]
+__all__ = ["CaseReport", "Fault", "check_case", "check_cases", "report_faults"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +76,7 @@ def check_case(
         channels: sequences in each image file (4 in MSD Task01, whose images are 4-D).
     """
     report = CaseReport()
-    grid: tuple[str, tuple, np.ndarray] | None = None
+    first: tuple[Volume, str] | None = None
     for role in unique_roles(files, roles):
         try:
             image = read_volume(role, files, 1 if role == "label" else channels)
@@ -82,46 +89,17 @@ def check_case(
         except ValueError as error:
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
-        voxels, path = image.voxels, files[role]
-        faults = check_voxels(role, voxels, labels)
-        faults += check_grid(voxels.shape[:3], image.affine, grid) if grid else []
-        grid = grid or (path.name, voxels.shape[:3], image.affine)
+        path = files[role]
+        faults = label_faults(image.voxels, labels) if role == "label" else image_faults(image)
+        faults += grid_faults(image, *first) if first else []
+        first = first or (image, path.name)
         report.faults += [Fault(name, str(path), *fault) for fault in faults]
         if role == "label":
-            report.label_values = {int(value) for value in np.unique(voxels) if np.isfinite(value)}
-            report.tumour_ml = float((voxels > 0).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
-        elif role == roles[0]:
-            report.checksum = zlib.crc32(np.ascontiguousarray(voxels).tobytes())
+            report.label_values = {int(value) for value in np.unique(image.voxels) if float(value).is_integer()}
+            report.tumour_ml = float((image.voxels > 0).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
+        elif role == roles[0] and not faults:
+            report.checksum = content_checksum(image)
     return report
-
-
-def check_voxels(role: str, voxels: np.ndarray, labels: set[int]) -> list[tuple[str, str]]:
-    """(fault, remedy) of one volume's values."""
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
-    if role == "label":
-        unknown = sorted(set(np.unique(voxels).tolist()) - labels)
-        if unknown:
-            return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")]
-    elif not (voxels > 0).any():
-        return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
-    return []
-
-
-def shorten(values: Sequence[float]) -> str:
-    """The values, or the first five and their number, because an image in the place of a label has thousands."""
-    shown = ", ".join(f"{value:g}" for value in values[:5])
-    return f"[{shown}]" if len(values) <= 5 else f"[{shown}, ... {len(values)} in all]"
-
-
-def check_grid(shape: tuple, affine: np.ndarray, grid: tuple[str, tuple, np.ndarray]) -> list[tuple[str, str]]:
-    """(fault, remedy) of a volume whose grid differs from the first volume of its case."""
-    first, first_shape, first_affine = grid
-    if shape != first_shape:
-        return [(f"shape {shape} differs from {first_shape} of {first}", "resample it to that file's grid")]
-    if not np.allclose(affine, first_affine, atol=1e-3):
-        return [(f"affine differs from {first}", "register and resample it to that file's grid")]
-    return []
 
 
 def report_faults(

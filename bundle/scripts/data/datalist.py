@@ -13,7 +13,7 @@ from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in"]
+__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,11 @@ def load_cases(
     present = {name for entry in chosen if entry["fold"] != fold for name in entry_files(entry, dataset_dir)}
     sequences = [name for name in sequences if name in present]
     needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
-    left_out = report_faults(find_faults(chosen, dataset_dir, needed, set(label_values(datalist))), strict)
+    values = label_values(datalist)
+    reports = check_entries(chosen, dataset_dir, needed, set(values))
+    left_out = report_faults(find_faults(chosen, reports), strict)
+    if training:
+        warn_of_absent_classes([report.label_values for report in reports], values)
     parts: dict[str, list[dict]] = {"training": [], "validation": []}
     for entry in chosen:
         if entry["case"] not in left_out:
@@ -81,10 +85,26 @@ def sequences_in(data: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> li
     return [name for name in wanted if any(name in entry for entry in data)]
 
 
-def find_faults(
+def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:
+    """Warn of classes that no label of the whole data set holds.
+
+    Args:
+        found: the values in each label.
+        values: the value on disk of each network class.
+    """
+    present = set().union(*found)
+    absent = [f"{name} ({value})" for name, value in list(zip(CLASSES, values))[1:] if value not in present]
+    if found and absent:
+        logger.warning(
+            f"No label of the whole data set holds {' or '.join(absent)}: a network cannot learn it. Are these "
+            f"whole-tumour masks, or are the values other than {list(values)} (background, NCR, ED, ET)?"
+        )
+
+
+def check_entries(
     entries: Sequence[Mapping[str, Any]], dataset_dir: str, needed: Mapping[str, Sequence[str]], values: set[int]
-) -> list[Fault]:
-    """Faults in the files of each case (``needed`` and the label), and patients in two folds."""
+) -> list[CaseReport]:
+    """What reading the files of each case (``needed`` and the label) showed."""
 
     def check(index: int) -> CaseReport:
         entry = entries[index]
@@ -92,7 +112,11 @@ def find_faults(
         channels = len(entry.get("channels", {})) or 1
         return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
 
-    reports = check_cases(check, len(entries))
+    return check_cases(check, len(entries))
+
+
+def find_faults(entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport]) -> list[Fault]:
+    """Faults in the files of each case, and patients in two folds."""
     rows = [
         (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
         for entry, report in zip(entries, reports)

@@ -14,6 +14,7 @@ from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.datalist import warn_of_absent_classes
 from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split
 from scripts.data.schemes import endings_text
@@ -89,6 +90,7 @@ def make_datalist(
     cases = labelled + unlabelled
     reports = check_files(labelled, unlabelled, required)
     values, other_edition = detect_label_values(labelled, reports)
+    warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
     fold_of = choose_folds(labelled, sizes, split_folds, folds, seed)
     faults = [Fault(str(path), "-", fault, "fetch it, or remove it") for path, fault in files.broken]

@@ -11,9 +11,46 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, zoom_affine
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
-from monai.utils import convert_to_dst_type
+from monai.utils import convert_to_dst_type, convert_to_numpy
 
-__all__ = ["ArgMaxd", "Resampled", "SelectChannelsd"]
+from scripts.data.volumes import whole_numbers
+
+__all__ = ["ArgMaxd", "DarkBackgroundd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
+
+
+def not_zero(image: torch.Tensor) -> torch.Tensor:
+    """The foreground of a skull-stripped volume, for CropForegroundd: normalised volumes are negative in parts."""
+    return image != 0
+
+
+class DarkBackgroundd(MapTransform):
+    """Raise the brain of volumes with values below 0 (z-scored ones), so that the background of 0 is darkest again.
+
+    Otherwise resampling blends the brain's edge with grey instead of black. Other volumes pass unchanged, and the mean
+    of the brain is taken off later.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            lowest = image.amin((1, 2, 3), keepdim=True).clamp(max=0)  # (C, 1, 1, 1)
+            if bool((lowest < 0).any()):
+                darkest = 1e-3 * (image.amax((1, 2, 3), keepdim=True) - lowest)  # the brain stays "not 0"
+                shift = torch.where(lowest < 0, darkest - lowest, 0)
+                result[key] = torch.where(not_zero(image), image + shift, image)
+        return result
+
+
+class WholeNumbersd(MapTransform):
+    """Labels whose values are whole numbers up to rounding (0.99999994) become these numbers, as in ``read_volume``."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            values = whole_numbers(convert_to_numpy(result[key]))
+            result[key] = convert_to_dst_type(values, result[key])[0]
+        return result
 
 
 class SelectChannelsd(MapTransform):
@@ -91,7 +128,7 @@ class Resampled(MapTransform, InvertibleTransform):
 def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]) -> tuple[torch.Tensor, list[int]]:
     """Affine and shape of a grid with this voxel size (mm), the same centre and, rounded, the same extent."""
     size = np.array(shape) * affine_to_spacing(affine) / np.array(spacing)
-    rounded = np.maximum(np.round(size), 1)
+    rounded = np.maximum(np.round(np.round(size, 3)), 1)  # 76.5 and 76.50001 are one size: headers are rounded
     new = zoom_affine(affine, spacing, diagonal=False)
     centre = affine @ np.append((np.array(shape) - 1) / 2, 1)
     new[:3, 3] = centre[:3] - new[:3, :3] @ (rounded - 1) / 2

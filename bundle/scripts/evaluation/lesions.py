@@ -10,11 +10,12 @@ from monai.metrics import compute_hausdorff_distance
 from scipy.ndimage import binary_dilation, generate_binary_structure
 from scipy.ndimage import label as connected_components
 
-__all__ = ["MISSED_MM", "hausdorff_95", "lesion_metrics"]
+__all__ = ["MISSED_MM", "SLACK", "hausdorff_95", "lesion_metrics"]
 
 REACH_MM = 3  # dilation of the truth: parts whose dilations touch are one lesion
 SMALLEST_MM3 = 50  # true lesions up to this volume do not count
 MISSED_MM = 374.0  # HD95 of a lesion that is missed, and of a false one
+SLACK = 1 + 1e-4  # of thresholds in mm: voxel sizes are rounded in headers, and 3 voxels of 1.0000001 mm are 3 mm
 NEIGHBOURS = generate_binary_structure(3, 3)  # 26-connectivity
 
 
@@ -40,7 +41,7 @@ def lesion_metrics(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[f
         parts = np.setdiff1d(np.unique(components[surroundings == index]), 0)
         hits |= set(parts.tolist())
         lesion = truth & (surroundings == index)
-        if lesion.sum() * voxel_mm3 > SMALLEST_MM3:
+        if lesion.sum() * voxel_mm3 > SMALLEST_MM3 * SLACK:
             scores.append(score_lesion(np.isin(components, parts), lesion, spacing) if len(parts) else (0, MISSED_MM))
     scores += [(0, MISSED_MM)] * (count - len(hits))
     dice, distance = np.mean(scores, axis=0) if scores else (1, 0)
@@ -63,6 +64,7 @@ def hausdorff_95(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[flo
 def dilate(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The mask and all voxels within REACH_MM. At 1 mm this equals three dilations by the 18-neighbourhood, as in
     BraTS: offsets of at most 3 along each axis, and of at most 6 in sum."""
-    steps = [int(REACH_MM // size) for size in spacing]
+    reach = REACH_MM * SLACK
+    steps = [int(reach // size) for size in spacing]
     offsets = np.meshgrid(*(np.arange(-n, n + 1) * size for n, size in zip(steps, spacing)), indexing="ij")
-    return binary_dilation(mask, np.abs(offsets).sum(0) <= 2 * REACH_MM)
+    return binary_dilation(mask, np.abs(offsets).sum(0) <= 2 * reach)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_surface_dice
 
-from scripts.evaluation.lesions import hausdorff_95, lesion_metrics
+from scripts.evaluation.lesions import SLACK, hausdorff_95, lesion_metrics
 from scripts.labels import EMPTY_RULES, NO_OVERLAP_MM
 
 __all__ = ["COLUMNS", "region_metrics"]
@@ -79,7 +79,7 @@ def surface_metrics(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[
     masks = [torch.from_numpy(mask[None, None]) for mask in (predicted, truth)]  # (1, 1, H, W, D)
     millimetres = [float(size) for size in spacing]
     surface = compute_surface_dice(
-        *masks, [NSD_TOLERANCE_MM], include_background=True, spacing=millimetres, use_subvoxels=True
+        *masks, [NSD_TOLERANCE_MM * SLACK], include_background=True, spacing=millimetres, use_subvoxels=True
     )
     return {"hd95": hausdorff_95(predicted, truth, spacing), "nsd": surface.item()}
 

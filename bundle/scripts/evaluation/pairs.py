@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import io_orientation
 
-from scripts.data.checks import check_grid, shorten
-from scripts.data.volumes import Volume, read_volume
+from scripts.data.volumes import Volume, grid_faults, read_volume, reorient, shorten, whole_numbers
+from scripts.errors import UserError
+from scripts.labels import CLASSES, LABEL_VALUES
 
-__all__ = ["BRATS_VALUES", "Pair", "class_of_value", "read_pair", "to_classes"]
+__all__ = ["Meaning", "Pair", "class_of_value", "read_pair", "to_classes"]
 
-BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # network class of each value on disk, of every edition
+BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # where no edition is named: those before 2023 hold 4, later ones 3
+NAME_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+")  # of cases from 2023 on
+NAMES = f"{', '.join(LABEL_VALUES)}, or four numbers"
 
 
 class Pair(NamedTuple):
@@ -26,9 +30,64 @@ class Pair(NamedTuple):
     truth: Path
 
 
-def class_of_value(label_values: Sequence[int] | None) -> Mapping[int, int]:
-    """Network class of each value on disk, from the list of all values; by default of every BraTS edition."""
-    return {int(value): index for index, value in enumerate(label_values)} if label_values else BRATS_VALUES
+class Meaning:
+    """What the values in one side's label maps stand for.
+
+    Args:
+        label_values: a name of LABEL_VALUES, or the values on disk of background, NCR, ED, ET; by default those of the
+            BraTS edition that the files turn out to be of.
+        key: the option that sets it.
+
+    Raises:
+        UserError: for another name or list.
+    """
+
+    def __init__(self, label_values: str | Sequence[int] | None = None, key: str = "label_values") -> None:
+        self.class_of = class_of_value(label_values, key)
+        self.key = key
+        self.told = label_values is not None
+        self.enhancing: dict[int, Path] = {}  # a file with 3, and one with 4, where no edition is named
+
+    def classes(self, voxels: np.ndarray, path: Path) -> np.ndarray:
+        """Network classes. Raises ValueError (file, fault, remedy) for values without a meaning, or with two."""
+        values = set(np.unique(voxels).tolist())
+        if unknown := sorted(values - set(self.class_of)):
+            known = f"expected {sorted(self.class_of)}"
+            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: pass --{self.key} ({NAMES})")
+        if not self.told:
+            self.enhancing |= dict.fromkeys(values & {3, 4}, path)
+            modern = self.key == "truth_values" and NAME_2023.search(f"{path.parent.name}/{path.name}")
+            if {3, 4} <= values or (4 in values and modern):
+                found = "3 and 4" if 3 in values else "4 in a file named as from 2023 on"
+                raise ValueError(path, f"holds {found}: which is ET?", f"pass --{self.key} ({NAMES})")
+        return to_classes(voxels, self.class_of)
+
+    def check_one_edition(self) -> None:
+        """Raises UserError if some files hold 3 and others 4, and no edition is named."""
+        if len(self.enhancing) > 1:
+            raise UserError(
+                f"{self.enhancing[3]} holds 3 and {self.enhancing[4]} holds 4, so their edition cannot be told: pass "
+                f"--{self.key} ({NAMES}); in brats2024, 4 is the resection cavity."
+            )
+
+
+def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_values") -> Mapping[int, int]:
+    """Network class of each value on disk, from an edition's name or the list of all values; by default of any BraTS.
+
+    Raises:
+        UserError: for another name or list; the message begins with the key.
+    """
+    if label_values is None:
+        return BRATS_VALUES
+    if isinstance(label_values, str) and label_values in LABEL_VALUES:
+        return LABEL_VALUES[label_values]
+    values = list(label_values) if isinstance(label_values, (list, tuple)) else []
+    if not len(set(values)) == len(values) == len(CLASSES) or not all(isinstance(value, int) for value in values):
+        raise UserError(
+            f"{key} is {label_values!r}, expected one of {sorted(LABEL_VALUES)}, or four numbers, the values of "
+            f'{", ".join(CLASSES)}, such as "[0,1,2,3]".'
+        )
+    return {value: index for index, value in enumerate(values)}
 
 
 def to_classes(voxels: np.ndarray, class_of: Mapping[int, int]) -> np.ndarray:
@@ -36,27 +95,25 @@ def to_classes(voxels: np.ndarray, class_of: Mapping[int, int]) -> np.ndarray:
 
     Shapes: any -> the same.
     """
+    voxels = whole_numbers(voxels)
     classes = np.zeros(voxels.shape, np.uint8)
     for value, index in class_of.items():
         classes[voxels == value] = index
     return classes
 
 
-def read_pair(pair: Pair, class_of: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+def read_pair(pair: Pair, pred: Meaning, true: Meaning) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
     """Prediction and truth (H, W, D) in network classes, on the truth's grid, and its voxel size in mm.
 
     Raises:
         ValueError: (file, fault, remedy).
     """
     truth = read_label_map(pair.truth)
-    predicted = reorient(read_label_map(pair.predicted), truth.affine)
-    grid = (pair.truth.name, truth.voxels.shape, truth.affine)
-    if faults := check_grid(predicted.voxels.shape, predicted.affine, grid):
+    predicted = reorient(read_label_map(pair.predicted), io_orientation(truth.affine))
+    if faults := grid_faults(predicted, truth, pair.truth.name):
         raise ValueError(pair.predicted, *faults[0])
-    for volume, path in ((predicted, pair.predicted), (truth, pair.truth)):
-        check_label_values(volume.voxels, class_of, path)
     spacing = tuple(float(size) for size in voxel_sizes(truth.affine))
-    return to_classes(predicted.voxels, class_of), to_classes(truth.voxels, class_of), spacing
+    return pred.classes(predicted.voxels, pair.predicted), true.classes(truth.voxels, pair.truth), spacing
 
 
 def read_label_map(path: Path) -> Volume:
@@ -67,20 +124,3 @@ def read_label_map(path: Path) -> Volume:
         raise ValueError(path, "missing", "predict it, or leave the case out") from error
     except ValueError as error:
         raise ValueError(path, str(error), "expected a 3-D label map: copy or export the file again") from error
-
-
-def reorient(volume: Volume, affine: np.ndarray) -> Volume:
-    """The same label map with axes in the order and direction of another grid."""
-    turn = ornt_transform(io_orientation(volume.affine), io_orientation(affine))
-    back = inv_ornt_aff(turn, volume.voxels.shape)
-    return Volume(apply_orientation(volume.voxels, turn), volume.affine @ back)
-
-
-def check_label_values(voxels: np.ndarray, class_of: Mapping[int, int], path: Path) -> None:
-    """Raises ValueError (file, fault, remedy) for a value of no class, or values of two editions in one file."""
-    values = set(np.unique(voxels).tolist())
-    if unknown := sorted(values - set(class_of)):
-        known = sorted(class_of)
-        raise ValueError(path, f"unknown label values {shorten(unknown)}", f"expected {known}: relabel the file")
-    if class_of is BRATS_VALUES and {3, 4} <= values:
-        raise ValueError(path, "holds 3 and 4, both ET", "give label_values, or relabel the file")

@@ -1,6 +1,7 @@
 """Score label maps of any tool against the truth, patient by patient, in the truth's own grid.
 
 python -m scripts score --pred DIR --truth DIR --output metrics.csv [--empty_rule brats] [--et_threshold_ml 0]
+  [--pred_values NAME] [--truth_values NAME]
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,13 +20,13 @@ from scripts.data.cases import find_label_maps, label_map
 from scripts.data.checks import Fault, report_faults
 from scripts.errors import UserError
 from scripts.evaluation.metrics import region_metrics
-from scripts.evaluation.pairs import BRATS_VALUES, Pair, class_of_value, read_pair
+from scripts.evaluation.pairs import Meaning, Pair, read_pair
 from scripts.evaluation.summary import CaseScore, print_table, write_scores
 from scripts.files import check_output
 from scripts.inference.label_maps import clear_small_et
-from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
+from scripts.labels import EMPTY_RULES, REGIONS, TABLE_ORDER
 
-__all__ = ["BRATS_VALUES", "Pair", "read_pair", "score", "score_cases"]
+__all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,9 @@ def score(
     output: str,
     empty_rule: str = "brats",
     et_threshold_ml: float = 0.0,
-    label_values: Sequence[int] | None = None,
+    label_values: str | Sequence[int] | None = None,
+    pred_values: str | Sequence[int] | None = None,
+    truth_values: str | Sequence[int] | None = None,
 ) -> None:
     """Score label maps of any tool: Dice, HD95 and more of each patient, and their means.
 
@@ -46,11 +50,15 @@ def score(
         empty_rule: "brats" or "exclude", for regions that are empty in truth or prediction.
         et_threshold_ml: above 0, also write NAME_et_cleared.csv, where enhancing tumour below this volume counts as
             NCR.
-        label_values: values on disk of background, NCR, ED, ET; by default 0, 1, 2, and 3 or 4.
+        label_values: what values on disk mean: nnunet, brats2018, brats2023, brats2024 (4 is the resection cavity),
+            msd, or the values of background, NCR, ED, ET; by default 0, 1, 2, and 3 or 4.
+        pred_values: the same, of the predictions alone.
+        truth_values: the same, of the truth alone.
 
     Raises:
         UserError: if there is nothing to score, a case has no truth, or files do not fit together.
     """
+    meanings = meanings_of(label_values, pred_values, truth_values)
     predicted, true = find_label_maps(pred, "pred"), find_label_maps(truth, "truth")
     if missing := sorted(set(predicted) - set(true)):
         raise UserError(
@@ -60,7 +68,7 @@ def score(
     if rest := sorted(set(true) - set(predicted)):
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings)
 
 
 def score_cases(
@@ -73,7 +81,16 @@ def score_cases(
 ) -> None:
     """As ``score``, for the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
     pairs = [Pair(case["case"], label_map(pred, case["image"], case["case"]), Path(case["label"])) for case in cases]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, label_values)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings_of(label_values))
+
+
+def meanings_of(both: Any, pred: Any = None, truth: Any = None) -> tuple[Meaning, Meaning]:
+    """What the values of predictions and truth mean: what is given for a side, else for both."""
+    if both is not None:
+        Meaning(both)  # so that a wrong value is named as label_values
+    values = {"pred_values": pred, "truth_values": truth}
+    first, second = (Meaning(both if own is None else own, key) for key, own in values.items())
+    return first, second
 
 
 def score_pairs(
@@ -81,27 +98,28 @@ def score_pairs(
     output: str,
     empty_rule: str,
     et_threshold_ml: float,
-    label_values: Sequence[int] | None,
+    meanings: tuple[Meaning, Meaning],
 ) -> None:
     """Write and print the scores of all pairs, or write nothing and report every faulty file."""
-    check_options(output, empty_rule, et_threshold_ml, label_values)
+    check_options(output, empty_rule, et_threshold_ml)
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
-    class_of = class_of_value(label_values)
 
     def score_pair(pair: Pair) -> list[list[CaseScore]] | Fault:
         """Scores by threshold and region, or what is wrong with a file."""
         try:
-            classes, truth, spacing = read_pair(pair, class_of)
+            classes, truth, spacing = read_pair(pair, *meanings)
         except ValueError as error:
             path, fault, remedy = error.args
             return Fault(pair.case, str(path), fault, remedy)
-        voxel_ml = float(np.prod(spacing)) / 1000
+        voxel_ml = round(float(np.prod(spacing)) / 1000, 7)  # headers are rounded
         cleared = [clear_small_et(classes, voxel_ml, threshold) for threshold in thresholds]
         return [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(score_pair, pairs), total=len(pairs), desc="Scoring", disable=None))
     report_faults([result for result in results if isinstance(result, Fault)], True, "fix them, or take them away.")
+    for meaning in meanings:
+        meaning.check_one_edition()
     plain = Path(output)
     cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
     for stale in (cleared, cleared.with_suffix(".json")):
@@ -113,15 +131,13 @@ def score_pairs(
         print(f"-> {path}\n")
 
 
-def check_options(output: str, empty_rule: str, et_threshold_ml: float, label_values: Sequence[int] | None) -> None:
+def check_options(output: str, empty_rule: str, et_threshold_ml: float) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
     check_output(output, "output", ".csv")
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
         raise UserError(f"et_threshold_ml is {et_threshold_ml!r}, expected a volume in ml, or 0.")
-    if label_values is not None and not (isinstance(label_values, (list, tuple)) and len(label_values) == len(CLASSES)):
-        raise UserError(f'label_values is {label_values!r}, expected one for each of {CLASSES}, such as "[0,1,2,3]".')
 
 
 def case_scores(

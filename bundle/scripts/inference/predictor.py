@@ -13,8 +13,8 @@ from monai.engines import EnsembleEvaluator
 from monai.transforms import Compose
 from monai.utils import ensure_tuple
 
-from scripts.data.checks import Fault, check_voxels, report_faults
-from scripts.data.volumes import Volume, check_shape
+from scripts.data.checks import Fault, report_faults
+from scripts.data.volumes import Volume, check_shape, image_faults, read_header
 from scripts.device import lay_channels_last
 from scripts.inference.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
@@ -24,13 +24,13 @@ __all__ = ["CheckedImages", "Predictor", "load_members", "make_members"]
 
 logger = logging.getLogger(__name__)
 
-LITTLE_BACKGROUND = 0.98  # a volume with a larger share of voxels other than 0 is hardly skull-stripped
+REMEDY = "repair or replace the file"
 
 
 class CheckedImages(Dataset):
-    """A MONAI dataset that returns a faulty image as ``{"case", "image", "fault"}`` instead of raising an error.
+    """A MONAI dataset that returns a faulty image as its entry with ``fault`` and ``remedy``, and raises no error.
 
-    Each image is checked when it is read: 3-D, finite, not empty.
+    Each image is checked when it is read, as in training: see ``image_faults``.
 
     Args:
         data: entries as find_work gives them.
@@ -45,26 +45,26 @@ class CheckedImages(Dataset):
         try:
             loaded = self.read(entry)
         except ValueError as error:
-            return entry | {"fault": str(error)}
+            fault, remedy = (*error.args, REMEDY)[:2]
+            return entry | {"fault": fault, "remedy": remedy}
         try:
             return self.transform(loaded, start=1)
         except Exception as error:  # the other images must still be predicted
             logger.debug("a transform failed", exc_info=True)
-            return entry | {"fault": root_cause(error)}
+            return entry | {"fault": root_cause(error), "remedy": REMEDY}
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry with its image read. Raises ValueError if something is wrong with the file."""
+        """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
         try:
             loaded = self.transform(entry, end=1)
+            unit, placed = read_header(entry["image"])
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
         image = loaded["image"]
         channels = len(SEQUENCES) if "channels" in entry else 1
-        volume = check_shape(Volume(image.numpy(), image.affine.numpy()), channels)
-        if faults := check_voxels("image", volume.voxels, set()):
-            raise ValueError(faults[0][0])
-        if (volume.voxels != 0).mean() > LITTLE_BACKGROUND:
-            logger.warning(f"{entry['image']}: hardly any voxel is 0, but all outside the brain must be.")
+        volume = check_shape(Volume(image.numpy(), image.affine.numpy(), unit, placed), channels)
+        if faults := image_faults(volume):
+            raise ValueError(*faults[0])
         return loaded
 
 
@@ -77,7 +77,7 @@ class Predictor(EnsembleEvaluator):
 
     def _iteration(self, engine: EnsembleEvaluator, batchdata: Mapping[str, Any]) -> Any:
         if "fault" in batchdata:
-            self.add_fault(batchdata, batchdata["fault"][0])
+            self.add_fault(batchdata, batchdata["fault"][0], batchdata["remedy"][0])
             return []
         try:
             return super()._iteration(engine, batchdata)
@@ -87,12 +87,12 @@ class Predictor(EnsembleEvaluator):
             engine.state.output = []
             return []
 
-    def add_fault(self, batchdata: Mapping[str, Any], fault: str) -> None:
+    def add_fault(self, batchdata: Mapping[str, Any], fault: str, remedy: str = REMEDY) -> None:
         """Remember a patient that failed."""
         image = batchdata["image"]
         path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else image
         path = path if isinstance(path, str) else path[0]
-        self.faults.append(Fault(batchdata["case"][0], path, fault, "repair or replace the file"))
+        self.faults.append(Fault(batchdata["case"][0], path, fault, remedy))
 
     def run(self, global_epoch: int = 1) -> None:
         self.faults: list[Fault] = []

@@ -1,0 +1,206 @@
+"""Volumes that cannot be right are faults in training and in prediction; grids and patients are compared in space."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from scipy.ndimage import gaussian_filter
+
+from conftest import BUNDLE, real_data
+from scripts.data.checks import check_case
+from scripts.data.phantom import draw_patient
+from scripts.data.volumes import Volume, content_checksum, image_faults, read_volume
+from scripts.inference.predictor import CheckedImages
+
+SIZE = 32
+AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return draw_patient(np.random.default_rng([5, 0]), SIZE)[0]["t1ce"]
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(0).standard_normal((SIZE,) * 3).astype(np.float32)
+
+
+def tissues(brain):
+    return np.digitize(gaussian_filter(brain, 1.5), [1, 200, 400, 600]) * (brain > 0) * 50.0
+
+
+def z_scored(brain):
+    inside = brain[brain > 0]
+    return np.where(brain > 0, (brain - inside.mean()) / inside.std(), 0).astype(np.float32)
+
+
+WRONG_VALUES = {
+    "constant": lambda brain, noise: np.where(brain > 0, 500.0, 0),
+    "constant up to rounding": lambda brain, noise: np.where(brain > 0, 500.0 + 1e-4 * noise, 0),
+    "nearly constant": lambda brain, noise: np.where(brain > 0, 500.0 + 5 * noise, 0),
+    "constant with a bright spot": lambda brain, noise: np.where(brain > 0, 500.0 + 4000 * (noise > 3), 0),
+    "mask": lambda brain, noise: (brain > 0).astype(np.uint8),
+    "mask that was resampled": lambda brain, noise: gaussian_filter((brain > 0).astype(np.float32), 0.5),
+    "labels": lambda brain, noise: tissues(brain),
+    "background of noise": lambda brain, noise: brain + np.abs(noise) + 1,
+    "background of another value": lambda brain, noise: z_scored(brain) - 3,
+    "little background": lambda brain, noise: np.where(brain > 0, brain, np.abs(noise) * (noise > -1.5)),
+    "empty": lambda brain, noise: np.zeros_like(brain),
+    "not finite": lambda brain, noise: np.where(brain > 0.9 * brain.max(), np.inf, brain),
+}
+
+
+def faults(path):
+    """What the checks of training and of prediction find in one image."""
+    training = check_case("p", {"t1ce": path}, ["t1ce"], set()).faults
+    entry = {"image": str(path), "case": "p"}
+    checked = CheckedImages([entry], Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
+    return [(fault.fault, fault.remedy) for fault in training], (checked.get("fault"), checked.get("remedy"))
+
+
+def save(path, voxels, affine=AFFINE, unit="mm", placed=True):
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units(unit)
+    if not placed:
+        image.set_sform(affine, 0)
+        image.set_qform(affine, 0)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", WRONG_VALUES)
+def test_values_that_are_no_brains_are_faults_in_training_and_in_prediction(kind, brain, noise, tmp_path):
+    found, predicted = faults(save(tmp_path / "p.nii.gz", WRONG_VALUES[kind](brain, noise).astype(np.float32)))
+    assert found == [predicted] and all(predicted)
+
+
+WRONG_HEADERS = {
+    "metre": ({"unit": "meter", "affine": np.diag([0.005, 0.005, 0.005, 1])}, "metre"),
+    "metre that are millimetres": ({"unit": "meter"}, "metre"),
+    "micrometre": ({"unit": "micron"}, "micrometre"),
+    "metre without unit": ({"unit": "unknown", "affine": np.diag([0.005, 0.005, 0.005, 1])}, "0.16 x 0.16 x 0.16 mm"),
+    "a small animal": ({"affine": np.diag([0.5, 0.5, 0.5, 1])}, "16 x 16 x 16 mm"),
+    "one flat axis": ({"affine": np.diag([5, 5, 1, 1])}, "160 x 160 x 32 mm"),
+    "too large": ({"affine": np.diag([5, 20, 5, 1])}, "160 x 640 x 160 mm"),
+    "no code": ({"placed": False}, "qform"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_HEADERS)
+def test_headers_that_contradict_a_head_are_faults_in_training_and_in_prediction(kind, brain, tmp_path):
+    options, named = WRONG_HEADERS[kind]
+    found, predicted = faults(save(tmp_path / "p.nii.gz", brain, **options))
+    assert found == [predicted] and named in predicted[0]
+
+
+RIGHT = {
+    "raw": lambda brain: brain,
+    "z-scored": z_scored,
+    "from 0 to 1": lambda brain: brain / brain.max(),
+    "8 bits": lambda brain: (brain / brain.max() * 255).round().astype(np.uint8),
+    "big-endian": lambda brain: brain.round().astype(">i2"),
+    "one channel": lambda brain: brain[..., None],
+}
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_brains_of_every_scale_and_type_are_none(kind, brain, tmp_path):
+    assert faults(save(tmp_path / "p.nii.gz", RIGHT[kind](brain), unit="unknown")) == ([], (None, None))
+
+
+def test_each_sequence_of_a_4d_file_is_looked_at(brain):
+    mask = (brain > 0).astype(np.float32)
+    assert not image_faults(Volume(np.stack([brain, brain * 2], -1), AFFINE))
+    assert image_faults(Volume(np.stack([brain, mask], -1), AFFINE))
+
+
+@pytest.mark.slow
+def test_real_patients_have_no_fault():
+    for name in ("brats_1mm", "brats_2mm", "brats_2mm_more", "brats_2mm_unlabelled", "site_2mm"):
+        paths = [path for path in real_data(name).glob("*/*.nii.gz") if "seg" not in path.name]
+        assert paths
+        assert not [path for path in paths if image_faults(read_volume("t1ce", {"t1ce": path}, 1))]
+
+
+def label_case(tmp_path, brain, label, affine=AFFINE):
+    image = save(tmp_path / "p_t1ce.nii.gz", brain)
+    files = {"t1ce": image, "label": save(tmp_path / "p_seg.nii.gz", label, affine)}
+    return check_case("p", files, ["t1ce", "label"], {0, 1, 2, 4})
+
+
+def moved(shift=0.0, scale=1.0):
+    affine = AFFINE @ np.diag([scale, scale, scale, 1])
+    affine[0, 3] += shift
+    return affine
+
+
+@pytest.mark.parametrize(
+    "affine, words",
+    [
+        (moved(0.002), None),
+        (moved(-0.05), None),
+        (moved(scale=1 + 1e-6), None),
+        (moved(0.7), ("0.7 mm", "round")),
+        (moved(4), ("4 mm", "register")),
+        (moved(scale=1.05), ("mm", "register")),  # the far corner is 13 mm off
+    ],
+)
+def test_grids_are_compared_in_millimetres(affine, words, brain, tmp_path):
+    found = label_case(tmp_path, brain, np.zeros(brain.shape, np.uint8), affine).faults
+    assert len(found) == (words is not None)
+    if words:
+        assert words[0] in found[0].fault and words[1] in found[0].remedy
+        assert ("register" in found[0].remedy) is (words[1] == "register")
+
+
+def test_label_values_that_are_whole_up_to_rounding_are_whole(brain, tmp_path):
+    label = np.zeros(brain.shape, np.float32)
+    label[10:14], label[14:16], label[16:18] = 0.99999994, 2.0000002, 3.9999998
+    report = label_case(tmp_path, brain, label)
+    assert report.faults == [] and report.label_values == {0, 1, 2, 4}
+    label[20] = 1.4
+    (fault,) = label_case(tmp_path, brain, label).faults
+    assert "1.4" in fault.fault and "0.9999" not in fault.fault
+
+
+def stored(path, image, dtype=None, order="LPS"):
+    """The same patient, written in another way."""
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt(order)
+    )
+    turned = image.as_reoriented(turn)
+    voxels = np.asarray(turned.dataobj)
+    nib.save(nib.Nifti1Image(voxels.astype(dtype or voxels.dtype), turned.affine), path)
+    return content_checksum(read_volume("t1ce", {"t1ce": path}, 1))
+
+
+def test_a_patient_is_the_same_in_any_orientation_type_and_order(brain, tmp_path):
+    image = nib.Nifti1Image(brain.round().astype(np.int16), AFFINE)
+    first = stored(tmp_path / "0.nii.gz", image)
+    for order in ("LPS", "RAS", "SPL", "AIR"):
+        for dtype in (np.int16, np.float32, np.float64, ">i2", np.int32, np.uint16):
+            assert stored(tmp_path / "1.nii.gz", image, dtype, order) == first
+    nearly = nib.Nifti1Image(np.nextafter(brain.round(), np.float32(1e9)), AFFINE)
+    assert stored(tmp_path / "2.nii.gz", nearly) == first
+    other = brain.round()
+    other[16, 16, 16] += 1
+    assert stored(tmp_path / "3.nii.gz", nib.Nifti1Image(other, AFFINE)) != first
+    assert stored(tmp_path / "4.nii.gz", nib.Nifti1Image(brain.round()[::-1], AFFINE)) != first
+
+
+def test_a_float_patient_is_the_same_in_double_precision(brain, tmp_path):
+    image = nib.Nifti1Image(z_scored(brain), AFFINE)
+    assert stored(tmp_path / "0.nii.gz", image) == stored(tmp_path / "1.nii.gz", image, np.float64, "RAS")
+
+
+def test_the_patients_of_the_shipped_weights_are_recognised_also_as_floats(tmp_path):
+    known = json.loads((BUNDLE / "docs" / "trained_on.json").read_text())["training"]
+    folder = real_data("brats_2mm")
+    for index, entry in enumerate(known):
+        (path,) = (folder / entry["case"]).glob("*_t1ce.nii.gz")
+        assert content_checksum(read_volume("t1ce", {"t1ce": path}, 1)) == entry["checksum"]
+        if index < 3:
+            assert stored(tmp_path / "f.nii.gz", nib.load(path), np.float32, "RAS") == entry["checksum"]
