@@ -23,6 +23,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready
+	rm -rf $(DEMO)
 	$(RUN) phantom --output_dir $(DEMO)/data --cases 24 --size 48
 	$(RUN) datalist --dataset_dir $(DEMO)/data --output $(DEMO)/datalist.json --folds 3
 	$(RUN) train --method demo $(DATA) --output_dir $(DEMO)/distilled
@@ -52,6 +53,7 @@ $(LABEL)/ready: pyproject.toml
 	touch $@
 
 label: $(LABEL)/ready
+	@test -n "$(STUDIES)" || { echo "make label wants STUDIES=DIR, a folder of T1ce volumes"; exit 2; }
 	exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --port $(PORT) --app $(APP)
 
 benchmark: $(VENV)/ready

@@ -33,6 +33,23 @@ def stage(app: Path) -> None:
     shutil.copytree(HERE.parent / "bundle", target, ignore=leave, dirs_exist_ok=True)
 
 
+def check_studies(studies: str) -> None:
+    """Stop with a sentence unless ``studies`` is a DICOMweb address, or a folder with volumes of its own."""
+    advice = "give a folder of T1ce volumes, NAME.nii.gz: make label STUDIES=DIR"
+    if studies.startswith(("http://", "https://")):
+        return
+    folder = Path(studies).expanduser()
+    if not studies or not folder.is_dir():
+        sys.exit(f"STUDIES is {studies!r}, which is no folder: {advice}")
+    if not any(path.name.endswith((".nii.gz", ".nii")) for path in folder.iterdir()):
+        within = next(folder.rglob("*.nii*"), None)
+        where = f"only in folders below ({within.relative_to(folder)})" if within else "nor do folders below"
+        sys.exit(
+            f"STUDIES is {studies!r}, which holds no volume itself, {where}. Link the T1ce volumes into one "
+            f"folder, which also gets the labels; {advice}"
+        )
+
+
 def main() -> None:
     """Stage the app, then become the server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -43,8 +60,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--app", default=str(HERE / "app"))
     options = parser.parse_args()
-    if not (Path(options.studies).is_dir() or options.studies.startswith(("http://", "https://"))):
-        sys.exit(f"STUDIES is {options.studies!r}, expected a folder of T1ce volumes: make label STUDIES=DIR")
+    check_studies(options.studies)
+    if options.host in ("127.0.0.1", "localhost", "::1"):
+        print("Only this machine reaches the server. --host 0.0.0.0 opens it to every machine, without a password.")
     stage(Path(options.app).resolve())
     server = ["start_server", "--app", options.app, "--studies", options.studies, "--host", options.host]
     # any zoo_source but the default takes the bundle as it is; sam2 would download weights

@@ -7,7 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from scripts.data.make_datalist import make_datalist
 from scripts.data.phantom import make_phantoms
+from scripts.errors import UserError, find_sentence
 from scripts.method.terms import FusedResponse, FusionLabels, StudentLabels, TeacherLabels, TeacherResponses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +85,34 @@ def command() -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture
+def small_files() -> Callable[[int], AbstractContextManager[None]]:
+    """The system then writes no file larger than so many bytes: stands for a full disk."""
+    resource = pytest.importorskip("resource", reason="limits are set on POSIX only")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@contextmanager
+def bare_errors() -> Iterator[None]:
+    """UserError as it was raised, which MONAI wraps into errors of its own where it builds a config."""
+    try:
+        yield
+    except RuntimeError as error:
+        if sentence := find_sentence(error):
+            raise UserError(sentence) from error
+        raise
 
 
 def paper_terms(segmentation, soft_target, confidence) -> dict[str, torch.nn.Module]:

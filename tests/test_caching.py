@@ -1,5 +1,6 @@
 """Files are read once, unless they change, and only what was cropped is stored."""
 
+import errno
 import os
 
 import nibabel as nib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, PersistentDataset
-from monai.transforms import Compose, CropForegroundd, LoadImaged, RandGaussianNoised
+from monai.transforms import Compose, CropForegroundd, Invertd, LoadImaged, RandGaussianNoised
 
 from scripts.data.caching import cached_dataset
 from scripts.errors import UserError
@@ -53,3 +54,53 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path):
         nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
         data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
         assert float(data[0]["image"].max()) == value
+
+
+def inverted(data, transform):
+    """The image of the first case, brought back to its own grid."""
+    item = data[0]
+    return Invertd("image", transform, nearest_interp=False)(item)["image"]
+
+
+def test_a_case_from_the_disk_goes_back_to_its_own_grid(tmp_path):
+    voxels = np.zeros((9, 8, 7), np.float32)
+    voxels[2:6, 3:7, 1:5] = np.random.default_rng(0).random((4, 4, 4)) + 1
+    nib.save(nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1])), tmp_path / "a.nii.gz")
+    entries, results = [{"image": str(tmp_path / "a.nii.gz")}], []
+    for _ in range(2):  # as two commands would do, each with transforms of its own
+        load = LoadImaged("image", ensure_channel_first=True)
+        transform = Compose([load, CropForegroundd("image", source_key="image")])
+        data = cached_dataset(entries, transform, None, "disk", str(tmp_path / "cache"))
+        results.append(inverted(data, transform))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for result in results:
+        np.testing.assert_array_equal(result[0].numpy(), voxels)
+        np.testing.assert_array_equal(result.affine.numpy(), np.diag([1, 2, 3, 1]))
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_a_damaged_cache_file_is_made_again(content, tmp_path):
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 5, np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+
+    def first():
+        """The case as a new command reads it."""
+        entries = [{"image": str(tmp_path / "a.nii.gz")}]
+        return cached_dataset(entries, Compose([LoadImaged("image")]), None, "disk", str(tmp_path / "cache"))[0]
+
+    first()
+    (stored,) = (tmp_path / "cache").iterdir()
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert float(first()["image"].min()) == 5
+    assert list((tmp_path / "cache").iterdir()) == [stored] and stored.stat().st_size > len(whole) // 2 + 1
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path, small_files):
+    nib.save(nib.Nifti1Image(np.full((16, 16, 16), 5, np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    data = cached_dataset(
+        [{"image": str(tmp_path / "a.nii.gz")}], Compose([LoadImaged("image")]), None, "disk", str(tmp_path / "cache")
+    )
+    with small_files(5000), pytest.raises(UserError, match=os.strerror(errno.EFBIG)):
+        data[0]
+    assert not list((tmp_path / "cache").iterdir())
+    assert float(data[0]["image"].min()) == 5

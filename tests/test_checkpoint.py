@@ -1,5 +1,8 @@
 """RunCheckpoint: the best student, the last checkpoint, and resuming."""
 
+import errno
+import os
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -7,6 +10,8 @@ from monai.optimizers import WarmupCosineSchedule
 
 from scripts.errors import UserError
 from scripts.training.checkpoint import RunCheckpoint
+
+FILES = ["checkpoint.pt", "checkpoint_before.pt", "model.pt"]
 
 
 def engine_of(step=lambda engine, batch: None, length=2):
@@ -64,30 +69,51 @@ def test_the_best_student_is_kept_and_a_worse_one_never_replaces_it_after_resumi
     engine = checkpointed(tmp_path, [0.3, 0.6, 0.5, 0.55, 0.4, 0.9], resume=True)
     assert weight(tmp_path / "model.pt") == 12
     assert engine.state.epoch == 6
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
-def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "gone"])
+@pytest.mark.parametrize("resume", [True, "auto"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(damage, resume, tmp_path, caplog):
+    whole = checkpointed(tmp_path / "whole", [0.3, 0.6, 0.5])
+    checkpointed(tmp_path / "run", [0.3, 0.6])
+    last, content = tmp_path / "run" / "checkpoint.pt", (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    last.write_bytes({"cut": content[: len(content) // 2], "text": b"<html>"}.get(damage, b""))
+    if damage == "gone":
+        last.unlink()
+    engine = checkpointed(tmp_path / "run", [0.3, 0.6, 0.5], resume=resume)
+    assert engine.state.iteration == whole.state.iteration
+    states = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run")]
+    assert states[0]["net"]["weight"].item() == states[1]["net"]["weight"].item() == 6
+    assert [str(last) in message for message in caplog.messages].count(True) == (damage != "gone")
+
+
+def test_two_damaged_checkpoints_are_both_named_and_kept(tmp_path):
+    checkpointed(tmp_path, [0.3])
+    for name in FILES[:2]:
+        (tmp_path / name).write_bytes(b"half")
+    with pytest.raises(UserError) as error:
+        checkpointed(tmp_path, [0.3, 0.6], resume="auto")
+    assert all(str(tmp_path / name) in str(error.value) for name in FILES[:2])
+    assert [(tmp_path / name).read_bytes() for name in FILES[:2]] == [b"half"] * 2
+
+
+def test_weights_are_not_taken_for_a_checkpoint(tmp_path):
+    checkpointed(tmp_path, [0.3])
+    os.replace(tmp_path / "model.pt", tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt.*trainer"):
+        checkpointed(tmp_path, [0.3, 0.6], resume=True)
+
+
+def test_a_full_disk_ends_a_training_with_a_sentence_and_it_goes_on_after_room_was_made(tmp_path, small_files):
     checkpointed(tmp_path, [0.3])
     before = (tmp_path / "checkpoint.pt").read_bytes()
-
-    def fail(_, file, **options):
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="no space"):
+    with small_files(len(before) // 2), pytest.raises(UserError) as error:
         checkpointed(tmp_path, [0.3, 0.2], resume=True)
+    assert str(tmp_path / "checkpoint.pt") in str(error.value) and os.strerror(errno.EFBIG) in str(error.value)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "model.pt"]
-
-
-def test_a_run_that_replaces_an_earlier_one_says_so(tmp_path, caplog):
-    checkpointed(tmp_path, [0.3])
-    assert not caplog.records
-    checkpointed(tmp_path, [0.3])
-    (warning,) = caplog.messages
-    assert str(tmp_path / "checkpoint.pt") in warning and "--resume True" in warning
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert checkpointed(tmp_path, [0.3, 0.2], resume=True).state.epoch == 2
 
 
 @pytest.mark.parametrize("warm_up", [1, 6])  # 6 is more than the first run has

@@ -7,13 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from fire.parser import DefaultParseValue
 
 from conftest import BUNDLE
 from scripts import __main__ as main
 from scripts.command import choose_command, command_line_options, run_command
 from scripts.errors import UserError
-from scripts.workflow import run_line
+from scripts.workflow import config_files, run_line
 
 calls: list = []
 
@@ -151,17 +150,23 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
     start = [sys.executable, "-m", "monai.bundle", "run", "evaluating"]
     assert lines[0][:7] == [*start, "--config_file", "['configs/inference.yaml']"]
     options = command_line_options(lines[0])
-    read = {key: DefaultParseValue(options[key]) for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
-    assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": False, "ckpt_path": "$x"}
+    read = {key: options[key] for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
+    assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$x"}
+
+
+def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    type_in(lambda: run_command(act_on_anything), "--pred=~/a", "--b", "~/c", "--d", "e~")
+    assert calls == [("/somewhere/a", {"b": "/somewhere/c", "d": "e~"})]
 
 
 def test_overlays_are_found_by_name_or_path(monkeypatch, tmp_path):
     monkeypatch.chdir(BUNDLE)
     (tmp_path / "mine.yaml").touch()
-    files = main.config_files("train", f"student_alone,{tmp_path}/mine.yaml")
+    files = config_files("train", f"student_alone,{tmp_path}/mine.yaml")
     assert files == ["configs/train.yaml", "configs/student_alone.yaml", f"{tmp_path}/mine.yaml"]
     with pytest.raises(UserError, match=r"'studnt'.*student_alone"):
-        main.config_files("train", "studnt")
+        config_files("train", "studnt")
 
 
 def test_several_processes_are_started_by_torchrun(type_in, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from conftest import BUNDLE
+from conftest import BUNDLE, bare_errors
 from scripts.errors import UserError
 
 CONFIGS = BUNDLE / "configs"
@@ -15,7 +15,8 @@ SOFT = "soft_target"
 def start(*overlays, run_id="training", **options):
     """What a command does first with train.yaml, overlays on it (names, or paths) and options."""
     files = [str(one) if "/" in str(one) else str(CONFIGS / f"{one}.yaml") for one in ("train", *overlays)]
-    ConfigWorkflow(files, run_id=run_id, logging_file=False, **options).initialize()
+    with bare_errors():
+        ConfigWorkflow(files, run_id=run_id, logging_file=False, **options).initialize()
 
 
 def overlay(folder, **keys):

@@ -1,41 +1,85 @@
-"""The folder of a run holds nothing of an earlier run when a new one starts."""
+"""The folder of a run holds one run, and has one writer at a time."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 
-from scripts.training.folder import forget_earlier_run, forget_scores
+from conftest import BUNDLE
+from scripts.errors import UserError
+from scripts.locking import FolderLock
+from scripts.training.folder import check_new_run, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
+RUN = ["training.json", "history.csv", "models/checkpoint.pt", "models/checkpoint_before.pt", "models/model.pt"]
 
 
-@pytest.fixture
-def used(tmp_path):
-    """The folder of a run that was trained and evaluated."""
-    (tmp_path / "models").mkdir()
-    for name in [*SCORES, "models/checkpoint.pt", "models/model.pt", "case_seg.nii.gz", "report.html"]:
+@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("resume", [False, True, "auto"])
+def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, resume, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    models = str(tmp_path / "models")
+    goes_on = resume is True or (resume == "auto" and ("checkpoint" in name or name == "training.json"))
+    if goes_on:
+        check_new_run(str(tmp_path), models, resume, "data")
+    else:
+        with pytest.raises(UserError) as error:
+            check_new_run(str(tmp_path), models, resume, "data")
+        assert all(word in str(error.value) for word in (str(path), "--resume True", "--output_dir"))
+    check_new_run(str(tmp_path), models, resume, "")  # as MONAI Label trains
+    assert path.read_text() == "{}"
+
+
+def test_label_maps_that_are_made_again_lose_only_their_scores(tmp_path):
+    for name in [*SCORES, "case_seg.nii.gz"]:
         (tmp_path / name).write_text("{}")
-    return tmp_path
+    forget_scores(str(tmp_path))
+    left = [name for name in [*SCORES, "case_seg.nii.gz"] if (tmp_path / name).is_file()]
+    assert left == ["history.csv", "evaluation.json", "mlflow.json", "case_seg.nii.gz"]
 
 
-@pytest.mark.parametrize("resume, kept", [(False, False), (True, True), ("auto", True)])
-def test_a_new_training_does_not_keep_the_scores_of_an_earlier_one(used, resume, kept, caplog):
-    forget_earlier_run(str(used), str(used / "models"), resume)
-    assert [(used / name).is_file() for name in SCORES] == [kept] * len(SCORES)
-    assert (used / "case_seg.nii.gz").is_file() and (used / "models" / "checkpoint.pt").is_file()
-    assert (used / "models" / "model.pt").is_file() is kept
-    assert ("metrics.csv" in caplog.text) is not kept
+HOLD = """
+import os, sys, time
+from scripts.locking import FolderLock
+lock = FolderLock(sys.argv[1])
+if os.fork():
+    print("held", flush=True)
+time.sleep(60)
+"""
 
 
-def test_weights_outside_of_the_trainings_folder_are_kept(used):
-    forget_earlier_run(str(used / "eval"), str(used / "models"), False)  # as MONAI Label trains
-    assert (used / "models" / "model.pt").is_file()
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_a_folder_has_one_writer_and_is_free_after_a_kill(end, tmp_path):
+    """Also if a loading process outlives its killed parent."""
+    folder = tmp_path / "run"
+    program = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(program, cwd=BUNDLE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"{folder} is in use"):
+            FolderLock(str(folder))
+        (folder / ".part_1_2.pt").touch()  # what it was writing
+        getattr(process, end)()
+        process.wait()
+        lock = FolderLock(str(folder))
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        again = FolderLock(str(folder))  # as a notebook does after an error
+        del lock
+        assert subprocess.run(program, cwd=BUNDLE, capture_output=True, timeout=60).returncode == 1
+        del again
+        assert not list(folder.iterdir())
+        FolderLock(str(folder))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_label_maps_that_are_made_again_lose_only_their_scores(used):
-    forget_scores(str(used))
-    assert [name for name in SCORES if (used / name).is_file()] == ["history.csv", "evaluation.json", "mlflow.json"]
-
-
-def test_auto_without_a_checkpoint_is_a_new_training(used):
-    (used / "models" / "checkpoint.pt").unlink()
-    forget_earlier_run(str(used), str(used / "models"), "auto")
-    assert not any((used / name).is_file() for name in SCORES)
+def test_the_other_ranks_leave_the_lock_to_the_first(tmp_path):
+    lock = FolderLock(str(tmp_path))
+    FolderLock(str(tmp_path), rank=1)
+    assert lock.hold and (tmp_path / ".lock").is_file()

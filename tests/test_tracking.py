@@ -17,7 +17,6 @@ from conftest import METHOD, TINY, TINY_TEACHERS
 from scripts.errors import UserError
 from scripts.files import flatten, read_table, write_table
 from scripts.method.resunet import ResUNet
-from scripts.training.folder import forget_earlier_run
 from scripts.training.mlflow_run import MlflowRun
 from scripts.training.tracking import Tracking, send_run
 
@@ -73,20 +72,6 @@ def test_a_folder_is_sent_once_and_then_what_is_new(tmp_path):
     assert {key: run.data.tags[key] for key in ("seed", "data.sha256")} == {"seed": "3", "data.sha256": "d"}
     assert [metric.step for metric in client.get_metric_history(first, "loss/total")] == [1, 2, 3]
     assert {file.path for file in client.list_artifacts(first)} == {"history.csv", "training.json"}
-
-
-def test_a_new_training_in_a_used_folder_is_a_new_run(tmp_path):
-    folder, uri = tmp_path / "run", f"sqlite:///{tmp_path}/store.db"
-    write_history(folder, 2)
-    Tracking(str(folder), uri)(None)
-    first = run_of(folder, uri).info.run_id
-    tracking = Tracking(str(folder), uri)  # built before the folder is cleared of the earlier run
-    forget_earlier_run(str(folder), str(folder / "models"), resume=False)
-    write_history(folder, 1)
-    tracking(None)
-    second = run_of(folder, uri).info.run_id
-    assert second != first
-    assert len(mlflow.MlflowClient(uri).get_metric_history(second, "loss/total")) == 1
 
 
 def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(tmp_path, caplog, free_port):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -18,13 +19,15 @@ import yaml
 from monai.bundle import run as bundle_run
 from monai.metrics import DiceMetric
 
-from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, real_data
+from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, bare_errors, real_data
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
+from scripts.locking import FolderLock
 from scripts.method.resunet import ResUNet
 
 SOFT = "soft_target"
+CHECKPOINTS = ["checkpoint.pt", "checkpoint_before.pt", "model.pt"]
 PAPER, FOUR = "configs/paper.yaml", [METHOD[0], "configs/four_sequence_teacher.yaml"]
 TRAIN = ["monai.bundle", "run", "training", "--config_file", str(METHOD)]
 WORKERS = ["--num_workers", "2"]  # loading processes, as by default on more than two cores
@@ -65,7 +68,7 @@ def trained(method, tmp_path_factory):
 
 
 def test_training_keeps_the_best_student_and_logs_every_term_by_name(trained):
-    assert sorted(path.name for path in (trained / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert sorted(path.name for path in (trained / "models").iterdir()) == CHECKPOINTS
     with open(trained / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
@@ -102,6 +105,95 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, method, t
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
     best = [torch.load(run / "models" / "model.pt", weights_only=True) for run in (trained, tmp_path)]
     assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_a_signal_stops_resumes_to_the_same_student(number, code, trained, method, tmp_path, command):
+    """As ``python -m scripts train`` passes the signal on; the terminal sends Ctrl-C to both."""
+    keys = [*method, *WORKERS, *outputs(tmp_path)]
+    line = [sys.executable, "-m", "scripts", "train", *keys]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not (tmp_path / "models" / "checkpoint.pt").is_file() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in log
+    assert torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] < 6
+    assert not list(tmp_path.rglob(".part_*")) and not (tmp_path / ".lock").exists()
+    result = command("scripts", "train", *keys, "--resume", "True")
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = student_of(trained)
+    assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())
+
+
+@pytest.mark.parametrize("name", ["2021", "1e3", "True", "~home"])
+def test_a_folder_of_any_name_is_a_folder_on_monais_own_line(name, options, tmp_path, command, cohort_source):
+    (tmp_path / name).symlink_to(cohort_source / "data")
+    line = ["monai.bundle", "run", "training", "--config_file", str([str(BUNDLE / file) for file in ALONE])]
+    line += ["--bundle_root", str(BUNDLE)]
+    result = command(*line, *options, *outputs(tmp_path / "out"), "--dataset_dir", name, "--epochs", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_home_is_a_home_in_every_key_of_the_config(options, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(trained))
+    run_here(options, tmp_path, base=ALONE, epochs=1, pretrained="~/models/model.pt", ckpt_dir=str(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["configuration"]["pretrained"] == str(trained / "models" / "model.pt")
+
+
+def test_a_second_training_leaves_the_first_one_alone(trained, method, command):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    result = command(*TRAIN, *method, *outputs(trained))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert all(word in result.stderr for word in (str(trained), "--resume True", "--output_dir"))
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_one_of_two_predictions_into_one_folder_waits_for_its_turn(trained, tmp_path, command, cohort_source):
+    out, weights = tmp_path / "out", trained / "models" / "model.pt"
+    line = ["monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--output_dir", out]
+    line += ["--ckpt_path", weights, *STUDENT]
+    first, second = (cohort_source / "data" / f"phantom_000{n}" / f"phantom_000{n}_t1ce.nii.gz" for n in (0, 1))
+    lock = FolderLock(str(out))
+    result = command(*line, "--dataset_dir", first)
+    assert result.returncode == 1 and f"{out} is in use" in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    del lock
+    for image in (first, second):
+        result = command(*line, "--dataset_dir", image)
+        assert result.returncode == 0, result.stderr[-2000:]
+    record = json.loads((out / "inference.json").read_text())
+    assert {case["case"] for case in record["cases"]} == {"phantom_0000", "phantom_0001"}
+
+
+def test_a_full_disk_stops_a_prediction_and_it_goes_on_after_room_was_made(
+    trained, tmp_path, cohort_source, small_files
+):
+    out = tmp_path / "out"
+    settings = {key[2:]: yaml.safe_load(value) for key, value in zip(STUDENT[::2], STUDENT[1::2])}
+    settings |= {"dataset_dir": str(cohort_source / "data"), "output_dir": str(out), "bundle_root": str(BUNDLE)}
+    settings |= {"ckpt_path": str(trained / "models" / "model.pt"), "uncertainty": True, "logging_file": False}
+    config = str(BUNDLE / "configs/inference.yaml")
+    with small_files(40_000), pytest.raises(UserError) as error, bare_errors():
+        bundle_run("evaluating", config_file=config, **settings)
+    assert os.strerror(errno.EFBIG) in str(error.value) and "phantom_0000_" in str(error.value)
+    assert "phantom_0001" not in str(error.value)
+    assert not [path for path in out.iterdir() if path.name.startswith(".part_")]
+    bundle_run("evaluating", config_file=config, **settings)
+    assert len(list(out.glob("*_seg.nii.gz"))) == 6
+
+
+def test_evaluation_from_the_disk_cache_twice_gives_the_same_scores(trained, options, tmp_path):
+    scores = []
+    for run in ("first", "second"):
+        changed = {"ckpt_dir": str(trained / "models"), "cache": "disk", "cache_dir": str(tmp_path / "cache")}
+        run_here(options, tmp_path / run, ["evaluate"], "evaluating", **changed)
+        scores.append((tmp_path / run / "out" / "metrics.csv").read_text())
+    assert scores[0] == scores[1]
 
 
 def test_a_resumed_run_may_not_learn_from_another_loss(trained, method, command):
@@ -206,7 +298,7 @@ def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, t
     with open(tmp_path / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == CHECKPOINTS
     weights = [float(rows[1][f"weight/{name}"]) for name in teachers]
     assert sum(weights) == pytest.approx(sum(teachers.values()))
 
@@ -216,7 +308,8 @@ def run_here(options, tmp_path, overlays=(), run_id="training", base=METHOD, **c
     settings = {key: yaml.safe_load(value) for key, value in command_line_options(options).items()}
     settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out"), **changed}
     files = [*base, *(f"configs/{name}.yaml" for name in overlays)]
-    bundle_run(run_id, config_file=[str(BUNDLE / file) for file in files], **settings)
+    with bare_errors():
+        bundle_run(run_id, config_file=[str(BUNDLE / file) for file in files], **settings)
 
 
 @pytest.mark.parametrize("workflow", ["train", "evaluate", "inference"])
@@ -224,7 +317,7 @@ def test_every_workflow_refuses_processes_that_know_nothing_of_each_other(
     workflow, options, trained, cohort_source, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does
-    with pytest.raises(UserError, match="torchrun started 2 processes"):
+    with pytest.raises(UserError, match="torchrun started 2 processes"), bare_errors():
         if workflow == "train":
             run_here(options, tmp_path)
         elif workflow == "evaluate":
@@ -358,7 +451,8 @@ def test_weights_are_not_read_from_the_file_that_the_training_writes(key, traine
     fitting = {"teachers::flair::network::deep_supervision": 1, "fusion": "$None"}
     before = weights.read_bytes()
     with pytest.raises(UserError, match=f"{key} is .*model.pt, which this training would overwrite"):
-        run_here(method, tmp_path, ckpt_dir=str(weights.parent / ".." / "models"), **{key: str(weights)}, **fitting)
+        changed = {"ckpt_dir": str(weights.parent / ".." / "models"), key: str(weights), "resume": True}
+        run_here(method, tmp_path, **changed, **fitting)
     assert weights.read_bytes() == before
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.command import choose_command
-from scripts.errors import UserError
 from scripts.labels import SEQUENCES
-from scripts.workflow import check_keys, run_line, workflow_line
+from scripts.workflow import check_keys, config_files, run_line, workflow_line
 
 COMMANDS = {  # in the order of a project: data, training, prediction, scores, pictures
     "datalist": "scripts.data.make_datalist:make_datalist",
@@ -84,25 +83,6 @@ def predict(dataset_dir: str, output_dir: str, method: str = "", **keys: str) ->
     named = {f"names::{key}" if key in roles else key: value for key, value in keys.items()}
     options = {"dataset_dir": dataset_dir, "output_dir": output_dir, **named}
     start("evaluating", config_files("inference", method), options)
-
-
-def config_files(first: str, overlays: str) -> list[str]:
-    """Paths of a config and of the overlays on it.
-
-    Args:
-        first: the config, by name.
-        overlays: names of files in configs/ or paths, separated by commas.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    names = [first, *filter(None, overlays.split(","))]
-    files = [name if name.endswith((".yaml", ".json")) else f"configs/{name}.yaml" for name in names]
-    for name, path in zip(names, files):
-        if not Path(path).is_file():
-            known = ", ".join(sorted(file.stem for file in Path("configs").glob("*.yaml")))
-            raise UserError(f"method is {name!r}, but {path} does not exist: give a path, or one of {known}.")
-    return files
 
 
 def start(run_id: str, files: Sequence[str], options: Mapping[str, str], processes: int = 1) -> None:

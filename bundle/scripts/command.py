@@ -13,7 +13,8 @@ import fire
 from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
-from scripts.errors import UserError
+from scripts.errors import UserError, print_sentence
+from scripts.files import with_home
 
 __all__ = ["choose_command", "command_line_options", "nearest", "run_command"]
 
@@ -27,6 +28,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
 
 def choose_command(commands: Mapping[str, Callable[..., Any]]) -> None:
     """Run the command that the command line names, or list them. Raises UserError for an unknown name or option."""
+    sys.excepthook = print_sentence
     name, *arguments = sys.argv[1:] or [""]
     if name and name not in commands and not name.startswith("-"):
         raise UserError(f"{name} is not a command; did you mean {nearest(name, commands)}?")
@@ -40,12 +42,13 @@ def choose_command(commands: Mapping[str, Callable[..., Any]]) -> None:
 
 def run_command(function: Callable[..., Any]) -> None:
     """Call a function with the options of the command line, by fire. Raises UserError for a wrong option."""
+    sys.excepthook = print_sentence
     prepare(function, sys.argv[1:])
     fire.Fire(function)
 
 
 def prepare(function: Callable[..., Any], arguments: Sequence[str]) -> None:
-    """Check options, which fire does only after the call, and make fire keep text: ``--dataset_dir 2021`` is a name."""
+    """Check options, which fire does only after the call. Text stays text (``--dataset_dir 2021``), ``~`` is a home."""
     parameters = inspect.signature(function).parameters
     check_options(arguments, parameters)
     given = sum("--" not in (before[:2], text[:2]) for before, text in zip(["", *arguments], arguments))
@@ -54,11 +57,11 @@ def prepare(function: Callable[..., Any], arguments: Sequence[str]) -> None:
     if missing and not HELP & set(arguments):
         raise UserError(f"--{', --'.join(missing)} must be given; --help shows all options.")
     texts = ("str", "str | None")
-    parsers = {name: str if item.annotation in texts else DefaultParseValue for name, item in parameters.items()}
+    parsers = {name: with_home if item.annotation in texts else DefaultParseValue for name, item in parameters.items()}
     if not HELP & set(arguments):
         SetParseFns(**parsers)(function)
         if takes_any(parameters):
-            SetParseFn(str)(function)
+            SetParseFn(with_home)(function)
 
 
 def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:

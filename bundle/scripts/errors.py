@@ -7,22 +7,32 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["UserError", "print_sentence"]
+__all__ = ["UserError", "find_sentence", "print_sentence"]
 
 
-class UserError(SystemExit):
-    """A mistake in the user's input: what was found where, what was expected, what to do.
+class UserError(ValueError):
+    """A mistake in the user's input: what was found where, what was expected, what to do."""
 
-    It is a ``SystemExit``, because MONAI wraps every ordinary exception of a config into a traceback.
+
+def find_sentence(error: BaseException) -> str | None:
+    """The sentence of the UserError behind an error; None if there is none.
+
+    MONAI and loading processes put it into an error of their own, as its cause or as text.
     """
+    title, cause = f"{UserError.__module__}.{UserError.__qualname__}: ", error
+    while cause.__cause__ is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    found = isinstance(cause, UserError) or title in str(cause)
+    return str(cause).rpartition(title)[2].strip() if found else None
 
 
 def print_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print only the sentence of a ValueError that these scripts raised: a ``sys.excepthook`` for MONAI's commands.
+    """Print only the sentence of an error that these scripts raised: a ``sys.excepthook`` for all commands.
 
-    Losses, networks and fusion raise a ValueError for a wrong value, so that a program can catch it. Other errors keep
-    their traceback.
+    Losses, networks and fusion raise a ValueError for a wrong value. Other errors keep their traceback.
     """
+    if sentence := find_sentence(error):
+        return print(sentence, file=sys.stderr)
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -3,42 +3,105 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from scripts.documents import check_form
 from scripts.errors import UserError
 
 __all__ = [
     "check_output",
     "flatten",
     "format_table",
+    "inside",
     "named_runs",
     "read_json",
     "read_table",
     "replacing",
     "sha256",
+    "with_home",
+    "write_error",
     "write_json",
     "write_table",
     "write_text",
 ]
 
+NO_SPACE = "make room, then run the command again (a training with --resume True)"
+NO_RIGHT = "give a folder that may be written to"
+REMEDIES = {
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: NO_SPACE,
+    errno.EFBIG: NO_SPACE,
+    errno.EROFS: NO_RIGHT,
+    errno.EACCES: NO_RIGHT,
+    errno.EPERM: NO_RIGHT,
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file to write to. It replaces ``path`` at the end and is removed after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}_{path.name}")
+def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A hidden file to write to. It replaces ``path`` at the end and is removed after an error.
+
+    Args:
+        path: the file.
+        needed: its size in bytes, where it is known.
+
+    Raises:
+        UserError: if the system cannot write the file: which file, why, and what to do.
+    """
+    partial = path.with_name(f".part_{os.getpid()}_{zlib.crc32(path.name.encode()):x}{''.join(path.suffixes[-2:])}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
+    except Exception as error:
+        cause: BaseException | None = error  # PyTorch hides the system's error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None or cause.errno is None:
+            raise
+        raise write_error(path, cause, needed) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError, needed: int = 0) -> UserError:
+    """What the system said about a file or folder that it cannot write, the room there, and what to do."""
+    remedy = REMEDIES.get(error.errno or 0, "give another path")
+    room = ""
+    if remedy == NO_SPACE:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        room = f": {shutil.disk_usage(there).free / 1e6:.1f} MB are free"
+        room += f", {needed / 1e6:.1f} MB are needed" if needed else ""
+    return UserError(f"{path} cannot be written ({error.strerror}){room}: {remedy}.")
+
+
+def inside(folder: str | Path, path: str | Path, key: str) -> Path:
+    """``path``, relative to a folder, after links and ``..``.
+
+    Raises:
+        UserError: if it leads out of the folder.
+    """
+    whole = Path(folder, path)
+    if not whole.resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(f"{key} is {str(path)!r}, which leads out of {folder}: give a path inside.")
+    return whole
+
+
+def with_home(text: str) -> str:
+    """The text of an option, in which ``~`` at the start is the home."""
+    return os.path.expanduser(text) if text.startswith("~") else text
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,20 +131,19 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def read_json(path: str, key: str) -> dict:
-    """The mapping in a JSON file. ``key`` is the option that named the file.
+def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) -> dict:
+    """The mapping in a JSON file. ``key`` is the option that named the file, ``form`` as for ``check_form``.
 
     Raises:
-        UserError: if the file is missing or is not a JSON mapping.
+        UserError: if the file is missing or is not a JSON mapping of this form.
     """
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{key} {path} cannot be read ({error.strerror}): give the path of a JSON file.") from error
     except ValueError as error:
         raise UserError(f"{key} {path} is not JSON ({error}): make it again.") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{key} {path} holds a {type(document).__name__}, expected a mapping.")
+    check_form(document, form or {}, f"{key} {path}")
     return document
 
 
@@ -97,12 +159,14 @@ def check_output(path: str, key: str, suffix: str) -> None:
         UserError: if it cannot.
     """
     target = Path(path)
-    if target.is_dir() or target.suffix != suffix:
-        raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
     try:
+        if target.is_dir() or target.suffix != suffix:
+            raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UserError(f"{key} {path}: its folder cannot be made ({error.strerror}): give another path.") from error
+        raise UserError(f"{key} {write_error(target, error)}") from error
 
 
 def named_runs(runs: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The workflow that runs: its command and its config, which MONAI hands to no component."""
+"""The workflow that runs: its command, and its config as merged from files and options."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ import inspect
 import re
 import shlex
 import sys
+from collections.abc import Set
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-__all__ = ["caller", "command_as_typed", "merged_config"]
+from scripts.command import command_line_options
+from scripts.files import flatten, with_home
+
+__all__ = ["caller", "command_as_typed", "keep_text", "merged_config"]
+
+
+def keep_text(keys: Set[str]) -> None:
+    """Let ``~`` be the home in all values of the config, and let text be text: ``--dataset_dir 2021`` is a folder.
+
+    Args:
+        keys: those whose value is text.
+    """
+    typed = command_line_options(sys.argv[1:]) if command_as_typed() else {}
+    config, resolver = caller(ConfigParser, "config", {}), caller(ConfigParser, "ref_resolver", None)
+    texts = {key: typed[key] for key in keys & typed.keys() & config.keys() if not isinstance(config[key], str)}
+    homes = {key: text for key, text in flatten(merged_config()) if isinstance(text, str) and text.startswith("~")}
+    for key, text in {**homes, **texts}.items():
+        *above, last = (int(step) if step.isdigit() else step for step in key.split("::"))
+        reduce(getitem, above, config)[last] = with_home(text)
+        resolver.items[key].update_config(with_home(text))
 
 
 def merged_config() -> dict[str, Any]:

@@ -9,27 +9,17 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
-from fire.parser import DefaultParseValue
 
 from scripts.command import nearest
 from scripts.errors import UserError
 
-__all__ = ["check_keys", "run_line", "workflow_line"]
+__all__ = ["STOPPED", "check_keys", "config_files", "run_line", "workflow_line"]
 
-TEXT = [  # keys whose value is text, even if it looks like a number
-    "dataset_dir",
-    "datalist",
-    "output_dir",
-    "ckpt_dir",
-    "cache_dir",
-    "pretrained",
-    "run_name",
-    "mlflow_experiment",
-    "mlflow_uri",
-]
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
 
 def workflow_line(run_id: str, files: Sequence[str], options: Mapping[str, Any], processes: int = 1) -> list[str]:
@@ -42,8 +32,27 @@ def workflow_line(run_id: str, files: Sequence[str], options: Mapping[str, Any],
         processes: number of processes; torchrun starts them if there are several.
     """
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
-    shown = [text for key, value in options.items() for text in (f"--{key}", quoted(key, str(value)))]
+    shown = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     return [sys.executable, "-m", *launcher, "monai.bundle", "run", run_id, "--config_file", str(list(files)), *shown]
+
+
+def config_files(first: str, overlays: str) -> list[str]:
+    """Paths of a config and of the overlays on it.
+
+    Args:
+        first: the config, by name.
+        overlays: names of files in configs/ or paths, separated by commas.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    names = [first, *filter(None, overlays.split(","))]
+    files = [name if name.endswith((".yaml", ".json")) else f"configs/{name}.yaml" for name in names]
+    for name, path in zip(names, files):
+        if not Path(path).is_file():
+            known = ", ".join(sorted(file.stem for file in Path("configs").glob("*.yaml")))
+            raise UserError(f"method is {name!r}, but {path} does not exist: give a path, or one of {known}.")
+    return files
 
 
 def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -81,11 +90,6 @@ def set_key(config: Any, name: str, key: str, value: Any) -> None:
         config[last] = value
 
 
-def quoted(key: str, value: str) -> str:
-    """The value as MONAI's command must get it, so that a folder named 2021 does not become a number."""
-    return repr(value) if key in TEXT and DefaultParseValue(value) != value and value[:1] != "$" else value
-
-
 def shown(text: str) -> str:
     """A word as a person would type it: in double quotes where it holds single ones."""
     plain = "'" in text and not set(text) & set('"$`\\!')
@@ -95,16 +99,19 @@ def shown(text: str) -> str:
 def run_line(line: Sequence[str]) -> int:
     """The exit code of a command, which is printed and run in its own process.
 
-    If this process is interrupted or terminated, the command is terminated too. Otherwise a second run could write to
-    the same folder at the same time.
+    If this process is interrupted or terminated, it passes the signal on and waits for the command's end. Otherwise a
+    second run could write to the same folder at the same time.
     """
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
     with subprocess.Popen(line) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            process.send_signal(number)
+
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            raise
+            code = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
+from pickle import DEFAULT_PROTOCOL
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, Transform
+from monai.transforms.utility.array import convert_to_tensor
+from monai.utils.enums import TraceKeys
 
 from scripts.errors import UserError
+from scripts.files import replacing
 
 __all__ = ["cached_dataset"]
+
+# what the history of a MetaTensor holds besides tensors: names, and arrays of numbers
+SAFE = [
+    TraceKeys,
+    np.ndarray,
+    np.dtype,
+    np.zeros(0).__reduce__()[0],
+    *{type(np.dtype(code)) for code in f"{np.typecodes['AllInteger']}{np.typecodes['Float']}?"},
+]
 
 
 class Compact(Transform):
@@ -24,6 +40,32 @@ class Compact(Transform):
             key: value.clone(memory_format=torch.contiguous_format) if isinstance(value, torch.Tensor) else value
             for key, value in data.items()
         }
+
+
+class DiskCache(PersistentDataset):
+    """MONAI's PersistentDataset, whose files are written whole or not at all, and made again if they are damaged.
+
+    Args:
+        track_meta: keep affine and history of each image, by which evaluation brings label maps back to its grid.
+        arguments: as for PersistentDataset.
+
+    Raises:
+        UserError: if a file cannot be written, such as on a full disk.
+    """
+
+    def __init__(self, *arguments: Any, track_meta: bool) -> None:
+        super().__init__(*arguments)
+        self.track_meta = track_meta
+
+    def _cachecheck(self, item_transformed: dict[str, Any]) -> Any:
+        name = self.hash_func(item_transformed).decode() + self.transform_hash + "_meta" * self.track_meta
+        path = self.cache_dir / f"{name}.pt"
+        with suppress(Exception), torch.serialization.safe_globals(SAFE):  # damaged files fail in many ways
+            return torch.load(path, weights_only=True)
+        item = self._pre_transform(deepcopy(item_transformed))
+        with replacing(path) as partial, open(partial, "wb") as file:
+            torch.save(convert_to_tensor(item, convert_numeric=False, track_meta=self.track_meta), file)
+        return item
 
 
 def cached_dataset(
@@ -57,7 +99,8 @@ def cached_dataset(
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
     if cache == "disk":
-        return PersistentDataset(data, transform, cache_dir, hash_entry, hash_transform=pickle_hashing)
+        arguments = (data, transform, cache_dir, hash_entry, "pickle", DEFAULT_PROTOCOL, pickle_hashing)
+        return DiskCache(*arguments, track_meta=patches is None)
     return Dataset(data, transform)
 
 

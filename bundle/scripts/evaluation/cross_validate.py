@@ -2,8 +2,8 @@
 
 A patient is scored out of fold by the student of the fold that did not train on them.
 
-python -m scripts cross_validate --config_file configs/train.yaml --dataset_dir DIR --output_dir OUT [--folds 5]
-  [--datalist FILE] [--processes 1] [--KEY VALUE ...]
+python -m scripts cross_validate --dataset_dir DIR --output_dir OUT [--method NAME] [--folds 5] [--datalist FILE]
+  [--processes 1] [--KEY VALUE ...]
 
 The same command continues where it stopped: finished folds are kept, an unfinished one resumes from its checkpoint.
 """
@@ -28,8 +28,9 @@ from scripts.errors import UserError
 from scripts.evaluation.calibration import merge_calibration
 from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.files import read_json, write_json, write_table
+from scripts.locking import FolderLock
 from scripts.training.tracking import send_cross_validation
-from scripts.workflow import check_keys, run_line, workflow_line
+from scripts.workflow import STOPPED, check_keys, config_files, run_line, workflow_line
 
 __all__ = ["collect", "cross_validate"]
 
@@ -39,36 +40,41 @@ OWN = ("fold", "ckpt_dir", "ckpt_path", "resume")  # keys that are set for each 
 
 
 def cross_validate(
-    config_file: str | Sequence[str],
     dataset_dir: str,
     output_dir: str,
+    method: str = "",
     folds: int | None = None,
     datalist: str = "",
     processes: int = 1,
+    config_file: str | Sequence[str] = "",
     **overrides: Any,
 ) -> None:
     """Train and evaluate every fold, and score each patient by the fold that did not train on them.
 
     Args:
-        config_file: the config files of the training, train.yaml first.
         dataset_dir: the folder of the patients.
         output_dir: OUT, which gets metrics.csv; each fold's run goes to OUT/fold_K, its checkpoints to
             OUT/fold_K/models.
+        method: overlays by name or path, separated by commas, as in ``train``.
         folds: number of folds; by default as many as the given datalist has, or 5.
         datalist: by default OUT/datalist.json, which is made with this many folds.
-        processes: above 1, torchrun starts so many for each training; add configs/multi_gpu_train.yaml to config_file.
-        overrides: any key of the config, as in the command line of a training.
+        processes: that train together.
+        config_file: in the place of ``method``: all config files of the training, train.yaml first.
+        overrides: any key of these configs or of evaluate.yaml.
 
     Raises:
         UserError: if the folds do not fit the datalist, OUT holds another cross-validation, or a fold fails.
     """
-    files, out = list(ensure_tuple(config_file)), Path(output_dir)
+    overlays = f"{method},multi_gpu_train" if processes > 1 else method
+    files = list(ensure_tuple(config_file)) if config_file else config_files("train", overlays)
+    out = Path(output_dir)
     check_options(files, folds, overrides)
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
         make_datalist(dataset_dir, listed, folds=folds or 5, **datalist_options(files, overrides))
     folds = count_folds(listed, folds)
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
+    lock = FolderLock(output_dir)
     check_same_options(out, {"config_file": files, **shared})
     for fold in range(folds):
         run_fold(fold, out / f"fold_{fold}", files, shared, processes)
@@ -76,6 +82,7 @@ def cross_validate(
     if uri := overrides.get("mlflow_uri"):
         where = {"mlflow_uri": uri, "mlflow_experiment": overrides.get("mlflow_experiment", "mtcm_kd")}
         send_cross_validation(output_dir, folds, **where)
+    del lock
     members = [str(out / f"fold_{fold}" / "models" / "model.pt") for fold in range(folds)]
     print(f'-> {out / "metrics.csv"}\n\nThe ensemble of the folds, for inference.yaml: --ckpt_path "{members}"')
 
@@ -96,7 +103,7 @@ def datalist_options(files: Sequence[str], overrides: Mapping[str, Any]) -> dict
     """What a datalist for this config must hold: T1ce and all sequences of student and teachers; and its ``strict``."""
     parser = ConfigParser()
     parser.read_config(list(files))
-    parser.update({key: DefaultParseValue(v) if isinstance(v, str) else v for key, v in overrides.items()})
+    parser.update({key: parsed(value) for key, value in overrides.items()})
     parser.resolve_macro_and_relative_ids()
     keys = ["student_sequence", *(f"teachers::{name}::sequences" for name in parser["teachers"] or ())]
     named = (name for key in keys for name in ensure_tuple(parser.get_parsed_content(key)))
@@ -109,7 +116,8 @@ def count_folds(datalist: str, folds: int | None) -> int:
     Raises:
         UserError: if they are not numbered 0, 1 and so on, are fewer than 2, or not as many as asked for.
     """
-    found = sorted({entry["fold"] for entry in read_json(datalist, "datalist").get("training", [])})
+    document = read_json(datalist, "datalist", {"training": [{"fold": int}]})
+    found = sorted({entry["fold"] for entry in document["training"]})
     if found != list(range(len(found))) or len(found) < 2 or folds not in (None, len(found)):
         raise UserError(f"folds is {folds}, but {datalist} has the folds {found}: give their number, at least 2.")
     return len(found)
@@ -126,12 +134,18 @@ def check_same_options(out: Path, options: dict[str, Any]) -> None:
     if not path.is_file() or not any(out.glob("fold_*")):
         write_json(path, options)
         return
-    before = json.loads(path.read_text())
-    if changed := sorted(key for key in {*before, *options} if before.get(key) != options.get(key)):
+    before = read_json(path, "output_dir")
+    values = [{key: parsed(value) for key, value in one.items()} for one in (before, options)]
+    if changed := sorted(key for key in {*before, *options} if values[0].get(key) != values[1].get(key)):
         raise UserError(
             f"{path} has {changed[0]} {before.get(changed[0])!r}, now it is {options.get(changed[0])!r}: "
             "repeat the options to continue, or give another output_dir."
         )
+
+
+def parsed(value: Any) -> Any:
+    """The value of an option's text: 1e-3 is 0.001."""
+    return DefaultParseValue(value) if isinstance(value, str) else value
 
 
 def run_fold(fold: int, folder: Path, files: Sequence[str], shared: Mapping[str, Any], processes: int) -> None:
@@ -141,15 +155,19 @@ def run_fold(fold: int, folder: Path, files: Sequence[str], shared: Mapping[str,
         return
     models = folder / "models"
     options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
-    resume = (models / "checkpoint.pt").is_file()
-    run_bundle(fold, "training", files, {**options, "resume": resume}, processes)
+    own = set(ConfigParser.load_config_file("configs/evaluate.yaml")) - set(ConfigParser.load_config_files(files))
+    training = {key: value for key, value in options.items() if key.split("::")[0] not in own}
+    run_bundle(fold, "training", files, {**training, "resume": "auto"}, processes)
     run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
 
 
 def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:
     """Run ``python -m monai.bundle run`` in a process of its own. Raises UserError if it fails."""
     logger.info(f"Fold {fold}: {run_id}.")
-    if code := run_line(workflow_line(run_id, files, options, processes)):
+    code = run_line(workflow_line(run_id, files, options, processes))
+    if code in STOPPED:
+        sys.exit(code)
+    if code:
         raise UserError(f"fold {fold} ended in {run_id} with code {code}, see above: fix it and run this again.")
 
 
@@ -168,7 +186,8 @@ def collect(out: Path, folds: int) -> Scores:
             if (case, region) in scores:
                 raise UserError(f"{case} is scored in two folds, the second {part.path}: make the datalist again.")
             scores[case, region] = CaseScore(case, region, metrics, case in part.empty_cases[region])
-    abouts = [json.loads((part.path.parent / "evaluation.json").read_text()) for part in parts]
+    form = {"cases": list, "weights": dict}
+    abouts = [read_json(part.path.parent / "evaluation.json", "fold", form) for part in parts]
     cases = [case for about in abouts for case in about["cases"]]
     weights = {path: checksum for about in abouts for path, checksum in about["weights"].items()}
     command = shlex.join(["python", "-m", "scripts", *sys.argv[1:]])

@@ -28,6 +28,8 @@ def load_exported(path: str, device: torch.device) -> nn.Module:
         raise UserError(f"ckpt_path {path} does not exist: export it first, see docs/README.md.")
     try:
         return ScriptedNetwork(path, device) if Path(path).suffix == ".ts" else OnnxNetwork(path, device)
+    except UserError:
+        raise
     except Exception as error:  # both libraries fail in many ways
         reason = str(error).strip().splitlines()[-1][:200]
         raise UserError(f"ckpt_path {path} cannot be loaded ({reason}): export it again.") from error

@@ -16,6 +16,7 @@ from monai.utils import ensure_tuple
 from scripts.data.checks import Fault, report_faults
 from scripts.data.volumes import Volume, check_shape, image_faults, read_header
 from scripts.device import lay_channels_last
+from scripts.errors import UserError, find_sentence
 from scripts.inference.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.method.distillation import load_weights
@@ -81,7 +82,9 @@ class Predictor(EnsembleEvaluator):
             return []
         try:
             return super()._iteration(engine, batchdata)
-        except Exception as error:  # out of memory, a full disk, a transform: the others must still be predicted
+        except Exception as error:  # out of memory, a transform: the others must still be predicted
+            if sentence := find_sentence(error):  # the next patient would fail in the same way
+                raise UserError(sentence) from error
             logger.debug("a prediction failed", exc_info=True)
             self.add_fault(batchdata, root_cause(error))
             engine.state.output = []

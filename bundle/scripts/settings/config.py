@@ -20,8 +20,8 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.command import command_line_options, nearest
 from scripts.errors import UserError, print_sentence
-from scripts.running import caller, command_as_typed, merged_config
-from scripts.settings.declaration import check_values
+from scripts.running import caller, command_as_typed, keep_text, merged_config
+from scripts.settings.declaration import TEXT, check_values
 
 __all__ = ["check_config"]
 
@@ -45,6 +45,7 @@ def check_config(code_dir: str | None = None) -> None:
     options = command_line_options(shlex.split(command_as_typed() or ""))
     if options:
         sys.excepthook = print_sentence
+    keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
         raise UserError(f"there is no {run_id} to run in the config; did you mean {nearest(run_id, config)}?")

@@ -14,7 +14,9 @@ from scripts.errors import UserError
 from scripts.labels import EMPTY_RULES, SEQUENCES
 from scripts.method.resunet import STRIDE
 
-__all__ = ["check_values"]
+__all__ = ["TEXT", "check_values"]
+
+TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "run_name", "mlflow_experiment", "mlflow_uri"}
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -77,6 +79,7 @@ SIZE: Rule = (
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
     "student_sequence": (sequences, f"one of {', '.join(SEQUENCES)}, or a list of them"),
     "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
     "strict": FLAG,

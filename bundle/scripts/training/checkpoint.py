@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import DiskSaver
 
+from scripts.documents import check_form
 from scripts.errors import UserError
-from scripts.files import sha256
+from scripts.files import flatten, replacing, sha256
 
-__all__ = ["RunCheckpoint"]
+__all__ = ["RunCheckpoint", "checkpoints_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +24,23 @@ SCHEDULE = (
     "t_total",
     "warmup_steps",
 )  # of WarmupCosineSchedule, in steps: a resumed run takes them from its own epochs
+NAMES = ("checkpoint.pt", "checkpoint_before.pt")
+FORM = {
+    "trainer": {"iteration": int, "epoch_length": int},
+    "best_metric": (int, float),
+    "best_metric_epoch": int,
+    "settings": dict,
+}
 
 
 class RunCheckpoint:
     """Keeps the best student and the whole run after each epoch, and resumes a run.
 
-    ``checkpoint.pt`` (state of ``objects``, trainer, best metric, settings) is replaced after every epoch.
-    ``model.pt`` (the student's bare state dict) is replaced when the validation metric rises. Ignite's DiskSaver
-    writes to a temporary file and renames it, on rank 0 only. MONAI's CheckpointSaver cannot keep one file under one
-    name and forgets the best metric at a restart. Attach it after validation and confidence.
+    ``checkpoint.pt`` (state of ``objects``, trainer, best metric, settings) is written at the start and after every
+    epoch; the one before it stays as ``checkpoint_before.pt``, from which a run resumes if the last is damaged.
+    ``model.pt`` (the student's bare state dict) is replaced when the validation metric rises. Rank 0 writes. MONAI's
+    CheckpointSaver cannot keep one file under one name and forgets the best metric at a restart. Attach it after
+    validation and confidence.
 
     Args:
         ckpt_dir: folder of both files.
@@ -43,7 +52,7 @@ class RunCheckpoint:
 
     Raises:
         UserError: if there is nothing to resume from, the checkpoint is from another configuration, or it differs
-            between the processes.
+            between the processes; if the disk is full.
     """
 
     def __init__(
@@ -55,45 +64,57 @@ class RunCheckpoint:
         settings: Mapping[str, Any],
         resume: bool | str = False,
     ) -> None:
-        self.path = Path(ckpt_dir, "checkpoint.pt")
-        resume = self.path.is_file() if resume == "auto" else resume
+        self.folder = Path(ckpt_dir)
         self.student = student
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.evaluator = evaluator
         self.settings = dict(settings)
-        self.resume = resume
-        self.check_presence()
-        if not resume and self.path.is_file():
-            logger.warning(f"{self.path} is from an earlier run and will be replaced: --resume True would continue it.")
-        self.save = DiskSaver(ckpt_dir, require_empty=False)
+        wanted = bool(checkpoints_in(ckpt_dir)) if resume == "auto" else resume
+        self.source, self.rest = self.find() if wanted else (None, {})
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-        if self.resume:  # objects now, before anything is written; the trainer when it starts, which resets it
-            rest = self.load(engine.state.device)
-            done, wanted = rest["trainer"]["iteration"] // rest["trainer"]["epoch_length"], engine.state.max_epochs
+        if self.source is None:
+            engine.add_event_handler(Events.STARTED, self)
+        else:  # objects now, before anything is written; the trainer when it starts, which resets it
+            self.restore()
+            trainer = self.rest["trainer"]
+            done, wanted = trainer["iteration"] // trainer["epoch_length"], engine.state.max_epochs
             if wanted is not None and wanted < done:
-                raise UserError(f"epochs is {wanted}, but {self.path} has done {done}: give at least as many.")
-            engine.add_event_handler(Events.STARTED, self.continue_from, rest)
+                raise UserError(f"epochs is {wanted}, but {self.source} has done {done}: give at least as many.")
+            engine.add_event_handler(Events.STARTED, self.continue_from)
 
-    def check_presence(self) -> None:
-        """Raises UserError on all processes together, before one of them fails for another reason."""
-        there = self.path.is_file()
-        marks = idist.all_gather(sha256(str(self.path) if self.resume and there else ""))
+    def find(self) -> tuple[Path | None, dict[str, Any]]:
+        """The newest checkpoint that can be read, and its content. All processes take the same, or fail together."""
+        found: tuple[Path | None, dict[str, Any]] = (None, {})
+        faults = []
+        for path in checkpoints_in(str(self.folder)):
+            try:
+                found = path, torch.load(path, map_location="cpu", weights_only=True)
+                break
+            except Exception as error:  # unpickling fails in many ways
+                faults.append(f"{path} is damaged ({type(error).__name__})")
+        source = found[0]
+        marks = idist.all_gather(sha256(str(source)) if source else "")
         if len(set(marks)) > 1:
             raise UserError(
-                f"{self.path} is not the same for all processes, which would continue from different states: give a "
-                "ckpt_dir that all nodes share, or copy the file to each node."
+                f"{self.folder / NAMES[0]} is not the same for all processes, which would continue from different "
+                "states: give a ckpt_dir that all nodes share, or copy the file to each node."
             )
-        if self.resume and not there:
-            raise UserError(
-                f"resume is set, but {self.path} does not exist: train first, or give its folder as ckpt_dir."
-            )
+        if source is None:
+            there = ", ".join(faults) or f"{self.folder / NAMES[0]} does not exist"
+            raise UserError(f"resume is set, but {there}: train into another folder, or give a run's ckpt_dir.")
+        check_form(found[1], FORM, f"resume: {source}")
+        if faults:
+            logger.warning(f"{faults[0]}: the run goes on from {source}, an epoch earlier.")
+        return found
 
     def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         best = self.evaluator.state
         if best.best_metric_epoch == engine.state.epoch:
-            self.save(self.student.state_dict(), "model.pt")
+            save(self.student.state_dict(), self.folder / "model.pt")
         states = {name: item.state_dict() for name, item in self.objects.items()}
         run = {
             "trainer": dict(engine.state_dict()),
@@ -101,19 +122,19 @@ class RunCheckpoint:
             "best_metric_epoch": best.best_metric_epoch,
             "settings": self.settings,
         }
-        self.save(states | run, self.path.name)
+        save(states | run, *(self.folder / name for name in NAMES))
 
-    def load(self, device: torch.device) -> dict[str, Any]:
-        """The rest of the checkpoint, after restoring the objects."""
-        checkpoint = torch.load(self.path, map_location=device, weights_only=True)
+    def restore(self) -> None:
+        """Restore the objects; ``rest`` keeps what else the checkpoint holds."""
+        checkpoint, self.rest = self.rest, {key: self.rest[key] for key in FORM}
         for key, value in self.settings.items():
             if key not in checkpoint["settings"]:
                 raise UserError(
-                    f"{key} is {value!r}, but {self.path} was trained without it: use its config, or train again."
+                    f"{key} is {value!r}, but {self.source} was trained without it: use its config, or train again."
                 )
             if (trained := checkpoint["settings"][key]) != value:
                 raise UserError(
-                    f"{key} is {value!r}, but {self.path} was trained with {trained!r}: use that to resume."
+                    f"{key} is {value!r}, but {self.source} was trained with {trained!r}: use that to resume."
                 )
         try:
             for name, item in self.objects.items():
@@ -123,14 +144,28 @@ class RunCheckpoint:
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip().rstrip(".")
             raise UserError(
-                f"{self.path} is from another configuration: {reason}. Resume with the same config."
+                f"{self.source} is from another configuration: {reason}. Resume with the same config."
             ) from error
-        return {name: value for name, value in checkpoint.items() if name not in self.objects}
 
-    def continue_from(self, engine: Engine, checkpoint: dict[str, Any]) -> None:
-        engine.load_state_dict(checkpoint["trainer"] | {"max_epochs": engine.state.max_epochs})
-        self.evaluator.state.best_metric = checkpoint["best_metric"]
-        self.evaluator.state.best_metric_epoch = checkpoint["best_metric_epoch"]
+    def continue_from(self, engine: Engine) -> None:
+        engine.load_state_dict(self.rest["trainer"] | {"max_epochs": engine.state.max_epochs})
+        self.evaluator.state.best_metric = self.rest["best_metric"]
+        self.evaluator.state.best_metric_epoch = self.rest["best_metric_epoch"]
         done, wanted = engine.state.epoch, engine.state.max_epochs
         rest = f"epoch {done + 1}/{wanted} is next" if done < wanted else f"all {done} epochs are done"
-        logger.info(f"Resumed {self.path}: {rest}.")
+        logger.info(f"Resumed {self.source}: {rest}.")
+
+
+def checkpoints_in(ckpt_dir: str) -> list[Path]:
+    """The checkpoints of a run in its folder, the newest first."""
+    return [path for name in NAMES if (path := Path(ckpt_dir, name)).is_file()]
+
+
+def save(states: Mapping[str, Any], path: Path, before: Path | None = None) -> None:
+    """Write a file of weights; what ``path`` held until then becomes ``before``."""
+    needed = sum(value.numel() * value.element_size() for _, value in flatten(states) if torch.is_tensor(value))
+    with replacing(path, needed) as partial:
+        with open(partial, "wb") as file:
+            torch.save(states, file)
+        if before and path.is_file():
+            os.replace(path, before)

@@ -1,43 +1,43 @@
-"""The folder of a training: its record, and files of an earlier run."""
+"""The folder of a training: it holds one run, which no other replaces."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import ignite.distributed as idist
+from scripts.errors import UserError
+from scripts.training.checkpoint import checkpoints_in
 
-from scripts.settings.provenance import record_run
-
-__all__ = ["forget_earlier_run", "forget_scores", "record_training"]
+__all__ = ["check_new_run", "forget_scores"]
 
 logger = logging.getLogger(__name__)
 
 SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
 
 
-def record_training(output_dir: str, ckpt_dir: str, resume: bool | str, **about: Any) -> None:
-    """Write training.json by ``record_run``, after removing the files of an earlier run."""
-    forget_earlier_run(output_dir, ckpt_dir, resume)
-    record_run(output_dir, "training", **about)
-
-
-def forget_earlier_run(output_dir: str, ckpt_dir: str, resume: bool | str) -> None:
-    """Remove an earlier run's history, scores and student from the folder of a new training.
+def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
+    """Check before anything is written that a new training replaces no earlier one.
 
     Args:
-        output_dir: folder of the training. Its label maps stay.
-        ckpt_dir: folder of checkpoint.pt and model.pt. model.pt stays if this folder is not in output_dir, because it
-            may be the bundle's own.
-        resume: as for RunCheckpoint. A resumed run keeps everything.
+        output_dir: folder of the training.
+        ckpt_dir: folder of checkpoint.pt and model.pt.
+        resume: as for RunCheckpoint.
+        dataset_dir: empty in MONAI Label, which trains the weights that it serves again and again.
+
+    Raises:
+        UserError: names what is there and the ways out.
     """
-    resumes = resume and (resume != "auto" or Path(ckpt_dir, "checkpoint.pt").is_file())
-    if not resumes and idist.get_rank() == 0:
-        remove(output_dir, (*SCORES, "history.csv", "evaluation.json", "mlflow.json"), "a new training begins")
-        if Path(output_dir).resolve() in Path(ckpt_dir).resolve().parents:
-            remove(ckpt_dir, ["model.pt"], "a new training begins")
+    checkpoints = checkpoints_in(ckpt_dir)
+    if not dataset_dir or (resume if resume != "auto" else checkpoints):
+        return
+    record = Path(output_dir, "training.json")  # alone it is of a run that was stopped before its first checkpoint
+    others = [Path(output_dir, "history.csv"), *checkpoints, Path(ckpt_dir, "model.pt")]
+    if there := [path for path in (*others, *([] if resume else [record])) if path.is_file()]:
+        raise UserError(
+            f"output_dir {output_dir} holds an earlier run ({there[0]}), which a new one would replace: continue it "
+            "with --resume True, or give another --output_dir."
+        )
 
 
 def forget_scores(output_dir: str) -> None:

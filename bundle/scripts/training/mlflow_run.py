@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import re
@@ -18,7 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.errors import UserError
-from scripts.files import flatten, read_table, sha256, write_json
+from scripts.files import flatten, read_json, read_table, sha256, write_json
 from scripts.method.distillation import load_weights
 
 __all__ = ["STAGES", "MlflowRun"]
@@ -60,11 +59,9 @@ class MlflowRun:
 
     @cached_property
     def sent(self) -> dict[str, Any]:
-        """The run's id in MLflow, the last epoch and the stages that were sent.
-
-        Read when first used, because a new training removes mlflow.json of an earlier run at its start.
-        """
-        sent = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        """The run's id in MLflow, the last epoch and the stages that were sent."""
+        form = {"uri": str, "epoch": int, "stages": list}
+        sent = read_json(self.path, "run", form) if self.path.is_file() else {}
         return sent if sent.get("uri") == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
 
     @property
@@ -82,7 +79,7 @@ class MlflowRun:
         for stage in STAGES:
             path = self.folder / f"{stage}.json"
             if path.is_file() and stage not in self.sent["stages"]:
-                self.send_settings(stage, json.loads(path.read_text()))
+                self.send_settings(stage, read_json(path, "run"))
                 self.remember(stages=[*self.sent["stages"], stage])
         for epoch, values in epochs_after(self.folder / "history.csv", self.sent["epoch"]):
             self.send_metrics(values, epoch)
@@ -143,7 +140,7 @@ class MlflowRun:
         from mlflow.types import Schema, TensorSpec
 
         weights, settings = self.folder / "models" / "model.pt", self.folder / "training.json"
-        configuration = json.loads(settings.read_text()).get("configuration") if settings.is_file() else None
+        configuration = read_json(settings, "run").get("configuration") if settings.is_file() else None
         if not configuration or not weights.is_file() or sha256(str(weights)) == self.sent.get("student"):
             return
         parser = ConfigParser(configuration)
@@ -179,6 +176,6 @@ def evaluation_scores(path: Path) -> dict[str, float]:
     """Means over the patients of an evaluation, as test/REGION/METRIC."""
     if not path.is_file():
         return {}
-    summary = json.loads(path.read_text())["summary"]
+    summary = read_json(path, "run", {"summary": dict})["summary"]
     means = {f"test/{region}/{name}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
     return {name: mean for name, mean in means.items() if mean is not None and math.isfinite(mean)}

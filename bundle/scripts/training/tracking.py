@@ -78,7 +78,7 @@ class Tracking:
         """Do something, or warn of its failure."""
         try:
             action()
-        except (Exception, UserError) as error:  # a network fails in many ways, and no failure may end a training
+        except Exception as error:  # a network fails in many ways, and no failure may end a training
             if not self.warned:
                 logger.warning(
                     f"mlflow_uri {self.run.uri} does not take the run ({type(error).__name__}); training goes on. "
@@ -117,6 +117,8 @@ def send_run(
     try:
         run_id = sender.send()
         sender.finish()
+    except UserError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(

@@ -1,0 +1,111 @@
+"""Datalists of other tools: MONAI's BraTS folds and MSD's dataset.json become ours where they hold what is needed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from scripts.documents import check_form
+from scripts.errors import UserError
+from scripts.files import read_json
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, ENDINGS, ENDINGS_2023, SEQUENCES
+
+__all__ = ["read_datalist"]
+
+logger = logging.getLogger(__name__)
+
+OWN = {"case": str, "image": str, **{f"{name}?": str for name in (*SEQUENCES, "label", "patient")}, "channels?": dict}
+LABELLED = OWN | {"label": str, "fold": int}
+MADE = "make one of its folder: python -m scripts datalist --dataset_dir DIR --output FILE"
+MEANINGS = (
+    ("background", "background"),
+    ("ED", r"o?edema|ed$"),
+    ("NCR", "necro|non.?enhanc|ncr"),
+    ("ET", "enhanc|et$"),
+)
+
+
+def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
+    """A datalist in our form: ``labels``, ``training`` and ``testing``.
+
+    Args:
+        datalist: a file as written by python -m scripts datalist, MONAI's folds of BraTS, or MSD's dataset.json.
+        folds: whether labelled cases need a fold.
+
+    Raises:
+        UserError: if it is none of these, or lacks what is needed.
+    """
+    document, source = read_json(datalist, "datalist"), f"datalist {datalist}"
+    if "channel_names" in document:
+        raise UserError(f"{source} is nnU-Net's dataset.json, which names no case: {MADE}.")
+    check_form(document, {"training?": [dict], "testing?": [dict], "labels?": dict}, source)
+    entries = document.get("training", [])
+    if any(isinstance(entry.get("image"), list) for entry in entries):
+        document = from_monai(document, source)
+    elif "modality" in document and any("case" not in entry for entry in entries):
+        document = from_msd(document, source)
+    if folds and any("fold" not in entry for entry in document.get("training", [])):
+        raise UserError(f"{source} has cases without fold, which training and evaluation need: {MADE}.")
+    labelled = LABELLED if folds else OWN
+    check_form(document, {"labels?": dict, "training?": [labelled], "testing?": [OWN]}, source)
+    return document
+
+
+def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Ours from MONAI's folds: ``{"fold", "image": [four files], "label"}``. File names say which sequence is which."""
+    check_form(document, {"training": [{"image": [str], "label": str, "fold?": int}]}, source)
+    parts: dict[str, list] = {"training": [], "testing": []}
+    endings: set[str] = set()
+    for part, entry in [("training", entry) for entry in document["training"]] + [
+        ("testing", entry) for key in ("testing", "validation") for entry in document.get(key, [])
+    ]:
+        files = {}
+        for path in entry["image"]:
+            name, _, ending = PurePosixPath(path).name.partition(".")[0].replace("-", "_").rpartition("_")
+            if (role := ENDINGS.get(ending.lower())) not in SEQUENCES or role in files:
+                raise UserError(f"{source}: {path} ends in no sequence, or in one that its case has twice: {MADE}.")
+            files[role] = path
+            endings.add(ending.lower())
+        if "t1ce" not in files:
+            raise UserError(f"{source}: the case of {entry['image'][0]} has no T1ce: {MADE}.")
+        case = PurePosixPath(files["t1ce"]).name.partition(".")[0][: len(name)]
+        own = {"case": case, "patient": re.sub(r"^(BraTS-.+)-\d{3}$", r"\1", case), "image": files.pop("t1ce"), **files}
+        parts[part].append(own | {key: entry[key] for key in ("label", "fold") if key in entry})
+    values = BRATS_2023 if endings <= set(ENDINGS_2023) else BRATS_2018
+    logger.info(f"{source} is MONAI's. It names no labels: by its file names enhancing tumour is {values[-1]}.")
+    return {"labels": {str(value): name for value, name in zip(values, CLASSES)}, **parts}
+
+
+def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Ours from MSD's dataset.json: one file with all sequences, which ``modality`` names, for each case."""
+    form = {"modality": dict, "labels": dict, "training": [{"image": str, "label?": str, "fold?": int}]}
+    check_form(document, form, source)
+    names = [str(name).lower() for _, name in sorted(document["modality"].items(), key=lambda item: int(item[0]))]
+    roles = [ENDINGS.get(name) or ENDINGS.get(name.removesuffix("w")) for name in names]
+    if "t1ce" not in roles or None in roles or len(set(roles)) < len(roles):
+        raise UserError(
+            f"{source}: modality names {names}, expected FLAIR, T1w, t1gd and T2w, t1gd among them: {MADE}."
+        )
+    labels = {}
+    for value, name in document["labels"].items():
+        known = [role for role, pattern in MEANINGS if re.match(pattern, str(name), re.IGNORECASE)]
+        labels[value] = known[0] if known else name
+    if sorted(map(str, labels.values())) != sorted(CLASSES):
+        raise UserError(
+            f"{source}: labels name {sorted(map(str, document['labels'].values()))}, of which not all have "
+            f"a meaning here: {MADE}."
+        )
+    parts: dict[str, list] = {"training": [], "testing": []}
+    tests = [{"image": entry} if isinstance(entry, str) else entry for entry in document.get("test", [])]
+    for part, entry in [*(("training", e) for e in document["training"]), *(("testing", e) for e in tests)]:
+        image = entry["image"]
+        case = PurePosixPath(image).name.partition(".")[0]
+        own: dict[str, Any] = {"case": case, "patient": case, "image": image}
+        if len(roles) > 1:
+            own |= {str(role): image for role in roles if role != "t1ce"}
+            own["channels"] = {str(role): index for index, role in enumerate(roles)}
+        parts[part].append(own | {key: entry[key] for key in ("label", "fold") if key in entry})
+    return {"labels": labels, **parts}
