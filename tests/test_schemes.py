@@ -186,7 +186,7 @@ def test_cases_of_an_nnunet_data_set_may_bear_the_names_of_brats(tmp_path):
     "pair", [("imagesTr/B_1.nii", "imagesTs/B_1.nii"), ("labelsTr/B_1.nii", "labelsTr/B_1.nii.gz")]
 )
 def test_two_files_of_one_name_in_a_task_are_both_named(tmp_path, pair):
-    fill(tmp_path, "imagesTr/B_1.nii", *pair)
+    fill(tmp_path, "imagesTr/B1.nii", *pair)
     with pytest.raises(UserError) as error:
         find_cases(tmp_path)
     assert all(str(tmp_path / path) in str(error.value) for path in pair)

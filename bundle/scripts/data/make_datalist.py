@@ -78,13 +78,8 @@ def make_datalist(
     check_output(output, "output", ".json")
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
-    found, files = survey(dataset_dir, choice)
-    labelled, unlabelled = part_by_label(found)
-    if not labelled:
-        files.check(f"dataset_dir {dataset_dir}")
-        raise UserError(
-            f"dataset_dir {dataset_dir} holds no label of its {len(found)} cases. {endings_text(files.volumes)}"
-        )
+    labelled, unlabelled, files = find_parts(dataset_dir, choice)
+    found = len(labelled) + len(unlabelled)
     split_folds = read_split(split, labelled) if split else {}
     labelled = [case for case in labelled if case.name in split_folds or not split]
     cases = labelled + unlabelled
@@ -102,7 +97,7 @@ def make_datalist(
     if not kept:
         raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
     write_datalist(output, Path(dataset_dir), kept, fold_of, values, reports)
-    print(summary(kept, fold_of, reports, files, len(found) - len(kept)))
+    print(summary(kept, fold_of, reports, files, found - len(kept)))
 
 
 def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
@@ -117,10 +112,19 @@ def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(["t1ce", *names]))
 
 
-def part_by_label(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-    """(labelled, unlabelled) cases. In a folder where any case has a label, all cases must have one."""
+def find_parts(dataset_dir: str, choice: Choice) -> tuple[list[Case], list[Case], FolderFiles]:
+    """(labelled cases, unlabelled cases, all files). In a folder where any case has a label, all cases must have one.
+
+    Raises:
+        UserError: if no case has a label.
+    """
+    cases, files = survey(dataset_dir, choice)
     groups = {case.group for case in cases if "label" in case.files}
-    return [case for case in cases if case.group in groups], [case for case in cases if case.group not in groups]
+    if not groups:
+        files.check(f"dataset_dir {dataset_dir}")
+        raise UserError(f"dataset_dir {dataset_dir} holds {len(cases)} cases, no label. {endings_text(files.volumes)}")
+    labelled = [case for case in cases if case.group in groups]
+    return labelled, [case for case in cases if case.group not in groups], files
 
 
 def check_files(labelled: Sequence[Case], unlabelled: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
