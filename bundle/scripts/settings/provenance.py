@@ -25,7 +25,7 @@ LEARNING = (  # parts of the config that decide what is learnt, and how
     "fold", "seed", "strict", "student_sequence", "spacing", "preprocessing", "patches", "augmentation",
     "roi_size", "patch_ratios", "batch_size", "accumulation_steps", "student_widths",
     "deep_supervision", "network_def", "teachers", "fusion", "confidence", "distillation", "segmentation",
-    "soft_target", "loss", "optimizer", "learning_rate", "student_learning_rate", "lr_scheduler",
+    "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate", "student_learning_rate", "lr_scheduler",
     "warm_up_epochs", "lr_from_validation", "distillation_warm_up",
 )  # fmt: skip
 
@@ -80,6 +80,9 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
                     logger.warning(
                         f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}."
                     )
+            now, then = plain(merged_config()).get("preprocessing"), trained.get("preprocessing")
+            if now and then and now != then:
+                logger.warning(f"preprocessing is not what {path} was trained with ({record}): add its overlay.")
 
 
 def learning_settings(datalist: str) -> dict[str, Any]:
