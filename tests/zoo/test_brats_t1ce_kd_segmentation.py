@@ -26,16 +26,18 @@ TINY = {
 
 
 def make_patients(folder, count=6):
-    """BraTS folders of noise: all four sequences and a label."""
+    """BraTS folders of noise in a cube of 96 mm, with background around it: all four sequences and a label."""
     random = np.random.default_rng(0)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    inside = np.pad(np.ones((18, 18, 18), np.int16), 3)
     for index in range(count):
         name = f"BraTS2021_{index:05d}"
         os.makedirs(os.path.join(folder, name))
         for suffix in ("t1", "t2", "t1ce", "flair"):
-            image = random.integers(1, 200, size=(24, 24, 24)).astype(np.int16)
-            nib.save(nib.Nifti1Image(image, np.eye(4)), os.path.join(folder, name, f"{name}_{suffix}.nii.gz"))
-        label = random.choice([0, 1, 2, 4], size=(24, 24, 24)).astype(np.uint8)
-        nib.save(nib.Nifti1Image(label, np.eye(4)), os.path.join(folder, name, f"{name}_seg.nii.gz"))
+            image = inside * random.integers(1, 200, size=(24, 24, 24)).astype(np.int16)
+            nib.save(nib.Nifti1Image(image, affine), os.path.join(folder, name, f"{name}_{suffix}.nii.gz"))
+        label = (inside * random.choice([0, 1, 2, 4], size=(24, 24, 24))).astype(np.uint8)
+        nib.save(nib.Nifti1Image(label, affine), os.path.join(folder, name, f"{name}_seg.nii.gz"))
 
 
 def make_datalist(folder, output):
