@@ -125,6 +125,6 @@ def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     In the folder above the weights' folder: training.json, or docs/trained_on.json as for the shipped weights.
     """
-    folder = Path(weights).resolve().parents[1]
+    folder = Path(weights).resolve().parent.parent
     for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
         yield record, json.loads(record.read_text())
