@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.errors import UserError
-from scripts.files import read_json
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
 __all__ = ["datalist_images", "label_values", "load_cases", "sequences_in", "warn_of_absent_classes"]
@@ -22,7 +22,7 @@ def label_values(datalist: str) -> list[int]:
     """Disk value of each network class: from the datalist's ``labels``, or as in BraTS 2021 without a datalist."""
     if not datalist:
         return list(BRATS_2018)
-    value_of = {name: int(value) for value, name in read_json(datalist, "datalist").get("labels", {}).items()}
+    value_of = {name: int(value) for value, name in read_datalist(datalist, folds=False).get("labels", {}).items()}
     if set(value_of) != set(CLASSES):
         raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
     return [value_of[name] for name in CLASSES]
@@ -132,7 +132,7 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     """
     if not datalist:
         raise UserError("datalist is not given: make one with python -m scripts datalist, then pass --datalist FILE.")
-    entries = read_json(datalist, "datalist").get("training", [])
+    entries = read_datalist(datalist).get("training", [])
     if not entries:
         raise UserError(
             f"datalist {datalist} lists no labelled case under training: make it again (python -m scripts datalist)."
@@ -153,7 +153,7 @@ def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> 
     Raises:
         UserError: if the datalist cannot be read, or a case lacks the sequence.
     """
-    document = read_json(datalist, "datalist")
+    document = read_datalist(datalist, folds=False)
     entries = [*document.get("training", []), *document.get("testing", [])]
     if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
         raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it again.")
