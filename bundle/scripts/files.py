@@ -22,7 +22,6 @@ __all__ = [
     "check_output",
     "flatten",
     "format_table",
-    "inside",
     "named_runs",
     "read_json",
     "read_table",
@@ -85,18 +84,6 @@ def write_error(path: Path, error: OSError, needed: int = 0) -> UserError:
         room = f": {shutil.disk_usage(there).free / 1e6:.1f} MB are free"
         room += f", {needed / 1e6:.1f} MB are needed" if needed else ""
     return UserError(f"{path} cannot be written ({error.strerror}){room}: {remedy}.")
-
-
-def inside(folder: str | Path, path: str | Path, key: str) -> Path:
-    """``path``, relative to a folder, after links and ``..``.
-
-    Raises:
-        UserError: if it leads out of the folder.
-    """
-    whole = Path(folder, path)
-    if not whole.resolve().is_relative_to(Path(folder).resolve()):
-        raise UserError(f"{key} is {str(path)!r}, which leads out of {folder}: give a path inside.")
-    return whole
 
 
 def with_home(text: str) -> str:
