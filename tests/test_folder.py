@@ -47,7 +47,7 @@ HOLD = """
 import os, sys, time
 from scripts.locking import FolderLock
 lock = FolderLock(sys.argv[1])
-if os.fork():
+if not os.fork():  # a loading process, which has let go of the lock
     print("held", flush=True)
 time.sleep(60)
 """

@@ -59,8 +59,8 @@ def draw_on_a_rank(local_rank, folder):
     torch.save(draws([1], 0)[1].as_subclass(torch.Tensor), f"{folder}/{local_rank}.pt")
 
 
-def test_ranks_draw_differently(tmp_path):
-    idist.spawn("gloo", draw_on_a_rank, (str(tmp_path),), nproc_per_node=2)
+def test_ranks_draw_differently(tmp_path, free_port):
+    idist.spawn("gloo", draw_on_a_rank, (str(tmp_path),), nproc_per_node=2, master_port=free_port())
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, draws([1], 0)[1])
     assert not any(torch.equal(*pair) for pair in zip(first, second))
@@ -239,8 +239,8 @@ def skip_on_a_rank(local_rank, folder):
     torch.save(train(data, handlers=[FiniteSteps]), f"{folder}/{local_rank}.pt")
 
 
-def test_ranks_skip_a_step_together(tmp_path):
-    idist.spawn("gloo", skip_on_a_rank, (str(tmp_path),), nproc_per_node=2)
+def test_ranks_skip_a_step_together(tmp_path, free_port):
+    idist.spawn("gloo", skip_on_a_rank, (str(tmp_path),), nproc_per_node=2, master_port=free_port())
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert first[2][0]["skipped_steps"] == 1

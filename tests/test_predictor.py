@@ -13,7 +13,7 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from torch import nn
 
-from conftest import BUNDLE, real_data
+from conftest import BUNDLE, bare_errors, real_data
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
 from scripts.inference.predictor import CheckedImages, Predictor, load_members, make_members
@@ -114,7 +114,7 @@ def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(co
         (tmp_path / patient).mkdir()
         shutil.copy(cohort_source / "data" / case / f"{case}_t1ce.nii.gz", tmp_path / patient / "scan.nii.gz")
     predict(tmp_path / "p1", tmp_path / "out", weights[0], overlap=0)
-    with pytest.raises(UserError, match=r"scan_seg\.nii\.gz.*p1/scan\.nii\.gz.*p2/scan\.nii\.gz"):
+    with pytest.raises(UserError, match=r"scan_seg\.nii\.gz.*p1/scan\.nii\.gz.*p2/scan\.nii\.gz"), bare_errors():
         predict(tmp_path / "p2", tmp_path / "out", weights[0], overlap=0)
 
 
@@ -130,7 +130,7 @@ def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_p
     predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
     about = json.loads((tmp_path / "inference.json").read_text())
     assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
-    with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"):
+    with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"), bare_errors():
         predict(source, tmp_path, weights[1], overlap=0, mirror=True)
     predict(source / "phantom_0000", tmp_path, weights[1], overlap=0, overwrite=True)
     assert len(json.loads((tmp_path / "inference.json").read_text())["cases"]) == 1
@@ -200,7 +200,7 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
 
 def test_weights_of_other_widths_leave_nothing_behind(cohort_source, tmp_path):
     torch.save(ResUNet(1, 4, [8, 8, 8, 8], deep_supervision=1).state_dict(), tmp_path / "wide.pt")
-    with pytest.raises(UserError, match=r"wide\.pt .*student_widths"):
+    with pytest.raises(UserError, match=r"wide\.pt .*student_widths"), bare_errors():
         predict(cohort_source / "data", tmp_path / "out", str(tmp_path / "wide.pt"))
     assert not (tmp_path / "out").exists()
 
