@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -77,8 +78,9 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
             for key, value in settings.items():
                 then = None if trained.get(key) == "$None" else trained.get(key, value)
                 if then != value:
+                    typed = shlex.quote("$None" if then is None else str(then))
                     logger.warning(
-                        f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key}."
+                        f"{key} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{key} {typed}."
                     )
             now, then = plain(merged_config()).get("preprocessing"), trained.get("preprocessing")
             if now and then and now != then:
