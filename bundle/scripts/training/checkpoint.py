@@ -69,8 +69,7 @@ class RunCheckpoint:
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.evaluator = evaluator
         self.settings = dict(settings)
-        wanted = bool(checkpoints_in(ckpt_dir)) if resume == "auto" else resume
-        self.source, self.rest = self.find() if wanted else (None, {})
+        self.source, self.rest = self.find(needed=resume != "auto") if resume else (None, {})
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -84,8 +83,12 @@ class RunCheckpoint:
                 raise UserError(f"epochs is {wanted}, but {self.source} has done {done}: give at least as many.")
             engine.add_event_handler(Events.STARTED, self.continue_from)
 
-    def find(self) -> tuple[Path | None, dict[str, Any]]:
-        """The newest checkpoint that can be read, and its content. All processes take the same, or fail together."""
+    def find(self, needed: bool) -> tuple[Path | None, dict[str, Any]]:
+        """The newest checkpoint that can be read, and its content. All processes take the same, or fail together.
+
+        Args:
+            needed: whether it is an error that there is none.
+        """
         found: tuple[Path | None, dict[str, Any]] = (None, {})
         faults = []
         for path in checkpoints_in(str(self.folder)):
@@ -101,6 +104,8 @@ class RunCheckpoint:
                 f"{self.folder / NAMES[0]} is not the same for all processes, which would continue from different "
                 "states: give a ckpt_dir that all nodes share, or copy the file to each node."
             )
+        if source is None and not (needed or faults):
+            return found
         if source is None:
             there = ", ".join(faults) or f"{self.folder / NAMES[0]} does not exist"
             raise UserError(f"resume is set, but {there}: train into another folder, or give a run's ckpt_dir.")
