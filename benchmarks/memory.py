@@ -27,7 +27,7 @@ def one_step(size: int, widths: list[int], checkpointing: bool) -> tuple[float, 
     parser = ConfigParser()
     parser.read_config(METHOD)
     parser.update({"student_widths": widths, "teachers::flair::network::widths": widths})
-    parser.update({"activation_checkpointing": checkpointing, "sequences": "@teacher_sequences"})
+    parser.update({"activation_checkpointing": checkpointing, "distillation::patients": None})
     keep_freed_memory(parser.get_parsed_content("device"))
     network, loss = parser.get_parsed_content("network").train(), parser.get_parsed_content("loss")
     loss.distilling = True

@@ -84,7 +84,7 @@ def parser_of(run: Run, command: int = 0) -> ConfigParser:
 def update(run: Run) -> Callable[[], object]:
     """One update of the run's networks, always on the same patches."""
     parser = parser_of(run)
-    parser.update({"train::dataloader": [None], "train::handlers": [], "sequences": "@teacher_sequences"})
+    parser.update({"train::dataloader": [None], "train::handlers": [], "distillation::patients": None, "gaps": False})
     set_determinism(0)
     trainer = parser.get_parsed_content("train::trainer")
     parser.get_parsed_content("loss").distilling = True

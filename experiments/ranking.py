@@ -33,7 +33,7 @@ from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.evaluation.summary import estimate
 from scripts.files import check_output, format_table, named_runs, write_table
-from scripts.method.distillation import load_weights
+from scripts.method.weights import load_weights
 
 __all__ = ["Ranking", "ranking"]
 

@@ -8,7 +8,7 @@ from conftest import BUNDLE, bare_errors
 from scripts.errors import UserError
 
 CONFIGS = BUNDLE / "configs"
-TEACHER = {"_target_": "scripts.method.distillation.Teacher", "sequences": ["t1"]}
+TEACHER = {"_target_": "scripts.method.teachers.Teacher", "sequences": ["t1"]}
 SOFT = "soft_target"
 
 
@@ -34,7 +34,7 @@ def overlay(folder, **keys):
         ({"network_def::_target_": "SegResNet"}, ["network_def::widths", "SegResNet"]),
         ({"network_def::_target_": "SegResNt"}, ["network_def", "SegResNt"]),
         ({"network_def::_target_": "nowhere.Net"}, ["network_def", "nowhere.Net"]),
-        ({"train::handlers::0::sed": 2}, ["train::handlers::0::sed", "seed"]),
+        ({"train::handlers::1::sed": 2}, ["train::handlers::1::sed", "seed"]),
         ({f"{SOFT}::temprature": 2}, [f"{SOFT}::temprature", "temperature"]),
         ({f"{SOFT}::whole_tumour": "no"}, [f"{SOFT}::whole_tumour", "'no'"]),
         ({"confidence::dynamic": "false"}, ["confidence::dynamic", "'false'"]),

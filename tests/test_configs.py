@@ -11,7 +11,7 @@ from monai.bundle.properties import InferProperties, TrainProperties
 
 from conftest import BUNDLE, TINY
 from scripts.command import command_line_options
-from scripts.method.distillation import load_weights
+from scripts.method.weights import load_weights
 
 CONFIGS = BUNDLE / "configs"
 LISTS = {
@@ -129,13 +129,13 @@ def test_teachers_are_swapped_in_the_config_alone(data_options, tmp_path):
     overrides = {
         "teachers": {
             "all": {
-                "_target_": "scripts.method.distillation.Teacher",
+                "_target_": "scripts.method.teachers.Teacher",
                 "sequences": ["flair", "t1", "t1ce", "t2"],
                 "network": {"_target_": "scripts.method.resunet.ResUNet", "in_channels": 4, "widths": [4, 4, 8, 8]},
                 "feature_layers": ["decoder2"],
             },
             "flair": {
-                "_target_": "scripts.method.distillation.Teacher",
+                "_target_": "scripts.method.teachers.Teacher",
                 "sequences": ["flair"],
                 "network": {
                     "_target_": "SegResNetDS", "in_channels": 1, "out_channels": 4, "init_filters": 8,

@@ -6,14 +6,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.datalist import datalist_images, label_values, load_cases, sequences_in
+from scripts.data.datalist import datalist_images, gaps, label_values, load_cases
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
 
 
 def test_training_gets_every_sequence_and_validation_the_students(cohort):
-    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), 1, "t1", ["flair", "t1ce"])
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), 1, "t1", {"both": ["flair", "t1ce"]})
     assert set(parts["training"][0]) == {"case", "image", "flair", "t1ce", "label"}
     assert set(parts["validation"][0]) == {"case", "image", "label"}
     assert parts["training"][0]["image"].endswith("_t1.nii.gz")
@@ -23,7 +23,7 @@ def test_training_gets_every_sequence_and_validation_the_students(cohort):
 
 
 def test_without_a_fold_every_patient_is_for_training_and_the_log_says_what_scores_mean(cohort, caplog):
-    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, "t1ce", ["flair"])
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, "t1ce", {"flair": ["flair"]})
     names = [[entry["case"] for entry in part] for part in parts.values()]
     assert names[0] == names[1] and len(set(names[0])) == 6
     assert "flair" in parts["training"][0] and "flair" not in parts["validation"][0]
@@ -45,13 +45,25 @@ def test_settings_that_do_not_fit_are_named(cohort, options, message):
         load_cases(**{"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), **options})
 
 
-def test_sequences_that_no_training_case_has_are_left_out(cohort):
+def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_a_label(cohort):
     document = read_json(str(cohort / "datalist.json"), "datalist")
-    for entry in document["training"]:
-        del entry["flair"]
+    train = [entry for entry in document["training"] if entry["fold"] == 1]
+    test = [entry for entry in document["training"] if entry["fold"] == 0]
+    alone = next(entry for entry in document["training"] if entry["fold"] == 2)
+    del train[0]["flair"], train[1]["label"], train[1]["t1"], test[0]["label"]
+    for key in ("fold", "label", "flair", "t1", "t2"):
+        del alone[key]
     write_json(cohort / "datalist.json", document)
-    cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), sequences=["flair", "t2"])
-    assert sequences_in(cases["training"], ["flair", "t2"]) == ["t2"]
+    teachers = {"flair": ["flair"], "both": ["t1", "t2"]}
+    cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), sequences=teachers)
+    has = {entry["case"]: set(entry) - {"case", "image"} for entry in cases["training"]}
+    assert has[train[0]["case"]] == {"t1", "t2", "label"}
+    assert has[train[1]["case"]] == {"flair", "t2"}
+    assert alone["case"] not in has  # nobody can teach anything about it
+    assert [entry["case"] for entry in cases["validation"]] == [test[1]["case"]]
+    assert gaps(cases["training"], ["flair"]) and not gaps(cases["validation"], [])
+    labels_alone = load_cases(str(cohort / "datalist.json"), str(cohort / "data"))
+    assert all("label" in entry for entry in labels_alone["training"])
 
 
 def rewrite_labels(cohort, change):

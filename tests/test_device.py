@@ -11,9 +11,10 @@ import torch
 from conftest import BUNDLE
 from scripts.device import autocast, fast_bfloat16, fast_channels_last, warn_of_amp
 from scripts.inference.inferer import VolumeInferer
-from scripts.method.distillation import DistillationNetwork, Teacher
+from scripts.method.distillation import DistillationNetwork
 from scripts.method.losses import SegmentationLoss
 from scripts.method.resunet import ResUNet
+from scripts.method.teachers import Teacher
 
 
 @pytest.mark.parametrize("supported", [True, False])

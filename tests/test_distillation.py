@@ -9,12 +9,14 @@ from monai.networks.nets import DynUNet, SegResNetDS
 from conftest import paper_terms
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
-from scripts.method.distillation import DistillationNetwork, Teacher, load_weights, parameter_groups
+from scripts.method.distillation import DistillationNetwork, parameter_groups
 from scripts.method.features import LayerOutputs
 from scripts.method.fusion import CooperativeFusion
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
 from scripts.method.resunet import ResUNet
+from scripts.method.teachers import Teacher
 from scripts.method.terms import DistillationLoss
+from scripts.method.weights import load_weights
 
 WIDTHS = (4, 8, 8, 16)
 LABEL = torch.randint(0, 4, (2, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
@@ -206,12 +208,14 @@ def test_mistakes_are_named(make, message):
 def test_teachers_of_sequences_that_nobody_has_are_left_out_of_fusion_too(caplog):
     teachers = {name: Teacher(unet(), [name], ["decoder2"]) for name in ("flair", "t2", "t1")}
     fusion = CooperativeFusion({name: [8] for name in teachers})
-    model = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, sequences=["flair", "t1"])
+    model = DistillationNetwork(
+        unet(deep_supervision=1), teachers, fusion, patients=[{"image", "flair", "t1", "label"}]
+    )
     assert list(model.teachers) == ["flair", "t1"]
     assert "left out" in caplog.text and "t2" in caplog.text
     step(model, **images("image", "flair", "t1"))
     assert all(parameter.grad is not None for parameter in model.parameters())
-    alone = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, sequences=[])
+    alone = DistillationNetwork(unet(deep_supervision=1), teachers, fusion, patients=[{"image", "label"}])
     assert not alone.teachers and alone.fusion is None
     assert set(step(alone, **images("image"))) == {"student", "student_deep_1"}
 

@@ -46,7 +46,7 @@ state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evalua
 +training:
 - $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
 """
-ORDERED = "train::dataloader::sampler::shuffle: false\n"
+ORDERED = "train::sampler::shuffle: false\n"
 POISON = """
 segmentation: {_target_: test_distributed.Poisoned}
 """

@@ -12,8 +12,8 @@ import torch
 from conftest import BUNDLE, real_data
 from scripts.errors import UserError
 from scripts.inference.exported import load_exported
-from scripts.method.distillation import load_weights
 from scripts.method.resunet import ResUNet
+from scripts.method.weights import load_weights
 
 pytestmark = pytest.mark.zoo
 CPU = torch.device("cpu")

@@ -14,10 +14,11 @@ import torch
 
 from conftest import SHARED, paper_terms
 from scripts.method.confidence import TeacherConfidence
-from scripts.method.distillation import DistillationNetwork, Teacher
+from scripts.method.distillation import DistillationNetwork
 from scripts.method.fusion import CooperativeFusion
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss, resize_label
 from scripts.method.resunet import ResUNet
+from scripts.method.teachers import Teacher
 from scripts.method.terms import DistillationLoss
 
 SMALL = Path(__file__).parent / "golden" / "small.npz"

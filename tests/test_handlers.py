@@ -90,12 +90,11 @@ def test_loss_terms_are_epoch_means():
 
 
 def sampler(seed):
-    """The sampler of configs/multi_gpu_train.yaml for rank 0 of two, over eight patients."""
-    config = ConfigParser.load_config_file(BUNDLE / "configs" / "multi_gpu_train.yaml")
-    settings = config["train::dataloader::sampler"] | {"num_replicas": 2}
-    return ConfigParser(
-        {"seed": seed, "rank": 0, "train": {"dataset": list(range(8))}, "sampler": settings}
-    ).get_parsed_content("sampler")
+    """The sampler of configs/train.yaml for rank 0 of two, over eight labelled patients."""
+    config = ConfigParser.load_config_file(BUNDLE / "configs" / "train.yaml")
+    settings = config["train"]["sampler"] | {"dataset": list(range(8)), "data": [{"label": ""}] * 8, "world": 2}
+    numbers = {key: config[key] for key in ("unlabelled_share", "unlabelled_ramp_up")}
+    return ConfigParser({"seed": seed, "rank": 0, "sampler": settings, **numbers}).get_parsed_content("sampler")
 
 
 def test_each_epoch_has_the_order_of_its_number():
@@ -255,7 +254,7 @@ def test_the_confidence_does_not_take_in_a_skipped_step():
     good, bad = ({"flair": torch.tensor([[0.0, x]])[..., None, None, None].expand(1, 2, 2, 2, 2)} for x in (1, -1))
     for finite, logits in [(True, good), (False, bad)]:
         engine.state.finite = finite
-        engine.state.output = {"pred": SimpleNamespace(teachers=logits), "label": torch.ones(1, 1, 2, 2, 2)}
+        engine.state.output = {"pred": SimpleNamespace(teachers=logits, parts=()), "label": torch.ones(1, 1, 2, 2, 2)}
         handler(engine)
     assert confidence.volumes.tolist() == [1] and confidence.dice_sum.tolist() == [1]
 

@@ -1,6 +1,7 @@
 """Making datalists: their form, editions, faults of every kind."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from conftest import real_data
 from scripts.data.datalist import label_values, load_cases
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
+from scripts.labels import SEQUENCES
 
 
 def rewrite(path, change, dtype=None, shift=0.0):
@@ -94,15 +96,13 @@ def test_cases_without_labels_are_for_testing(cohort):
     assert all("label" not in entry and "fold" not in entry for entry in document["testing"])
 
 
-def test_t1ce_alone_is_enough_if_asked_for(cohort):
+def test_t1ce_alone_is_enough_unless_more_is_asked_for(cohort):
     for path in cohort.rglob("*.nii.gz"):
         if not path.name.endswith(("_t1ce.nii.gz", "_seg.nii.gz")):
             path.unlink()
     with pytest.raises(UserError, match="missing flair"):
-        make(cohort)
-    assert [{*entry} & {"image", "flair", "t1", "t2"} for entry in make(cohort, sequences="t1ce")["training"]] == [
-        {"image"}
-    ] * 6
+        make(cohort, sequences=["t1ce", "flair"])
+    assert [{*entry} & {"image", "flair", "t1", "t2"} for entry in make(cohort)["training"]] == [{"image"}] * 6
     (cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").unlink()
     with pytest.raises(UserError, match="missing t1ce"):
         make(cohort, sequences="t1ce")
@@ -121,14 +121,13 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
             nib.save(nib.Nifti1Image(voxels, np.diag([20, 20, 20, 1])), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
     make_datalist(str(tmp_path), str(tmp_path / "list.json"), folds=2)
     assert label_values(str(tmp_path / "list.json")) == [0, 2, 1, 3]
-    parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences=["flair", "t2"])
+    parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences={"both": ["flair", "t2"]})
     assert parts["training"][0]["channels"] == {"image": [2], "flair": 0, "t2": 3}
 
 
 # every kind of fault: the file of case 2, what is done to it, and the word that names the fault
 FAULTS = {
     "missing": ("t2", Path.unlink, "missing t2"),
-    "no label": ("seg", Path.unlink, "missing label"),
     "truncated": ("t1", lambda path: path.write_bytes(path.read_bytes()[:5000]), "truncated"),
     "text": ("t1ce", lambda path: path.write_text("no image"), "unreadable"),
     "shape": ("flair", lambda path: rewrite(path, lambda v: v[:-1]), "shape"),
@@ -149,12 +148,12 @@ def test_faults_are_found_before_training_and_when_the_datalist_is_made(cohort, 
     file = "(-|phantom_0002_.*)" if word.startswith("missing") else rf"phantom_0002_{role}\.nii\.gz"
     row = f"phantom_0002 +{file} .*{word}"
     with pytest.raises(UserError, match=row):
-        make(cohort)
+        make(cohort, sequences=SEQUENCES)
     assert not (cohort / "new.json").exists()
     datalist = cohort / "datalist.json"
     entries = json.loads(datalist.read_text())["training"]
     fold = next(entry["fold"] for entry in entries if entry["fold"] != entries[2]["fold"])
-    options = {"dataset_dir": str(cohort / "data"), "fold": fold, "sequences": ["flair", "t2", "t1"]}
+    options = {"dataset_dir": str(cohort / "data"), "fold": fold, "sequences": {"all": ["flair", "t2", "t1"]}}
     with pytest.raises(UserError, match=row):
         load_cases(str(datalist), **options)
     parts = load_cases(str(datalist), **options, strict=False)
@@ -163,12 +162,45 @@ def test_faults_are_found_before_training_and_when_the_datalist_is_made(cohort, 
     assert "phantom_0002" in caplog.text
 
 
+def test_patients_are_listed_with_what_they_have(cohort, capsys):
+    for case, roles in {0: ["seg"], 1: ["flair"], 2: ["flair", "t1", "t2"], 3: ["seg", "t1"]}.items():
+        for role in roles:
+            scan(cohort, case, role).unlink()
+    entries = {entry["case"]: entry for entry in make(cohort)["training"]}
+    table = capsys.readouterr().out
+    assert [name for name, entry in entries.items() if "fold" not in entry] == ["phantom_0000", "phantom_0003"]
+    for what, number in {
+        "unlabelled, 4 sequences": 1,
+        "labelled, T1 + T1ce + T2": 1,
+        "labelled, T1ce alone": 1,
+        "unlabelled, FLAIR + T1ce + T2": 1,
+        "labelled, 4 sequences": 2,
+    }.items():
+        assert re.search(rf"{re.escape(what)} +{number} ", table), what
+    assert len(make(cohort, unlabelled="testing")["testing"]) == 2
+    with pytest.raises(UserError, match="unlabelled is 'train'"):
+        make(cohort, unlabelled="train")
+
+
+def test_an_unlabelled_examination_is_in_the_fold_of_its_patient(cohort):
+    for case, name in {4: "patient_1", 5: "patient_2"}.items():
+        for path in list(scan(cohort, case, "seg").parent.iterdir()):
+            target = cohort / "data" / name / path.name.replace(f"phantom_{case:04d}", name)
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+        (cohort / "data" / f"phantom_{case:04d}").rmdir()
+    (cohort / "data" / "patient_2" / "patient_2_seg.nii.gz").unlink()
+    entries = {entry["case"]: entry for entry in make(cohort, patient="(patient)_.", folds=2)["training"]}
+    assert "label" not in entries["patient_2"]
+    assert entries["patient_2"]["fold"] == entries["patient_1"]["fold"]
+
+
 def test_all_faults_are_reported_together(cohort):
     scan(cohort, 0, "t2").unlink()
     scan(cohort, 4, "seg").write_bytes(b"")
     with pytest.raises(UserError, match="(?s)phantom_0000.*phantom_0004"):
-        make(cohort)
-    kept = [entry["case"] for entry in make(cohort, strict=False)["training"]]
+        make(cohort, sequences=SEQUENCES)
+    kept = [entry["case"] for entry in make(cohort, sequences=SEQUENCES, strict=False)["training"]]
     assert kept == ["phantom_0001", "phantom_0002", "phantom_0003", "phantom_0005"]
 
 

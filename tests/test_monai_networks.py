@@ -10,8 +10,9 @@ from conftest import paper_terms
 from scripts.errors import UserError
 from scripts.inference.inferer import VolumeInferer
 from scripts.method.confidence import TeacherConfidence
-from scripts.method.distillation import DistillationNetwork, Teacher, parameter_groups
+from scripts.method.distillation import DistillationNetwork, parameter_groups
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.method.teachers import Teacher
 from scripts.method.terms import DistillationLoss
 from scripts.settings.preflight import check_networks
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.method.distillation import DistillationNetwork, Teacher, parameter_groups
+from scripts.method.distillation import DistillationNetwork, parameter_groups
 from scripts.method.moving_mean import MovingMeanTeacher
 from scripts.method.resunet import ResUNet
+from scripts.method.teachers import Teacher
 
 WIDTHS = (4, 8, 8, 16)
 

@@ -5,8 +5,9 @@ from monai.networks.nets import DynUNet, SegResNetDS
 from monai.transforms import CenterSpatialCropd, Compose, Lambdad, RandFlipd, RandGaussianNoised
 
 from scripts.errors import UserError
-from scripts.method.distillation import DistillationNetwork, Teacher
+from scripts.method.distillation import DistillationNetwork
 from scripts.method.resunet import ResUNet
+from scripts.method.teachers import Teacher
 from scripts.settings.preflight import check_augmentation, check_networks, check_processes
 
 WIDTHS = [4, 4, 4, 4]

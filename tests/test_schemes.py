@@ -453,7 +453,7 @@ def test_a_broken_link_stops_a_datalist_or_is_left_out_by_name(cohort, caplog):
     path = cohort / "data" / "phantom_0002" / "phantom_0002_t2.nii.gz"
     path.unlink()
     path.symlink_to("nowhere")
-    with pytest.raises(UserError, match=str(path)):
+    with pytest.raises(UserError, match=path.name):
         entries_of(cohort / "data", folds=2)
     assert len(entries_of(cohort / "data", folds=2, strict=False)["training"]) == 5
-    assert str(path) in caplog.text
+    assert path.name in caplog.text

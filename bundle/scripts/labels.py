@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
+SEQUENCE_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
 # Network classes: the index is the value in training.
 CLASSES = ("background", "NCR", "ED", "ET")

@@ -16,6 +16,7 @@ from monai.transforms import Compose, MapTransform, RandAffined, Randomizable, R
 from monai.utils import MAX_SEED, CommonKeys
 
 from scripts.errors import UserError
+from scripts.method.gaps import is_gap
 
 __all__ = ["PrepareAugmentedBatch", "PerSequenced", "RandNoise", "StackedRandAffined"]
 
@@ -28,6 +29,8 @@ class PrepareAugmentedBatch(PrepareBatchExtraInput):
     Args:
         augmentation: dictionary transforms of a sample of plain tensors, seeded by EpochSeed; None for none.
         sequences: keys of the batch that the network takes besides the image. Other keys are left out.
+        gaps: whether patients lack sequences or labels. The network then also gets ``samples``: the numbers of those
+            that have each key.
 
     Shapes: a batch of (B, C, H, W, D) -> image, label, (), {name: image}, of the same shapes.
 
@@ -35,9 +38,10 @@ class PrepareAugmentedBatch(PrepareBatchExtraInput):
         UserError: if the augmentation changes the shapes of a sample, or returns anything else than a sample.
     """
 
-    def __init__(self, augmentation: Compose | None, sequences: Sequence[str] = ()) -> None:
+    def __init__(self, augmentation: Compose | None, sequences: Sequence[str] = (), gaps: bool = False) -> None:
         super().__init__({name: name for name in sequences})
         self.augmentation = augmentation
+        self.gaps = gaps
         self.keys = [CommonKeys.IMAGE, CommonKeys.LABEL, *sequences]
 
     def __call__(
@@ -47,12 +51,20 @@ class PrepareAugmentedBatch(PrepareBatchExtraInput):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple, dict]:
+        samples = {
+            key: [number for number, volume in enumerate(batchdata[key]) if not is_gap(volume)]
+            for key in (self.keys if self.gaps else ())
+        }
         batch = {key: batchdata[key].to(device, non_blocking=non_blocking) for key in self.keys}
         batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
         if self.augmentation is not None:
-            samples = [self.augment(sample) for sample in decollate_batch(batch)]
-            batch = {key: torch.stack([sample[key] for sample in samples]) for key in self.keys}
-        return super().__call__(batch, device, non_blocking, **kwargs)
+            augmented = []
+            for number, sample in enumerate(decollate_batch(batch)):
+                there = {key: volume for key, volume in sample.items() if number in samples.get(key, [number])}
+                augmented.append(sample | self.augment(there))
+            batch = {key: torch.stack([sample[key] for sample in augmented]) for key in self.keys}
+        image, label, arguments, options = super().__call__(batch, device, non_blocking, **kwargs)
+        return image, label, arguments, options | ({"samples": samples} if samples else {})
 
     def augment(self, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The augmented sample, in plain tensors of the sample's types and shapes."""

@@ -13,7 +13,7 @@ from scripts.data.seen_patients import duplicates
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in", "warn_of_absent_classes"]
+__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def load_cases(
     dataset_dir: str,
     fold: int | None = 0,
     student_sequence: str | Sequence[str] = "t1ce",
-    sequences: Sequence[str] = (),
+    sequences: Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
     training: bool = True,
 ) -> dict[str, list[dict]]:
@@ -44,13 +44,14 @@ def load_cases(
         dataset_dir: the folder that its paths are relative to.
         fold: the validation fold. The other folds are for training. None trains and validates on every patient.
         student_sequence: what ``image`` holds; several names are stacked.
-        sequences: further keys of the training cases, for the teachers. A sequence that no training case has is left
-            out.
+        sequences: what each teacher sees besides, by its name. A training case may lack any of them, and cases without
+            a label are for training if some teacher sees them.
         strict: stop at faulty files. False leaves their cases out and names them.
         training: False reads the validation cases only.
 
     Returns:
-        ``training`` (image, the sequences, label) and ``validation`` (image, label). Both are empty where neither
+        ``training`` (image, and what there is of the sequences and the label) and ``validation`` (image, label; never a
+        case without label). Both are empty where neither
         datalist nor dataset_dir is given: MONAI Label brings its own cases.
 
     Raises:
@@ -61,28 +62,31 @@ def load_cases(
     if not dataset_dir or not Path(dataset_dir).is_dir():
         raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
-    chosen = [entry for entry in read_entries(datalist, fold, training) if training or fold in (None, entry["fold"])]
-    present = {name for entry in chosen if entry["fold"] != fold for name in entry_files(entry, dataset_dir)}
-    sequences = [name for name in sequences if name in present]
-    needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
+    teachers = [set(names) for names in (sequences or {}).values()]
+    entries = read_entries(datalist, fold, training)
+    files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
+    validation = [entry for entry in entries if "label" in entry and fold in (None, entry["fold"])]
+    learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
+    learnt = [e for e in learnt if "label" in e or any(names <= files[e["case"]] for names in teachers)]
+    extra = {entry["case"]: sorted(set().union(*teachers) & files[entry["case"]]) for entry in learnt}
+    chosen = list({entry["case"]: entry for entry in [*learnt, *validation]}.values())
+    needed = {entry["case"]: [*student, *extra.get(entry["case"], [])] for entry in chosen}
     values = label_values(datalist)
     reports = check_entries(chosen, dataset_dir, needed, set(values))
     left_out = report_faults(find_faults(chosen, reports), strict)
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
-    parts: dict[str, list[dict]] = {"training": [], "validation": []}
-    for entry in chosen:
-        if entry["case"] not in left_out:
-            if entry["fold"] != fold:
-                parts["training"].append(network_entry(entry, dataset_dir, student, sequences))
-            if fold in (None, entry["fold"]):
-                parts["validation"].append(network_entry(entry, dataset_dir, student, []))
-    return parts
+
+    def data(part: Sequence[Mapping[str, Any]], extra: Mapping[str, Sequence[str]]) -> list[dict]:
+        kept = [entry for entry in part if entry["case"] not in left_out]
+        return [network_entry(entry, dataset_dir, student, extra.get(entry["case"], ())) for entry in kept]
+
+    return {"training": data(learnt, extra), "validation": data(validation, {})}
 
 
-def sequences_in(data: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[str]:
-    """The wanted sequences that any training case has."""
-    return [name for name in wanted if any(name in entry for entry in data)]
+def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
+    """Whether any training case lacks one of the sequences, or the label."""
+    return any(name not in entry for entry in data for name in (*sequences, "label"))
 
 
 def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:
@@ -108,7 +112,7 @@ def check_entries(
 
     def check(index: int) -> CaseReport:
         entry = entries[index]
-        roles = [*dict.fromkeys(needed[entry["case"]]), "label"]
+        roles = [*dict.fromkeys(needed[entry["case"]]), *(["label"] if "label" in entry else [])]
         channels = len(entry.get("channels", {})) or 1
         return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
 
@@ -118,26 +122,26 @@ def check_entries(
 def find_faults(entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport]) -> list[Fault]:
     """Faults in the files of each case, and patients in two folds."""
     rows = [
-        (entry["case"], entry.get("patient", entry["case"]), entry["fold"], report.checksum)
+        (entry["case"], entry.get("patient", entry["case"]), entry.get("fold", "no fold"), report.checksum)
         for entry, report in zip(entries, reports)
     ]
     return [fault for report in reports for fault in report.faults] + duplicates(rows)
 
 
 def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:
-    """The labelled cases of a datalist.
+    """The cases of a datalist for training and validation, labelled or not.
 
     Raises:
-        UserError: if there are none, or the fold is missing, or there is no other fold to train on.
+        UserError: if none is labelled, or the fold is missing, or there is no other fold to train on.
     """
     if not datalist:
         raise UserError("datalist is not given: make one with python -m scripts datalist, then pass --datalist FILE.")
     entries = read_datalist(datalist).get("training", [])
-    if not entries:
+    if not any("label" in entry for entry in entries):
         raise UserError(
             f"datalist {datalist} lists no labelled case under training: make it again (python -m scripts datalist)."
         )
-    folds = sorted({entry["fold"] for entry in entries})
+    folds = sorted({entry["fold"] for entry in entries if "label" in entry})
     if fold is None:
         logger.warning("fold is null: validation scores are scores of training patients.")
     elif fold not in folds or (training and len(folds) < 2):
@@ -175,12 +179,12 @@ def network_entry(
     sequences: Sequence[str],
     labelled: bool = True,
 ) -> dict[str, Any]:
-    """The entry with the student's sequences as ``image``, the teachers' sequences, the label and the channels."""
+    """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels."""
     files = entry_files(entry, dataset_dir)
     images = [str(files[name]) for name in student]
     data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
     data |= {name: str(files[name]) for name in sequences}
-    if labelled:
+    if labelled and "label" in files:
         data["label"] = str(files["label"])
     if channels := entry.get("channels"):
         data["channels"] = {"image": [channels[name] for name in student]} | {

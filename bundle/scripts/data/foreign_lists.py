@@ -18,7 +18,7 @@ __all__ = ["read_datalist"]
 logger = logging.getLogger(__name__)
 
 OWN = {"case": str, "image": str, **{f"{name}?": str for name in (*SEQUENCES, "label", "patient")}, "channels?": dict}
-LABELLED = OWN | {"label": str, "fold": int}
+TRAINING = OWN | {"fold?": int}
 MADE = "make one of its folder: python -m scripts datalist --dataset_dir DIR --output FILE"
 MEANINGS = (
     ("background", "background"),
@@ -47,16 +47,15 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
         document = from_monai(document, source)
     elif "modality" in document and any("case" not in entry for entry in entries):
         document = from_msd(document, source)
-    if folds and any("fold" not in entry for entry in document.get("training", [])):
-        raise UserError(f"{source} has cases without fold, which training and evaluation need: {MADE}.")
-    labelled = LABELLED if folds else OWN
-    check_form(document, {"labels?": dict, "training?": [labelled], "testing?": [OWN]}, source)
+    if folds and any("label" in entry and "fold" not in entry for entry in document.get("training", [])):
+        raise UserError(f"{source} has labelled cases without fold, which training and evaluation need: {MADE}.")
+    check_form(document, {"labels?": dict, "training?": [TRAINING], "testing?": [OWN]}, source)
     return document
 
 
 def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Ours from MONAI's folds: ``{"fold", "image": [four files], "label"}``. File names say which sequence is which."""
-    check_form(document, {"training": [{"image": [str], "label": str, "fold?": int}]}, source)
+    check_form(document, {"training": [{"image": [str], "label?": str, "fold?": int}]}, source)
     parts: dict[str, list] = {"training": [], "testing": []}
     endings: set[str] = set()
     for part, entry in [("training", entry) for entry in document["training"]] + [

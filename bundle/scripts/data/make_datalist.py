@@ -1,26 +1,27 @@
 """From a dataset folder to a datalist in the Decathlon form, with folds.
 
 python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
-  [--sequences t1ce] [--trained_on FILE] [--mapping CSV] [--t1ce GLOB] [--t1 GLOB] [--t2 GLOB] [--flair GLOB]
-  [--label GLOB] [--patient REGEX]
+  [--sequences t1ce,flair] [--unlabelled training] [--trained_on FILE] [--mapping CSV] [--t1ce GLOB] [--t1 GLOB]
+  [--t2 GLOB] [--flair GLOB] [--label GLOB] [--patient REGEX]
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.datalist import warn_of_absent_classes
+from scripts.data.datalist_summary import summary
 from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split
-from scripts.data.schemes import endings_text
+from scripts.data.schemes import endings_text, read_name
 from scripts.data.seen_patients import duplicates, find_overlap
 from scripts.errors import UserError
-from scripts.files import check_output, format_table, write_json
+from scripts.files import check_output, write_json
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
@@ -33,7 +34,8 @@ def make_datalist(
     folds: int | None = None,
     seed: int = 0,
     strict: bool = True,
-    sequences: str | Sequence[str] | None = None,
+    sequences: str | Sequence[str] = "t1ce",
+    unlabelled: str | None = None,
     trained_on: str | None = None,
     mapping: str | None = None,
     t1ce: str | None = None,
@@ -45,7 +47,9 @@ def make_datalist(
 ) -> None:
     """List the patients of a folder, checked and in folds, in the file that training reads.
 
-    Labelled cases are listed under ``training``. Folders without any label are listed under ``testing``.
+    Cases may lack anything but T1ce. They are listed under ``training``; folders without any label, which may be test
+    sets, under ``testing``. Unlabelled training cases have no fold, unless their patient has a labelled case. A table
+    says how many have what.
 
     Args:
         dataset_dir: a folder in one of the naming schemes of data/schemes.py, or in any other with the patterns below.
@@ -57,8 +61,9 @@ def make_datalist(
             be chosen without it.
         seed: of the fold assignment.
         strict: stop at faulty files and at patients seen in training. False leaves their cases out and names them.
-        sequences: sequences that every case must have, T1ce among them (all four). T1ce is enough to train the
-            student alone and to evaluate.
+        sequences: sequences that every case must have, T1ce among them (t1ce).
+        unlabelled: where all cases without a label are listed: "training", to learn from them by distillation, or
+            "testing".
         trained_on: the datalist of a training whose patients must not be in this list.
         mapping: the organisers' CSV of names in several editions, for ``trained_on``.
         t1ce: which files are T1ce, as "*_T1post.nii.gz" or, with folders, "*/post.nii.gz". What the wildcards stand
@@ -78,63 +83,70 @@ def make_datalist(
     check_output(output, "output", ".json")
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
-    labelled, unlabelled, files = find_parts(dataset_dir, choice)
-    found = len(labelled) + len(unlabelled)
-    split_folds = read_split(split, labelled) if split else {}
-    labelled = [case for case in labelled if case.name in split_folds or not split]
-    cases = labelled + unlabelled
-    reports = check_files(labelled, unlabelled, required)
+    parts, files = find_parts(dataset_dir, choice, unlabelled)
+    found = sum(map(len, parts.values()))
+    split_folds = read_split(split, parts["labelled"]) if split else {}
+    labelled = [case for case in parts["labelled"] if case.name in split_folds or not split]
+    cases = [*labelled, *parts["training"], *parts["testing"]]
+    reports = check_files(cases, required)
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
     fold_of = choose_folds(labelled, sizes, split_folds, folds, seed)
-    faults = [Fault(str(path), "-", fault, "fetch it, or remove it") for path, fault in files.broken]
+    of_patient = {case.patient: fold_of[case.name] for case in labelled}
+    fold_of |= {case.name: of_patient[case.patient] for case in parts["training"] if case.patient in of_patient}
+    faults = [Fault(read_name(path).case, str(path), fault, "fetch it, or remove it") for path, fault in files.broken]
     faults += [fault for report in reports.values() for fault in report.faults]
-    faults += [*other_edition, *patients_in_two_folds(labelled, reports, fold_of)]
+    faults += [*other_edition, *patients_in_two_folds([*labelled, *parts["training"]], reports, fold_of)]
     faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     left_out = report_faults(faults, strict)
     kept = [case for case in cases if case.name not in left_out and fold_of.get(case.name) != HELD_OUT]
     if not kept:
         raise UserError(f"dataset_dir {dataset_dir}: every case is left out, so there is nothing to list.")
-    write_datalist(output, Path(dataset_dir), kept, fold_of, values, reports)
-    print(summary(kept, fold_of, reports, files, found - len(kept)))
+    testing = {case.name for case in parts["testing"]}
+    write_datalist(output, Path(dataset_dir), kept, testing, fold_of, values, reports)
+    print(summary(kept, testing, reports, files, found - len(kept)))
 
 
-def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
+def required_sequences(sequences: str | Sequence[str]) -> list[str]:
     """The sequences that every case must have, T1ce first: its voxels give the checksum.
 
     Raises:
         UserError: if one is unknown, or T1ce is missing.
     """
-    names = list(SEQUENCES) if sequences is None else [sequences] if isinstance(sequences, str) else list(sequences)
+    names = [sequences] if isinstance(sequences, str) else list(sequences)
     if "t1ce" not in names or set(names) - set(SEQUENCES):
         raise UserError(f"sequences are {names}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
     return list(dict.fromkeys(["t1ce", *names]))
 
 
-def find_parts(dataset_dir: str, choice: Choice) -> tuple[list[Case], list[Case], FolderFiles]:
-    """(labelled cases, unlabelled cases, all files). In a folder where any case has a label, all cases must have one.
+def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tuple[dict[str, list[Case]], FolderFiles]:
+    """Cases by part, and all files. The parts are labelled, and of the others those for training and for testing.
 
     Raises:
-        UserError: if no case has a label.
+        UserError: if no case has a label, or unlabelled is another word.
     """
+    if unlabelled not in (None, "training", "testing"):
+        raise UserError(f"unlabelled is {unlabelled!r}, expected training or testing.")
     cases, files = survey(dataset_dir, choice)
     groups = {case.group for case in cases if "label" in case.files}
     if not groups:
         files.check(f"dataset_dir {dataset_dir}")
         raise UserError(f"dataset_dir {dataset_dir} holds {len(cases)} cases, no label. {endings_text(files.volumes)}")
-    labelled = [case for case in cases if case.group in groups]
-    return labelled, [case for case in cases if case.group not in groups], files
+    parts: dict[str, list[Case]] = {"labelled": [], "training": [], "testing": []}
+    for case in cases:
+        other = unlabelled or ("training" if case.group in groups else "testing")
+        parts["labelled" if "label" in case.files else other].append(case)
+    return parts, files
 
 
-def check_files(labelled: Sequence[Case], unlabelled: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
-    """What reading the files of each case showed, by case."""
-    cases = [*labelled, *unlabelled]
+def check_files(cases: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
+    """What reading the files of each case showed, by case: those that it must have, and those that it has."""
 
     def check(index: int) -> CaseReport:
         case = cases[index]
-        roles = [*required, "label"] if index < len(labelled) else required
-        return check_case(case.name, case.files, roles, possible_labels(case), channels=len(case.channels) or 1)
+        roles = dict.fromkeys([*required, *(role for role in (*SEQUENCES, "label") if role in case.files)])
+        return check_case(case.name, case.files, [*roles], possible_labels(case), channels=len(case.channels) or 1)
 
     return dict(zip((case.name for case in cases), check_cases(check, len(cases))))
 
@@ -170,6 +182,7 @@ def patients_in_two_folds(
 ) -> list[Fault]:
     """A fault for each case whose patient is also in another fold, or in the held-out list of the split."""
     places = {name: "held out" if fold == HELD_OUT else fold for name, fold in fold_of.items()}
+    places = {case.name: places.get(case.name, "no fold") for case in cases}
     return duplicates([(case.name, case.patient, places[case.name], reports[case.name].checksum) for case in cases])
 
 
@@ -184,25 +197,28 @@ def write_datalist(
     output: str,
     root: Path,
     cases: Sequence[Case],
+    testing: Collection[str],
     fold_of: Mapping[str, int],
     values: Sequence[int],
     reports: Mapping[str, CaseReport],
 ) -> None:
     """Write the datalist and print how many cases are in it."""
-    training: list[dict] = []
-    testing: list[dict] = []
+    parts: dict[str, list[dict]] = {"training": [], "testing": []}
     for case in cases:
         entry = datalist_entry(case, root)
-        if case.name in fold_of:
-            entry |= {"fold": fold_of[case.name], "patient": case.patient}
+        if case.name not in testing:
+            entry |= {"fold": fold_of[case.name]} if case.name in fold_of else {}
+            entry["patient"] = case.patient
         entry["checksum"] = reports[case.name].checksum
-        (training if case.name in fold_of else testing).append(entry)
+        parts["testing" if case.name in testing else "training"].append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
     document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels}
-    write_json(Path(output), document | {"training": training, "testing": testing})
-    folds = [entry["fold"] for entry in training]
-    sizes = [folds.count(fold) for fold in sorted(set(folds))]
-    print(f"{output}: {len(training)} labelled cases in folds of {sizes}, {len(testing)} without label.")
+    write_json(Path(output), document | parts)
+    folds = Counter(entry["fold"] for entry in parts["training"] if "label" in entry)
+    print(
+        f"{output}: {folds.total()} labelled cases in folds of {[folds[fold] for fold in sorted(folds)]}, "
+        f"{len(cases) - folds.total()} without label."
+    )
 
 
 def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
@@ -210,22 +226,3 @@ def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
     paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
     entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
     return entry | ({"channels": case.channels} if case.channels else {})
-
-
-def summary(
-    cases: Sequence[Case], fold_of: Mapping[str, int], reports: Mapping[str, CaseReport], files: FolderFiles, out: int
-) -> str:
-    """A table of what is listed and what is not: cases, patients, sequences, label values, and files left out."""
-    values = Counter(value for case in cases for value in reports[case.name].label_values)
-    roles = Counter(role for case in cases for role in case.files)
-    rows = [
-        ("", "number", "of which"),
-        ("cases", str(len(cases)), f"{sum(case.name in fold_of for case in cases)} with label"),
-        ("patients", str(len({case.patient for case in cases})), f"such as {cases[0].patient} of {cases[0].name}"),
-        *((role, str(roles[role]), "files") for role in (*SEQUENCES, "label")),
-        *((f"label value {value}", str(count), "cases") for value, count in sorted(values.items())),
-        *([("cases left out", str(out), "by faults or by the split")] if out else []),
-    ]
-    for reason, paths in sorted(files.grouped().items()):
-        rows.append(("files left out", str(len(paths)), f"{reason}, such as {paths[0].name}"))
-    return format_table(rows, right=False)

@@ -14,8 +14,9 @@ from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import convert_to_dst_type, convert_to_numpy
 
 from scripts.data.volumes import whole_numbers
+from scripts.method.gaps import fill
 
-__all__ = ["ArgMaxd", "DarkBackgroundd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
+__all__ = ["ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
 
 
 def not_zero(image: torch.Tensor) -> torch.Tensor:
@@ -133,6 +134,28 @@ def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]
     centre = affine @ np.append((np.array(shape) - 1) / 2, 1)
     new[:3, 3] = centre[:3] - new[:3, :3] @ (rounded - 1) / 2
     return torch.as_tensor(new), rounded.astype(int).tolist()
+
+
+class FillGapsd(MapTransform):
+    """Sequences and a label that a patient lacks become volumes that say so, so that a batch can be stacked.
+
+    Args:
+        keys: what every sample of a batch must hold.
+        like: the key of a volume that each sample has, whose shape and type the gaps take.
+        label_key: the label's key, whose type is uint8.
+
+    Shapes: (1, H, W, D) for each gap.
+    """
+
+    def __init__(self, keys: KeysCollection, like: str = "image", label_key: str = "label") -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.like = like
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        volume = data[self.like][:1]
+        gaps = {key: volume.byte() if key == self.label_key else volume for key in self.keys if key not in data}
+        return dict(data) | {key: fill(like) for key, like in gaps.items()}
 
 
 class ArgMaxd(MapTransform):

@@ -19,7 +19,7 @@ from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence
 from scripts.inference.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
-from scripts.method.distillation import load_weights
+from scripts.method.weights import load_weights
 
 __all__ = ["CheckedImages", "Predictor", "load_members", "make_members"]
 

@@ -31,8 +31,9 @@ def whole_tumour_dice(logits: torch.Tensor, label: torch.Tensor, score: str = "v
 class TeacherConfidence(nn.Module):
     """Performance-aware teacher weights: w_i = total · dice_i / Σ_j dice_j, renewed after every epoch (MTCM-KD).
 
-    dice_i is the mean over the epoch's training volumes, left out where there is no tumour in label and
-    prediction. The state (weights and running sums) is in buffers, so that it travels with checkpoints.
+    dice_i is the mean over the epoch's labelled training volumes that the teacher sees, left out where there is no
+    tumour in label and prediction. The state (weights and running sums) is in buffers, so that it travels with
+    checkpoints.
 
     Args:
         teachers: names, in the order of the weights.
@@ -80,15 +81,13 @@ class TeacherConfidence(nn.Module):
 
     @torch.no_grad()
     def accumulate(self, logits: Mapping[str, torch.Tensor], label: torch.Tensor) -> None:
-        """Add one batch. Shapes: {teacher: (B, C, H, W, D)}, label (B, 1, H, W, D)."""
-        if not self.teachers:
-            return
+        """Add one batch, of the teachers that saw it. Shapes: {teacher: (B, C, H, W, D)}, label (B, 1, H, W, D)."""
         label = label.as_subclass(torch.Tensor)  # MONAI's MetaTensor would turn the buffers into its kind
-        dice = torch.stack(
-            [whole_tumour_dice(logits[n].as_subclass(torch.Tensor), label, self.score) for n in self.teachers]
-        )
-        self.dice_sum += dice.nansum(dim=1)
-        self.volumes += (~dice.isnan()).sum(dim=1)
+        for index, name in enumerate(self.teachers):
+            if name in logits:
+                dice = whole_tumour_dice(logits[name].as_subclass(torch.Tensor), label, self.score)
+                self.dice_sum[index] += dice.nansum()
+                self.volumes[index] += (~dice.isnan()).sum()
 
     @torch.no_grad()
     def update(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> None:

@@ -30,7 +30,7 @@ class FusionLevel(nn.Module):
         self.project = nn.ModuleDict({name: self.project[name] for name in teachers})
 
     def forward(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        projected = [self.project[name](gate(features[name])) for name, gate in self.attention.items()]
+        projected = [self.project[name](self.attention[name](value)) for name, value in features.items()]
         return self.head(torch.stack(projected).sum(dim=0))
 
 
@@ -44,7 +44,8 @@ class CooperativeFusion(nn.Module):
             One entry is the paper's method (1/2 resolution), two its ablation (1/2 and 1/4).
         num_classes: classes, background included.
 
-    Shapes: {teacher: [(B, C_teacher, h, w, d), one per level]} -> list of logits (B, C, h, w, d), one per level.
+    Shapes: {teacher: [(B, C_teacher, h, w, d), one per level]} -> list of logits (B, C, h, w, d), one per level. For
+    patients who lack some teachers' sequences, features of the others are enough; without any the list is empty.
 
     Raises:
         ValueError: if there is no teacher or no level, or the teachers differ in their number of levels.
@@ -69,6 +70,8 @@ class CooperativeFusion(nn.Module):
         return self if self.teachers else None
 
     def forward(self, features: Mapping[str, Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        there = [name for name in self.teachers if name in features]
         return [
-            level({name: features[name][index] for name in self.teachers}) for index, level in enumerate(self.levels)
+            level({name: features[name][index] for name in there})
+            for index, level in enumerate(self.levels if there else ())
         ]

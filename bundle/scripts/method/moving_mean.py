@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from scripts.method.distillation import Teacher
+from scripts.method.teachers import Teacher
 
 __all__ = ["MovingMeanTeacher"]
 

@@ -13,12 +13,16 @@ A term is added, removed or replaced in YAML, under ``loss::terms``. It gets
 | ``label`` | classes 0..C-1 | (B, 1, H, W, D) |
 
 and gives a scalar, or several by name (one a teacher, say). A term that finds nothing to compare gives none: ``{}``.
+
+Where patients lack sequences or labels, a term is computed for each group of samples that have the same, and its value
+is the mean over all samples that gave one. So its size does not depend on how many have what.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +48,9 @@ logger = logging.getLogger(__name__)
 class Term(nn.Module):
     """One term of the loss; subclasses define ``forward(output, label)``.
 
+    A subclass that does not look at the label sets ``needs_label = False``: it then also counts for patients without
+    one, and its ``label`` is meaningless there.
+
     Args:
         weight: what the term is multiplied by.
         warm_up_weight: the same in the first epochs, in which the student learns from labels alone.
@@ -51,6 +58,8 @@ class Term(nn.Module):
     Raises:
         ValueError: if a weight is negative.
     """
+
+    needs_label = True
 
     def __init__(self, weight: float = 1.0, warm_up_weight: float = 0.0) -> None:
         super().__init__()
@@ -105,6 +114,8 @@ class StudentLabels(Term):
 class TeacherResponses(Term):
     """Performance-aware response distillation: w_i · kd(student, teacher_i) of each teacher, w_i its confidence."""
 
+    needs_label = False
+
     def __init__(self, soft_target: nn.Module, confidence: TeacherConfidence, weight: float = 1.0) -> None:
         super().__init__(weight)
         self.soft_target = soft_target
@@ -123,6 +134,8 @@ class FusedResponse(Term):
 
     A student without a head at that resolution is compared by its own logits, resampled.
     """
+
+    needs_label = False
 
     def __init__(self, soft_target: nn.Module, weight: float, level: int = 1) -> None:
         super().__init__(weight)
@@ -150,6 +163,8 @@ class DistillationLoss(nn.Module):
         terms: name -> Term, or None for a term that an overlay takes away. A term that gives several values adds their
             names to its own: ``distil_flair``.
         distilling: whether the warm-up is over.
+        gather: gives what all processes have, as a list, for means over all of them where patients lack something.
+            None for one process.
 
     Shapes: DistillationOutput, label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
@@ -157,33 +172,59 @@ class DistillationLoss(nn.Module):
         ValueError: in forward, if the networks have an output at a lower resolution that no term uses.
     """
 
-    def __init__(self, terms: Mapping[str, nn.Module | None], distilling: bool = False) -> None:
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module | None],
+        distilling: bool = False,
+        gather: Callable[[Any], list[Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
         self.distilling = distilling
+        self.gather = gather or (lambda mine: [mine])
         self.values: dict[str, torch.Tensor] = {}
         self.idle: set[str] | None = None
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor:
-        values = self.weighted(output, label)
+        values = self.mean_of_parts(output, label) if getattr(output, "parts", ()) else self.weighted(output, label)
         self.values = {name: value.detach() for name, value in values.items()}
+        if not values:  # nobody in this batch has a label or a teacher
+            return 0 * output.student[0].sum()
         return torch.stack(list(values.values())).sum()
 
-    def weighted(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+    def weighted(
+        self, output: DistillationOutput, label: torch.Tensor, labelled: bool = True
+    ) -> dict[str, torch.Tensor]:
         """Weight · value of every term by name: what is summed."""
         self.check_levels(output)
         values: dict[str, torch.Tensor] = {}
         idle = set()
         for name, term in self.terms.items():
             weight: Any = term.weight if self.distilling else getattr(term, "warm_up_weight", 0.0)
-            value = term(output, label)
+            value = term(output, label) if labelled or not getattr(term, "needs_label", True) else {}
             parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
             values |= {key: weight * part for key, part in parts.items()}
             idle |= set() if parts else {name}
-        if self.idle is None and idle:
+        if self.idle is None and idle and labelled:
             logger.info(f"Terms of the loss that find nothing to compare: {', '.join(sorted(idle))}.")
         self.idle = idle
         return values
+
+    def mean_of_parts(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of each term the mean over all samples, of all processes, that give it; a process that has none gives 0.
+
+        A process's value is its share of that mean, times the number of processes, since their gradients are averaged.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        counts: dict[str, int] = defaultdict(int)
+        for part in output.parts:
+            for name, value in self.weighted(part.output, label[part.samples], part.labelled).items():
+                sums[name] = sums.get(name, 0) + len(part.samples) * value
+                counts[name] += len(part.samples)
+        everywhere = self.gather(dict(counts))
+        totals = sum((Counter(one) for one in everywhere), Counter())
+        zero = 0 * output.student[0].sum()
+        return {name: sums.get(name, zero) * len(everywhere) / total for name, total in sorted(totals.items())}
 
     def check_levels(self, output: DistillationOutput) -> None:
         used = max((getattr(term, "level", 0) for term in self.terms.values()), default=0)

@@ -75,8 +75,14 @@ class ConfidenceUpdate:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
 
     def __call__(self, engine: Engine) -> None:
-        if counts(engine):
-            self.confidence.accumulate(engine.state.output["pred"].teachers, engine.state.output["label"])
+        if not counts(engine):
+            return
+        output, label = engine.state.output["pred"], engine.state.output["label"]
+        if not output.parts:
+            self.confidence.accumulate(output.teachers, label)
+        for part in output.parts:
+            if part.labelled:
+                self.confidence.accumulate(part.output.teachers, label[part.samples])
 
     def update(self, engine: Engine) -> None:
         self.confidence.update(reduce=idist.all_reduce)
@@ -85,12 +91,16 @@ class ConfidenceUpdate:
 
 
 class LossTerms:
-    """Epoch means of every named loss term over all ranks, and their sum, as loss/NAME in ``engine.state.metrics``."""
+    """Epoch means of every named loss term over all ranks, and of their sum, as loss/NAME in ``engine.state.metrics``.
+
+    Where patients lack something, a term's mean is over the steps that have it, and the sum's over all steps.
+    """
 
     def __init__(self, loss: DistillationLoss) -> None:
         self.loss = loss
         self.sums: dict[str, torch.Tensor] = {}
-        self.steps = 0
+        self.steps: dict[str, int] = {}
+        self.all_steps = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
@@ -98,20 +108,22 @@ class LossTerms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        self.sums, self.steps = {}, 0
+        self.sums, self.steps, self.all_steps = {}, {}, 0
 
     def __call__(self, engine: Engine) -> None:
         if not counts(engine):
             return
-        self.steps += 1
+        self.all_steps += 1
         for name, term in self.loss.values.items():
             self.sums[name] = self.sums.get(name, 0.0) + term
+            self.steps[name] = self.steps.get(name, 0) + 1
 
     def finish(self, engine: Engine) -> None:
-        iterations = self.steps * idist.get_world_size()
-        means = idist.all_reduce(torch.stack(list(self.sums.values()))) / iterations
+        sums = idist.all_reduce(torch.stack(list(self.sums.values())))
+        world = idist.get_world_size()
+        means = sums / (world * sums.new_tensor(list(self.steps.values())))
         engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(self.sums, means)}
-        engine.state.metrics["loss/total"] = means.sum().item()
+        engine.state.metrics["loss/total"] = (sums / (world * self.all_steps)).sum().item()
 
 
 class FiniteSteps:

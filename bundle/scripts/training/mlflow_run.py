@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 
 from scripts.errors import UserError
 from scripts.files import flatten, read_json, read_table, sha256, write_json
-from scripts.method.distillation import load_weights
+from scripts.method.weights import load_weights
 
 __all__ = ["STAGES", "MlflowRun"]
 
