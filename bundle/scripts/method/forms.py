@@ -185,7 +185,7 @@ class FeatureLoss(Term):
         ValueError: in forward, if there are no projected features, or the teacher gives none of this layer or number.
     """
 
-    needs_label = False
+    patients = "all"
 
     def __init__(self, teacher: str, weight: float = 1.0, layer: int = 0) -> None:
         super().__init__(weight)

@@ -1,4 +1,4 @@
-"""A teacher: a network, and what it sees."""
+"""Teachers: a network and what it sees, or what another program predicted before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from scripts.labels import SEQUENCES
 from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.weights import load_weights
 
-__all__ = ["Teacher", "sequences_of", "usable_teachers"]
+__all__ = ["TARGETS", "StoredTeacher", "Teacher", "sequences_of", "usable_teachers"]
+
+TARGETS = "targets"  # the key of stored class probabilities in a batch
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,37 @@ class Teacher(nn.Module):
     def forward(self, images: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         output, features = self.features(torch.cat([images[name] for name in self.sequences], dim=1))
         return logits_list(output)[0], features
+
+
+class StoredTeacher(Teacher):
+    """A teacher whose class probabilities lie in files (``--targets``), so that a slow one runs once.
+
+    Its logits are log p, with p at least ``floor``. So its soft targets are those of the program that wrote the files,
+    whatever the temperature. Where an augmented patch reaches beyond the volume, the background is certain.
+
+    Args:
+        floor: least probability; 8-bit files round to 1/255.
+
+    Shapes: {"targets": (B, C, H, W, D)} -> logits (B, C, H, W, D), [].
+    """
+
+    def __init__(self, floor: float = 1e-3) -> None:
+        super().__init__(LogProbabilities(floor), [])
+        self.sequences = [TARGETS]
+        self.frozen = True
+
+
+class LogProbabilities(nn.Module):
+    """log p of class probabilities (B, C, H, W, D), the background first; what is missing to 1 is background."""
+
+    def __init__(self, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        missing = 1 - probabilities.sum(dim=1, keepdim=True)
+        background = probabilities[:, :1] + missing
+        return torch.cat([background, probabilities[:, 1:]], dim=1).clamp_min(self.floor).log()
 
 
 def sequences_of(teachers: Mapping[str, Teacher], student_sequence: str | Sequence[str]) -> dict[str, list[str]]:

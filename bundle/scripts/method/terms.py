@@ -36,6 +36,7 @@ __all__ = [
     "DistillationLoss",
     "FusedResponse",
     "FusionLabels",
+    "PseudoLabels",
     "StudentLabels",
     "TeacherLabels",
     "TeacherResponses",
@@ -48,8 +49,8 @@ logger = logging.getLogger(__name__)
 class Term(nn.Module):
     """One term of the loss; subclasses define ``forward(output, label)``.
 
-    A subclass that does not look at the label sets ``needs_label = False``: it then also counts for patients without
-    one, and its ``label`` is meaningless there.
+    ``patients`` says for whom a term counts: "labelled" patients, "unlabelled" ones, whose ``label`` means nothing, or
+    "all".
 
     Args:
         weight: what the term is multiplied by.
@@ -59,7 +60,7 @@ class Term(nn.Module):
         ValueError: if a weight is negative.
     """
 
-    needs_label = True
+    patients = "labelled"
 
     def __init__(self, weight: float = 1.0, warm_up_weight: float = 0.0) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class StudentLabels(Term):
 class TeacherResponses(Term):
     """Performance-aware response distillation: w_i · kd(student, teacher_i) of each teacher, w_i its confidence."""
 
-    needs_label = False
+    patients = "all"
 
     def __init__(self, soft_target: nn.Module, confidence: TeacherConfidence, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -135,7 +136,7 @@ class FusedResponse(Term):
     A student without a head at that resolution is compared by its own logits, resampled.
     """
 
-    needs_label = False
+    patients = "all"
 
     def __init__(self, soft_target: nn.Module, weight: float, level: int = 1) -> None:
         super().__init__(weight)
@@ -148,6 +149,36 @@ class FusedResponse(Term):
         fused = output.fused[self.level - 1]
         student = output.student[self.level] if len(output.student) > self.level else output.student[0]
         return self.soft_target(resample(student, fused), fused)
+
+
+class PseudoLabels(Term):
+    """seg(student_l, argmax teacher) for patients without a label: what a teacher finds most likely serves as label.
+
+    Lee 2013 (ICML workshop on challenges in representation learning), there with the student itself as teacher.
+
+    Args:
+        segmentation: the loss of labels, such as SegmentationLoss.
+        teacher: its name.
+        level: of the student's heads: 0 is full resolution, 1 is 1/2, 2 is 1/4.
+        warm_up_weight: 0 for a teacher that learns with the student; ``weight`` for one that knows already.
+    """
+
+    patients = "unlabelled"
+
+    def __init__(
+        self, segmentation: nn.Module, teacher: str, weight: float, level: int = 0, warm_up_weight: float = 0.0
+    ) -> None:
+        super().__init__(weight, warm_up_weight)
+        self.segmentation = segmentation
+        self.teacher = teacher
+        self.level = level
+
+    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+        if self.teacher not in output.teachers or len(output.student) <= self.level:
+            return {}
+        likely = output.teachers[self.teacher].detach().argmax(dim=1, keepdim=True)  # (B, 1, H, W, D)
+        logits = output.student[self.level]
+        return self.segmentation(logits, resize_label(likely, logits))
 
 
 class DistillationLoss(nn.Module):
@@ -201,7 +232,8 @@ class DistillationLoss(nn.Module):
         idle = set()
         for name, term in self.terms.items():
             weight: Any = term.weight if self.distilling else getattr(term, "warm_up_weight", 0.0)
-            value = term(output, label) if labelled or not getattr(term, "needs_label", True) else {}
+            wanted = getattr(term, "patients", "labelled") in ("all", "labelled" if labelled else "unlabelled")
+            value = term(output, label) if wanted else {}
             parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
             values |= {key: weight * part for key, part in parts.items()}
             idle |= set() if parts else {name}
