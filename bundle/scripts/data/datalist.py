@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
@@ -66,7 +67,7 @@ def load_cases(
     sequences = [name for name in sequences if name in present]
     needed = {entry["case"]: [*student, *sequences] if entry["fold"] != fold else student for entry in chosen}
     values = label_values(datalist)
-    reports = check_entries(chosen, dataset_dir, needed, set(values))
+    reports = check_entries(chosen, dataset_dir, needed, set(values), CheckedFiles(datalist, dataset_dir))
     left_out = report_faults(find_faults(chosen, reports), strict)
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
@@ -102,17 +103,20 @@ def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> 
 
 
 def check_entries(
-    entries: Sequence[Mapping[str, Any]], dataset_dir: str, needed: Mapping[str, Sequence[str]], values: set[int]
+    entries: Sequence[Mapping[str, Any]],
+    dataset_dir: str,
+    needed: Mapping[str, Sequence[str]],
+    values: set[int],
+    checked: CheckedFiles,
 ) -> list[CaseReport]:
-    """What reading the files of each case (``needed`` and the label) showed."""
+    """What checking the files of each case (``needed`` and the label) showed."""
 
     def check(index: int) -> CaseReport:
         entry = entries[index]
         roles = [*dict.fromkeys(needed[entry["case"]]), "label"]
-        channels = len(entry.get("channels", {})) or 1
-        return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
+        return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, entry.get("channels"), checked)
 
-    return check_cases(check, len(entries))
+    return check_cases(check, len(entries), checked)
 
 
 def find_faults(entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport]) -> list[Fault]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
+from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.datalist import warn_of_absent_classes
 from scripts.data.folder_files import FolderFiles
@@ -83,7 +84,7 @@ def make_datalist(
     split_folds = read_split(split, labelled) if split else {}
     labelled = [case for case in labelled if case.name in split_folds or not split]
     cases = labelled + unlabelled
-    reports = check_files(labelled, unlabelled, required)
+    reports = check_files(labelled, unlabelled, required, CheckedFiles(output, dataset_dir))
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
@@ -127,16 +128,18 @@ def find_parts(dataset_dir: str, choice: Choice) -> tuple[list[Case], list[Case]
     return labelled, [case for case in cases if case.group not in groups], files
 
 
-def check_files(labelled: Sequence[Case], unlabelled: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
-    """What reading the files of each case showed, by case."""
+def check_files(
+    labelled: Sequence[Case], unlabelled: Sequence[Case], required: list[str], checked: CheckedFiles
+) -> dict[str, CaseReport]:
+    """What checking the files of each case showed, by case."""
     cases = [*labelled, *unlabelled]
 
     def check(index: int) -> CaseReport:
         case = cases[index]
         roles = [*required, "label"] if index < len(labelled) else required
-        return check_case(case.name, case.files, roles, possible_labels(case), channels=len(case.channels) or 1)
+        return check_case(case.name, case.files, roles, possible_labels(case), case.channels, checked)
 
-    return dict(zip((case.name for case in cases), check_cases(check, len(cases))))
+    return dict(zip((case.name for case in cases), check_cases(check, len(cases), checked)))
 
 
 def possible_labels(case: Case) -> set[int]:
