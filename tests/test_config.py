@@ -141,3 +141,19 @@ def test_a_value_that_would_fail_later_is_named(key, value):
 )
 def test_good_values_pass(options):
     start(**options)
+
+
+@pytest.mark.parametrize("name", ["models", "cache"])
+def test_a_link_that_leads_out_of_output_dir_is_named(name, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "elsewhere").mkdir()
+    (out / "within").mkdir()
+    (out / name).symlink_to("within")
+    start(output_dir=str(tmp_path / "link"))  # of the user's own choice
+    (out / name).unlink()
+    (out / name).symlink_to(tmp_path / "elsewhere")
+    for folder in (out, tmp_path / "link"):
+        with pytest.raises(UserError, match=f"output_dir is '{folder}'.* no links"):
+            start(output_dir=str(folder))

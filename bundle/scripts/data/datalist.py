@@ -23,9 +23,12 @@ def label_values(datalist: str) -> list[int]:
     """Disk value of each network class: from the datalist's ``labels``, or as in BraTS 2021 without a datalist."""
     if not datalist:
         return list(BRATS_2018)
-    value_of = {name: int(value) for value, name in read_datalist(datalist, folds=False).get("labels", {}).items()}
-    if set(value_of) != set(CLASSES):
-        raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
+    labels = read_datalist(datalist, folds=False).get("labels", {})
+    value_of = {str(name): int(value) for value, name in labels.items() if value.isdecimal()}
+    if set(value_of) != set(CLASSES) or len(labels) > len(CLASSES):
+        raise UserError(
+            f"datalist {datalist}: labels is {labels}, expected a whole number for each of {', '.join(CLASSES)}."
+        )
     return [value_of[name] for name in CLASSES]
 
 
@@ -159,6 +162,8 @@ def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> 
     """
     document = read_datalist(datalist, folds=False)
     entries = [*document.get("training", []), *document.get("testing", [])]
+    if not entries:
+        raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
     if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
         raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it again.")
     return [network_entry(entry, dataset_dir, [sequence], [], labelled=False) for entry in entries]

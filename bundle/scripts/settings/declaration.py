@@ -50,6 +50,11 @@ def writable(value: Any) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
+def holds_links_out(value: Any) -> bool:
+    folder = Path(str(value)).resolve()
+    return any(folder not in (folder / name).resolve().parents for name in ("models", "cache"))
+
+
 def usable(value: Any) -> bool:
     try:
         torch.empty(1, device=value)
@@ -97,7 +102,11 @@ RULES: dict[str, Rule] = {
     ),
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
     "num_workers": AT_LEAST_0,
-    "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
+    "output_dir": (
+        lambda v: writable(v) and not holds_links_out(v),
+        "a folder that may be written to, which is made if it does not exist, and whose models and cache are no links "
+        "to elsewhere (for another place give --ckpt_dir or --cache_dir)",
+    ),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "overwrite": FLAG,
     "epochs": AT_LEAST_1,
