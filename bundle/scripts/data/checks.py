@@ -122,13 +122,9 @@ def report_faults(
     if not faults:
         return set()
     names = {fault.case for fault in faults}
-    table = fault_table(faults)
+    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
+    table = format_table(rows, right=False)
     if strict:
         raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
     logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
     return names
-
-
-def fault_table(faults: Sequence[Fault]) -> str:
-    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
-    return format_table(rows, right=False)

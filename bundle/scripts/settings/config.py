@@ -40,11 +40,11 @@ def check_config(code_dir: str | None = None) -> None:
     Raises:
         UserError: names the key, the value and what was expected, or the nearest key that exists.
     """
-    if code_dir:
-        add_code(code_dir)
-    options = command_line_options(shlex.split(command_as_typed() or ""))
-    if options:
+    if line := command_as_typed():
         sys.excepthook = print_sentence
+    options = command_line_options(shlex.split(line or ""))
+    if code_dir:
+        add_code(str(code_dir))
     keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
