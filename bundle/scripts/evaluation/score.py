@@ -111,7 +111,7 @@ def score_pairs(
         except ValueError as error:
             path, fault, remedy = error.args
             return Fault(pair.case, str(path), fault, remedy)
-        voxel_ml = round(float(np.prod(spacing)) / 1000, 7)  # headers are rounded
+        voxel_ml = float(np.prod(spacing)) / 1000
         cleared = [clear_small_et(classes, voxel_ml, threshold) for threshold in thresholds]
         return [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
 

@@ -18,6 +18,7 @@ from scripts.labels import CLASSES, MAP_ENDINGS
 
 __all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et"]
 
+ROUNDING = 1e-4  # voxel sizes are rounded in headers: a volume that is nearer to the threshold than this equals it
 NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
 
 
@@ -30,7 +31,7 @@ def clear_small_et(classes: Any, voxel_ml: float, threshold_ml: float) -> Any:
     Shapes: array or tensor of network classes, any shape -> the same.
     """
     enhancing = classes == ET
-    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml:
+    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml * (1 - ROUNDING):
         return classes
     where: Any = torch.where if isinstance(classes, torch.Tensor) else np.where
     return where(enhancing, NCR, classes)
