@@ -1,9 +1,12 @@
-"""Read a datalist: checked entries, as MONAI's transforms take them."""
+"""Read a datalist: checked entries, as MONAI's transforms take them; and keep an earlier one."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from scripts.data.seen_patients import duplicates
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
 
-__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in", "warn_of_absent_classes"]
+__all__ = ["datalist_images", "label_values", "load_cases", "sequences_in", "set_aside", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -196,3 +199,13 @@ def network_entry(
             name: channels[name] for name in sequences
         }
     return data
+
+
+def set_aside(path: Path, document: Mapping[str, Any]) -> None:
+    """Rename an earlier file that holds something else, which runs that were made with it need to resume."""
+    with suppress(ValueError):
+        if not path.exists() or json.loads(path.read_bytes()) == document:
+            return
+    kept = next(free for number in count(1) if not (free := path.with_stem(f"{path.stem}_{number}")).exists())
+    path.rename(kept)
+    logger.warning(f"{path} held another list, which is now {kept}: runs that were made with it need it to resume.")

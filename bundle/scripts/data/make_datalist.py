@@ -15,7 +15,7 @@ from typing import Any
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
-from scripts.data.datalist import warn_of_absent_classes
+from scripts.data.datalist import set_aside, warn_of_absent_classes
 from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split
 from scripts.data.schemes import endings_text
@@ -201,8 +201,10 @@ def write_datalist(
         entry["checksum"] = reports[case.name].checksum
         (training if case.name in fold_of else testing).append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
-    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels}
-    write_json(Path(output), document | {"training": training, "testing": testing})
+    lists = {"training": training, "testing": testing}
+    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels, **lists}
+    set_aside(Path(output), document)
+    write_json(Path(output), document)
     folds = [entry["fold"] for entry in training]
     sizes = [folds.count(fold) for fold in sorted(set(folds))]
     print(f"{output}: {len(training)} labelled cases in folds of {sizes}, {len(testing)} without label.")
