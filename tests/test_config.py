@@ -38,6 +38,7 @@ def overlay(folder, **keys):
         ({f"{SOFT}::temprature": 2}, [f"{SOFT}::temprature", "temperature"]),
         ({f"{SOFT}::whole_tumour": "no"}, [f"{SOFT}::whole_tumour", "'no'"]),
         ({"confidence::dynamic": "false"}, ["confidence::dynamic", "'false'"]),
+        ({"validate::inferer::amp": "False"}, ["validate::inferer::amp", "'False'"]),
         ({"loss": {"student_weight": 0.5}}, ["loss", "loss::student_weight"]),
         ({SOFT: {"temperature": 5.0}}, [SOFT, f"{SOFT}::temperature"]),
         ({"teachers": {"t": TEACHER | {"sequence": ["t1"]}}}, ["teachers::t::sequence", "sequences"]),
@@ -123,6 +124,12 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("device", "cuda:99"),
         ("fold", -1),
         ("resume", "maybe"),
+        ("resume", "False"),
+        ("amp", "False"),
+        ("clip_gradient", "None"),
+        ("cache", ["disk"]),
+        ("empty_rule", ["brats"]),
+        ("pretrained", 2021),
     ],
 )
 def test_a_value_that_would_fail_later_is_named(key, value):

@@ -113,7 +113,8 @@ def check_components(name: str, value: Any, base: Any) -> None:
         text = (
             isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in ("$", "@", "%")
         )
-        if text and (isinstance(known.get(key), bool) or (known and key in known and item in ("True", "False"))):
+        quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
+        if text and (quoted or isinstance(known.get(key), bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
         if item is None and "_target_" not in value and base and key not in base:
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
