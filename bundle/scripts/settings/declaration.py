@@ -66,7 +66,7 @@ def usable(value: Any) -> bool:
 
 def each(value: Any, rule: Callable[[Any], bool]) -> bool:
     parts = [value] if isinstance(value, str) else value
-    return isinstance(parts, list) and bool(parts) and all(map(rule, parts))
+    return isinstance(parts, list) and bool(parts) and all(rule(str(part)) for part in parts)
 
 
 NONE = "null ('$None' on the command line)"
@@ -87,10 +87,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
     **dict.fromkeys(("roi_size", "window_size"), SIZE),
     **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
-    "student_sequence": (
-        lambda v: each(v, SEQUENCES.__contains__),
-        f"one of {', '.join(SEQUENCES)}, or a list of them",
-    ),
+    "student_sequence": (lambda v: each(v, SEQUENCES.__contains__), f"one or a list of {', '.join(SEQUENCES)}"),
     "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
     "spacing": (
         lambda v: v is None or listed(v, 3, lambda n: number(n) and n > 0),
@@ -105,8 +102,7 @@ RULES: dict[str, Rule] = {
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
     "output_dir": (
         lambda v: writable(v) and not holds_links_out(v),
-        "a folder that may be written to, which is made if it does not exist, and whose models and cache are no links "
-        "to elsewhere (for another place give --ckpt_dir or --cache_dir)",
+        "a folder to write to, whose models and cache are no links to elsewhere (--ckpt_dir and --cache_dir may be)",
     ),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "clip_gradient": (lambda v: v is None or (number(v) and v > 0), f"a number above 0, or {NONE}"),
@@ -118,8 +114,8 @@ RULES: dict[str, Rule] = {
     ),
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
     "ckpt_path": (
-        lambda v: each(v, lambda path: Path(str(path)).is_file()),
-        "a file that exists, or a list of files: train first, or pass --ckpt_path FILE",
+        lambda v: each(v, lambda path: Path(path).is_file()),
+        "files that exist: train first, or give others",
     ),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
