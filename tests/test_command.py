@@ -67,6 +67,16 @@ def choose():
         (["--pred", "a", "--folds", "two"], "--folds .*'two'"),
         (["--pred", "a", "--folds", "1.5"], r"--folds .*'1\.5'"),
         (["--pred", "a", "--ratio", "half"], "--ratio .*'half'"),
+        (["--pred", "a", "--folds", "-1"], "--folds .*'-1'"),
+        (["--pred", "a", "--folds", "True"], "--folds .*'True'"),
+        (["--pred", "a", "--ratio=-0.5"], r"--ratio .*'-0\.5'"),
+        (["--pred", "a", "--folds", "3", "--folds=2"], "--folds .*'3' .*'2'"),
+        (["--pred", "a", "--pred", "b"], "--pred .*'a' .*'b'"),
+        (["--pred", "--folds", "3"], "--pred .*a value"),
+        (["--folds", "3", "--pred"], "--pred .*a value"),
+        (["--pred", "", "--folds", "3"], "--pred .*a value"),
+        (["--pred="], "--pred .*a value"),
+        (["--pred", "a", "--folds"], "--folds .*whole"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_done(arguments, named, type_in):
@@ -152,6 +162,13 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
     options = command_line_options(lines[0])
     read = {key: options[key] for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
     assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$x"}
+
+
+def test_an_option_given_twice_is_named_also_by_monais_own_command(command, tmp_path):
+    options = ["--dataset_dir", tmp_path, "--seed", "1", "--seed=2"]
+    result = command("monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", *options)
+    assert result.returncode == 1
+    assert "--seed" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
 
 
 def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):

@@ -38,6 +38,7 @@ def overlay(folder, **keys):
         ({f"{SOFT}::temprature": 2}, [f"{SOFT}::temprature", "temperature"]),
         ({f"{SOFT}::whole_tumour": "no"}, [f"{SOFT}::whole_tumour", "'no'"]),
         ({"confidence::dynamic": "false"}, ["confidence::dynamic", "'false'"]),
+        ({"validate::inferer::amp": "False"}, ["validate::inferer::amp", "'False'"]),
         ({"loss": {"student_weight": 0.5}}, ["loss", "loss::student_weight"]),
         ({SOFT: {"temperature": 5.0}}, [SOFT, f"{SOFT}::temperature"]),
         ({"teachers": {"t": TEACHER | {"sequence": ["t1"]}}}, ["teachers::t::sequence", "sequences"]),
@@ -123,6 +124,12 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("device", "cuda:99"),
         ("fold", -1),
         ("resume", "maybe"),
+        ("resume", "False"),
+        ("amp", "False"),
+        ("clip_gradient", "None"),
+        ("cache", ["disk"]),
+        ("empty_rule", ["brats"]),
+        ("pretrained", 2021),
     ],
 )
 def test_a_value_that_would_fail_later_is_named(key, value):
@@ -141,3 +148,19 @@ def test_a_value_that_would_fail_later_is_named(key, value):
 )
 def test_good_values_pass(options):
     start(**options)
+
+
+@pytest.mark.parametrize("name", ["models", "cache"])
+def test_a_link_that_leads_out_of_output_dir_is_named(name, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    (tmp_path / "elsewhere").mkdir()
+    (out / "within").mkdir()
+    (out / name).symlink_to("within")
+    start(output_dir=str(tmp_path / "link"))  # of the user's own choice
+    (out / name).unlink()
+    (out / name).symlink_to(tmp_path / "elsewhere")
+    for folder in (out, tmp_path / "link"):
+        with pytest.raises(UserError, match=f"output_dir is '{folder}'.* no links"):
+            start(output_dir=str(folder))

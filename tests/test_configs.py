@@ -56,6 +56,13 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
         assert set(trainer.network.teachers) == wanted
 
 
+def test_the_papers_student_is_predicted_as_it_was_trained():
+    training, prediction = load("paper"), load("paper_inference")
+    parts = {"student_widths", "spacing", "roi_size", "window_size", "preprocessing"}  # xavier is for random weights
+    assert prediction == {key: training[key] for key in parts}
+    assert parts == set(training) & {*load("inference"), *re.findall(r"@(\w+)", str(prediction))}
+
+
 def test_inference_gives_an_engine_without_teachers_fusion_loss_or_label(data_options):
     text = (CONFIGS / "inference.yaml").read_text()
     code = "\n".join(line.split("#")[0] for line in text.splitlines())

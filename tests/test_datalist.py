@@ -103,3 +103,28 @@ def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort):
     write_json(cohort / "datalist.json", document)
     with pytest.raises(UserError, match=f"t2 .*{document['testing'][0]['case']}"):
         datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), "t2")
+
+
+def test_links_to_patients_in_dataset_dir_are_followed(cohort):
+    folder = cohort / "data" / "phantom_0000"
+    folder.rename(cohort / "elsewhere")
+    folder.symlink_to(cohort / "elsewhere")
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"))
+    assert sum(map(len, parts.values())) == 6
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"x": "NCR"}, {"0": ["background"]}, {"0": "background", "1": "NCR", "2": "ED", "4": "ET", "5": "cavity"}],
+)
+def test_labels_that_do_not_name_each_class_once_are_named(labels, cohort):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    write_json(cohort / "datalist.json", document | {"labels": labels})
+    with pytest.raises(UserError, match="labels is "):
+        label_values(str(cohort / "datalist.json"))
+
+
+def test_a_datalist_without_cases_is_no_work(cohort):
+    write_json(cohort / "datalist.json", {"training": []})
+    with pytest.raises(UserError, match=r"datalist\.json"):
+        datalist_images(str(cohort / "datalist.json"), str(cohort / "data"))

@@ -232,6 +232,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save({"other.weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"stem\.conv1\.weight is absent, expected \(4, 1, 3, 3, 3\)"):
         load_weights(unet(), str(tmp_path / "other.pt"))
+    torch.save(dict(enumerate(unet().state_dict().values())), tmp_path / "numbered.pt")
+    torch.save({name: value * float("nan") for name, value in unet().state_dict().items()}, tmp_path / "spoilt.pt")
+    (tmp_path / "empty.pt").touch()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "script.pt")
+    for name in ("numbered", "spoilt", "empty", "script"):
+        with pytest.raises(UserError, match=rf"{name}\.pt"):
+            load_weights(unet(), str(tmp_path / f"{name}.pt"))
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.pt is not a file of weights"):
         load_weights(unet(), str(tmp_path / "text.pt"))

@@ -67,7 +67,16 @@ def test_the_dataset_json_of_msd_serves_prediction(written):
         ({"training": [monai_entry(endings=("flair", "t1", "t2"))]}, "T1ce"),
         (MSD | {"modality": {"0": "CT"}}, "'ct'"),
         (MSD | {"labels": {"0": "background", "1": "cancer"}}, "cancer"),
+        (MSD | {"modality": {"x": "T1"}}, "modality"),
+        (MSD | {"test": [3]}, "test"),
+        (MSD | {"test": [{"label": "a"}]}, "test"),
+        ({"training": [{"image": [], "label": "b", "fold": 0}]}, "T1ce"),
+        ({"training": [monai_entry()], "validation": ["a"]}, "validation::0"),
+        ({"training": [{"case": "a", "image": "a.nii.gz", "label": "b.nii.gz", "fold": True}]}, "fold"),
+        ([{"train": ["a"], "val": ["b"]}], "list"),
         ([], "list"),
+        ("a text", "str"),
+        (None, "None"),
     ],
 )
 def test_what_is_missing_is_named(document, named, written):
@@ -80,3 +89,75 @@ def test_what_is_missing_is_named(document, named, written):
 def test_our_own_datalist_is_read_as_it_is(cohort_source):
     path = cohort_source / "datalist.json"
     assert read_datalist(str(path)) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("text", ["", "case,image\na,b.nii.gz\n", "[" * 100_000, "\ufeff{", "training:\n\t- a"])
+def test_what_is_no_json_is_named(text, tmp_path):
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(UserError, match=r"list\.json"):
+        read_datalist(str(tmp_path / "list.json"))
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path, cohort_source):
+    text = (cohort_source / "datalist.json").read_text()
+    (tmp_path / "list.json").write_text(text, encoding="utf-8-sig")
+    assert read_datalist(str(tmp_path / "list.json")) == json.loads(text)
+
+
+OUTSIDE = [
+    "/etc/x.nii.gz",
+    "../x.nii.gz",
+    "a/../../x.nii.gz",
+    "a/..",
+    "..",
+    "C:\\x.nii.gz",
+    "..\\x.nii.gz",
+    "a\0.nii.gz",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("key", ["image", "flair", "label"])
+@pytest.mark.parametrize("part", ["training", "testing"])
+def test_a_path_that_leads_out_of_dataset_dir_is_named_with_its_entry(path, key, part, written):
+    entry = {"case": "P1", "image": "a.nii.gz", "label": "b.nii.gz", "fold": 0, key: path}
+    with pytest.raises(UserError) as error:
+        read_datalist(written({part: [{**entry, "case": "P0", key: "c.nii.gz"}, entry]}))
+    assert f"{part}::1" in str(error.value) and repr(path) in str(error.value) and "P1" in str(error.value)
+
+
+@pytest.mark.parametrize("path", OUTSIDE[:4])
+def test_lists_of_other_tools_stay_in_dataset_dir_as_well(path, written):
+    for document in (
+        MSD | {"test": [path]},
+        MSD | {"training": [{"image": "a.nii.gz", "label": path}]},
+        {"training": [monai_entry(folder="..")]},
+    ):
+        with pytest.raises(UserError, match=r"::0::"):
+            read_datalist(written(document), folds=False)
+
+
+def test_dots_in_names_are_no_way_out(written):
+    entry = {"case": "P..1", "image": "./a..b/..c.nii.gz", "label": "d.../b.nii.gz", "fold": 0}
+    assert read_datalist(written({"training": [entry]}))["training"] == [entry]
+
+
+@pytest.mark.parametrize("case", ["", ".", "..", "../P0", "a/b", "/tmp/P0", "a\\b", "a\0"])
+def test_a_case_that_names_files_elsewhere_is_named(case, written):
+    entry = {"case": case, "image": "a.nii.gz", "label": "b.nii.gz", "fold": 0}
+    for part in ("training", "testing"):
+        with pytest.raises(UserError, match=f"{part}::0::case"):
+            read_datalist(written({part: [entry]}))
+
+
+def test_two_cases_of_one_name_are_named(written):
+    entry = {"case": "P0", "image": "a.nii.gz", "label": "b.nii.gz", "fold": 0}
+    with pytest.raises(UserError, match="training::0 and testing::0"):
+        read_datalist(written({"training": [entry], "testing": [{**entry, "image": "c.nii.gz"}]}))
+
+
+@pytest.mark.parametrize("channels", [{"flair": 0}, {"t1ce": 1}, {"t1ce": -1}, {"t1ce": "0"}, {"t1ce": 0, "t1": 0}])
+def test_channels_that_do_not_fit_are_named(channels, written):
+    entry = {"case": "P0", "image": "a.nii.gz", "label": "b.nii.gz", "fold": 0, "channels": channels}
+    with pytest.raises(UserError, match="training::0::channels"):
+        read_datalist(written({"training": [entry]}))

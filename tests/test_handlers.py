@@ -17,7 +17,8 @@ from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
-from scripts.training.handlers import ClipGradient, ConfidenceUpdate, EpochSeed, FiniteSteps, LossTerms, WarmUp
+from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp
+from scripts.training.steps import ClipGradient, FiniteSteps
 
 
 def engine_of(step=lambda engine, batch: None, length=2):

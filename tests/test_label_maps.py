@@ -27,6 +27,13 @@ def test_the_transform_takes_the_voxel_size_from_the_affine(threshold, left):
     assert int((cleared == 3).sum()) == left and int((cleared == 2).sum()) == 1
 
 
+@pytest.mark.parametrize("size", [1.0, 1 - 1e-6, 1 + 1e-6, 0.99999994, 1.0000001192])
+def test_a_volume_that_equals_the_threshold_up_to_rounding_is_kept(size):
+    pred = MetaTensor(torch.full((1, 500, 1, 1), 3), affine=torch.diag(torch.tensor([size, size, size, 1.0])))
+    assert int((ClearSmallETd("pred", 0.5)({"pred": pred})["pred"] == 3).sum()) == 500  # 0.5 ml
+    assert int((ClearSmallETd("pred", 0.501)({"pred": pred})["pred"] == 3).sum()) == 0
+
+
 @pytest.fixture
 def scan(tmp_path):
     """An image in a frame of zeros, cropped, and probabilities of two members on the crop."""

@@ -234,3 +234,14 @@ def test_real_patients_get_their_split(tmp_path):
     entries = json.loads((tmp_path / "list.json").read_text())["training"]
     assert {e["case"] for e in entries if e["fold"] == 0} == set(split["validation"])
     assert {e["case"] for e in entries if e["fold"] == 1} == set(split["training"])
+
+
+def test_an_earlier_datalist_is_kept_under_another_name(cohort, caplog):
+    old = (cohort / "datalist.json").read_bytes()
+    for folds in (3, 2, 2, 3):  # as before, another, the same, another
+        make_datalist(str(cohort / "data"), str(cohort / "datalist.json"), folds=folds)
+    kept = [cohort / name for name in ("datalist_1.json", "datalist_2.json")]
+    assert sorted(cohort.glob("datalist_*.json")) == kept
+    assert kept[0].read_bytes() == old == (cohort / "datalist.json").read_bytes()
+    assert {entry["fold"] for entry in json.loads(kept[1].read_text())["training"]} == {0, 1}
+    assert caplog.text.count("held another list") == 2

@@ -245,3 +245,31 @@ def test_an_all_background_prediction_of_real_patients_shows_what_slice_means_ar
     assert len(rows) == 9
     assert all(float(row["dice"]) == 0 for row in rows.values())
     assert all(0.5 < float(row["slice_mean_dice"]) < 1 for row in rows.values())
+
+
+def warnings_of(folder, change, caplog, **options):
+    for path in (folder / "pred").iterdir():
+        image = nib.load(path)
+        save(folder / "pred", path.name, change(np.asarray(image.dataobj)), image.affine)
+    caplog.clear()
+    score(str(folder / "pred"), str(folder / "truth"), str(folder / "m.csv"), **options)
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_masks_and_swapped_values_are_warned_of(folders, caplog):
+    assert warnings_of(folders, lambda label: label, caplog) == []
+    (swapped,) = warnings_of(folders, lambda label: np.choose(label, [0, 2, 1, 3]), caplog)
+    assert "NCR or ED" in swapped and "--pred_values" in swapped
+    assert warnings_of(folders, lambda label: label, caplog, pred_values="nnunet", truth_values="brats2018") == []
+    (mask,) = warnings_of(folders, lambda label: (label > 0).astype(np.uint8), caplog)
+    assert "predictions" in mask and "ED or ET" in mask and "NCR" not in mask
+
+
+def test_a_threshold_that_equals_the_volume_up_to_rounding_clears_nothing(folders, truth):
+    size = 1.0000001192
+    for folder in ("pred", "truth"):
+        for path in (folders / folder).rglob("*.nii.gz"):
+            save(path.parent, path.name, np.asarray(nib.load(path).dataobj), np.diag([size, size, size, 1]))
+    millilitres = int((truth == 4).sum()) / 1000
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), et_threshold_ml=millilitres)
+    assert read(folders / "m.csv") == read(folders / "m_et_cleared.csv")

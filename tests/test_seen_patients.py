@@ -7,7 +7,7 @@ import pytest
 
 from scripts.data.datalist import load_cases
 from scripts.data.make_datalist import make_datalist
-from scripts.data.seen_patients import read_mapping, warn_of_seen_patients
+from scripts.data.seen_patients import find_overlap, read_mapping, warn_of_seen_patients
 from scripts.errors import UserError
 
 
@@ -113,3 +113,19 @@ def test_weights_that_saw_the_patients_to_be_scored_are_warned_of(tmp_path, capl
     warn_of_seen_patients([weights], [{"case": "b"}, {"case": "c"}])
     (warning,) = caplog.messages
     assert weights in warning and str(tmp_path / record) in warning and "1 of the 2" in warning
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"cases": ["a"]}', '{"training": [{"name": "a"}]}'])
+def test_a_record_of_the_weights_in_another_form_is_named(text, tmp_path):
+    (tmp_path / "training.json").write_text(text)
+    with pytest.raises(UserError, match=r"training\.json"):
+        warn_of_seen_patients(str(tmp_path / "models" / "model.pt"), [{"case": "a"}])
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"training": None}, {"training": ["a"]}, {"training": [{"image": ["a"]}]}, []]
+)
+def test_the_list_of_a_training_in_another_form_is_named(document, tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"trained_on .*train\.json"):
+        find_overlap([("a", "a", 1)], str(tmp_path / "train.json"))

@@ -63,3 +63,31 @@ def test_a_changed_copy_has_its_own_summary(tmp_path):
     table = write_scores(tmp_path / "metrics.csv", scores([0.25, 0.75]), "brats")
     changed = replace(table, values={key: dict.fromkeys(COLUMNS, 1.0) for key in table.values})
     assert table.summary()["WT"]["dice"].mean == 0.5 and changed.summary()["WT"]["dice"].mean == 1
+
+
+TABLES = {
+    "not a number": lambda text: text.replace("0.250000", "high", 1),
+    "a region is missing": lambda text: text.replace("case_0,ET", "case_0,XX"),
+    "a row twice": lambda text: text + text.splitlines()[1] + "\n",
+    "cut short": lambda text: text[: text.rindex("case_1,ET")],
+    "no row": lambda text: text.splitlines()[0] + "\n",
+    "empty": lambda text: "",
+    "bytes": lambda text: "\udcff",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_was_spoilt_is_named(kind, tmp_path):
+    write_scores(tmp_path / "metrics.csv", scores([0.25, 0.75]), "brats")
+    text = TABLES[kind]((tmp_path / "metrics.csv").read_text())
+    (tmp_path / "metrics.csv").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"metrics\.csv"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", '{"empty_rule": "x"}', '{"cases_with_an_empty_region": [1]}'])
+def test_the_record_beside_a_table_must_have_its_form(text, tmp_path):
+    write_scores(tmp_path / "metrics.csv", scores([0.25]), "brats")
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        read_scores(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import BUNDLE
 from scripts.errors import UserError
-from scripts.workflow import check_keys, shown
+from scripts.workflow import check_keys, config_files, shown
 
 CONFIGS = BUNDLE / "configs"
 
@@ -24,7 +24,8 @@ def check(*names, **options):
         (["train", "student_alone"], {"teachers::flair::network::widths": "[8]"}, ["teachers::flair"]),
         (["train", "student_alone"], {"soft_target::temperature": 2}, ["soft_target", "None", "temperature"]),
         (["inference", "two_levels"], {}, ["two_levels.yaml", "teachers"]),
-        (["inference", "student_alone"], {}, ["student_alone.yaml", "loss"]),
+        (["inference", "student_alone"], {}, ["student_alone.yaml", "loss", "prediction"]),
+        (["inference", "multi_gpu_train"], {}, ["multi_gpu_train.yaml", "train", "prediction"]),
     ],
 )
 def test_a_part_that_does_not_exist_is_named(names, options, named):
@@ -37,6 +38,19 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("epochs: [")
     with pytest.raises(UserError, match=r"broken\.yaml"):
         check("train", tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize("text", ["- epochs", "epochs", "3", "epochs:\n\t- 3", "epochs: 3\n---\nseed: 1", "\udcff"])
+def test_a_file_of_another_form_is_named(text, tmp_path):
+    (tmp_path / "own.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"own\.yaml"):
+        check("train", tmp_path / "own.yaml")
+
+
+def test_prediction_takes_the_part_of_a_method_that_it_needs(monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    assert config_files("inference", "paper") == ["configs/inference.yaml", "configs/paper_inference.yaml"]
+    assert config_files("train", "paper,demo") == ["configs/train.yaml", "configs/paper.yaml", "configs/demo.yaml"]
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"train", "inference"}))

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from scripts.errors import UserError
-from scripts.inference.worklist import find_work
+from scripts.files import replacing
+from scripts.inference.worklist import find_work, record_inference
 
 
 def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
@@ -59,3 +60,64 @@ def test_label_maps_are_named_after_the_case_that_a_pattern_gives(cohort, tmp_pa
     assert maps == {"P0": "P0_seg.nii.gz", "P1": "P1_seg.nii.gz"}
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == set(maps.values())
     assert command(*run, "--t2", "*_none.nii.gz").returncode != 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", '{"cases": 3}', '{"cases": [{"image": "a"}]}', '{"settings": []}', '{"earlier": [3]}']
+)
+def test_a_record_of_another_form_is_named(text, cohort_source, tmp_path):
+    (tmp_path / "inference.json").write_text(text)
+    with pytest.raises(UserError, match=r"inference\.json"):
+        find_work(str(cohort_source / "data"), output_dir=str(tmp_path))
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    """Pretend to predict cases with a setting, and read the record."""
+    weights = tmp_path / "model.pt"
+    weights.touch()
+    out = tmp_path / "out"
+
+    def predict(names, mirror, overwrite=False):
+        images = [{"case": name, "image": str(tmp_path / f"{name}.nii.gz")} for name in names]
+        record_inference(str(out), images, str(weights), {"mirror": mirror}, overwrite)
+        for name in names:
+            (out / f"{name}_seg.nii.gz").touch()
+        record = json.loads((out / "inference.json").read_text())
+        groups = [
+            (g["settings"]["mirror"], {case["case"] for case in g["cases"]}) for g in (record, *record["earlier"])
+        ]
+        return dict(groups)
+
+    return predict
+
+
+def test_maps_that_are_not_made_again_keep_their_record_and_settings(predicted):
+    assert predicted("abc", False) == {False: {"a", "b", "c"}}
+    assert predicted("a", True, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
+    with pytest.raises(UserError, match="mirror"):
+        predicted("a", True)
+    assert predicted("b", False, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
+    assert predicted("abc", True, overwrite=True) == {True: {"a", "b", "c"}}
+
+
+def test_the_record_of_a_folder_that_was_moved_still_counts(predicted, tmp_path):
+    predicted("ab", False)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out").symlink_to(tmp_path / "moved")
+    with pytest.raises(UserError, match="mirror"):
+        predicted("b", True)
+    assert predicted("b", False) == {False: {"a", "b"}}
+
+
+def test_a_link_in_the_place_of_a_map_is_not_written_through(tmp_path, cohort_source):
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    out.mkdir()
+    victim.write_text("kept")
+    (out / "phantom_0002_seg.nii.gz").symlink_to(victim)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="phantom_0002_seg"):
+            find_work(str(cohort_source / "data"), output_dir=str(out), overwrite=overwrite)
+    with replacing(out / "phantom_0002_seg.nii.gz") as partial:
+        partial.write_text("new")
+    assert victim.read_text() == "kept" and not (out / "phantom_0002_seg.nii.gz").is_symlink()

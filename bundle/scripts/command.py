@@ -19,10 +19,10 @@ from scripts.files import with_home
 __all__ = ["choose_command", "command_line_options", "nearest", "run_command"]
 
 HELP = {"--help", "-h"}
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {  # by annotation
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "True or False"),
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # by annotation
+    "int": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
+    "float": (lambda value: type(value) in (int, float) and value >= 0, "a number of at least 0"),
+    "bool": (lambda value: type(value) is bool, "True or False"),
 }
 
 
@@ -73,22 +73,22 @@ def check_options(arguments: Sequence[str], parameters: Mapping[str, inspect.Par
     options = command_line_options(arguments)
     for name, value in options.items():
         if name in parameters:
-            check_value(name, value, str(parameters[name].annotation))
+            check_value(name, value, parameters[name])
             continue
         known = [other for other in parameters if other not in options]
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if takes_any(parameters) else 0.6)
         if close and name != f"no{close[0]}":
             raise UserError(f"--{name} is not an option here; did you mean --{close[0]}?")
-        if not takes_any(parameters) and name not in ("help", "", *(f"no{other}" for other in parameters)):
+        if not takes_any(parameters) and name not in ("help", *(f"no{other}" for other in parameters)):
             raise UserError(f"--{name} is not an option here; there are --{', --'.join(parameters)}.")
 
 
-def check_value(name: str, value: str, annotation: str) -> None:
-    """Raises UserError if an option's text does not fit its annotation."""
-    types, expected = KINDS.get(annotation.removesuffix(" | None"), ((object,), ""))
-    alone = annotation == "bool" and value[:2] in ("", "--")
-    if not isinstance(True if alone else DefaultParseValue(value), types):
-        raise UserError(f"--{name} is {value!r}, expected {expected}.")
+def check_value(name: str, value: str, parameter: inspect.Parameter) -> None:
+    """Raises UserError if an option's text is missing, or does not fit its annotation."""
+    rule, expected = KINDS.get(str(parameter.annotation).removesuffix(" | None"), (None, "a value"))
+    alone = value[:2] in ("", "--")  # where no value follows
+    if not (rule(alone or DefaultParseValue(value)) if rule else not alone or parameter.default == value):
+        raise UserError(f"--{name} is {'' if alone else value!r}, expected {expected}.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -97,10 +97,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def command_line_options(arguments: Sequence[str]) -> dict[str, str]:
-    """Value by key of ``--key value`` and ``--key=value``, split as fire splits them."""
-    options = {}
-    for index, argument in enumerate(arguments):
-        if match := re.fullmatch(r"--([^=]*)(?:=(.*))?", argument, re.DOTALL):
-            following = arguments[index + 1] if index + 1 < len(arguments) else ""
-            options[match[1].replace("-", "_")] = match[2] if match[2] is not None else following
+    """Value by key of ``--key value`` and ``--key=value``, split as fire splits them.
+
+    Raises:
+        UserError: for an option with two values, of which fire would take the last.
+    """
+    options: dict[str, str] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        if match := re.fullmatch(r"--([^=]+)(?:=(.*))?", argument, re.DOTALL):
+            key, value = match[1].replace("-", "_"), following if match[2] is None else match[2]
+            if options.setdefault(key, value) != value:
+                raise UserError(f"--{key} is given twice, as {options[key]!r} and {value!r}: give it once.")
     return options

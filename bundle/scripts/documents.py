@@ -23,8 +23,9 @@ def check_form(value: Any, form: Any, source: str, name: str = "") -> None:
     """
     part_name, advice = name or "the document", "give another document, or make it again"
     kind = dict if isinstance(form, dict) else list if isinstance(form, list) else form
-    if not isinstance(value, kind):
-        kinds = " or ".join(item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)))
+    known = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, known) or (isinstance(value, bool) and bool not in known):
+        kinds = " or ".join(item.__name__ for item in known)
         found = f"{type(value).__name__} {str(value)[:60]!r}"
         raise UserError(f"{source}: {part_name} is a {found}, expected {kinds}: {advice}.")
     for key, part in form.items() if isinstance(form, dict) else ():

@@ -110,12 +110,32 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV file with text values; no rows if the file does not exist."""
+def read_table(path: Path, form: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+    """Rows of a CSV file with text values; no rows if the file does not exist.
+
+    Args:
+        path: the file.
+        form: columns that it must have, with the type that their texts stand for; an empty text stands for any.
+
+    Raises:
+        UserError: if it cannot be read, or has another form.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}): make this table again.") from error
+    for number, row in enumerate(rows, 2):
+        for column, kind in (form or {}).items():
+            try:
+                kind(row[column] or 0)
+            except (KeyError, ValueError) as error:
+                found = f"{column} {row[column]!r}" if column in row else f"the columns {list(row)}"
+                expected = f"{column} of type {kind.__name__}"
+                raise UserError(f"{path} has {found} in line {number}, expected {expected}: make it again.") from error
+    return rows
 
 
 def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) -> dict:
@@ -125,10 +145,10 @@ def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) ->
         UserError: if the file is missing or is not a JSON mapping of this form.
     """
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{key} {path} cannot be read ({error.strerror}): give the path of a JSON file.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{key} {path} is not JSON ({error}): make it again.") from error
     check_form(document, form or {}, f"{key} {path}")
     return document

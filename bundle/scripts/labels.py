@@ -5,6 +5,8 @@ from __future__ import annotations
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
 SEQUENCE_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
+TARGETS = "targets"  # what another program predicted, as a teacher
+
 # Network classes: the index is the value in training.
 CLASSES = ("background", "NCR", "ED", "ET")
 
@@ -35,7 +37,8 @@ ENDINGS = {
 }  # fmt: skip
 ENDINGS_2023 = ("t1n", "t1c", "t2f", "t2w")
 ENDINGS_2018 = ("flair", "t1", "t1ce", "t2")
-MAP_ENDINGS = ("entropy", "variance")  # of files that inference writes beside a label map
+PROBABILITIES = "probabilities"
+MAP_ENDINGS = ("entropy", "variance", PROBABILITIES)  # of files that inference writes beside a label map
 
 # How to score a region that is empty in truth or prediction.
 NO_OVERLAP_MM = 373.13  # BraTS: HD95 if one mask is empty, the diagonal of a 240 x 240 x 155 volume of 1 mm

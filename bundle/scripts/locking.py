@@ -59,7 +59,7 @@ HELD: weakref.WeakValueDictionary[str, Hold] = weakref.WeakValueDictionary()  # 
 def locked(path: Path) -> IO[str]:
     """The file, open and locked if the file system has locks. Raises BlockingIOError if another process holds it."""
     while True:
-        file = open(path, "a")  # noqa: SIM115 open as long as it is locked
+        file = open(path, "a", opener=open_no_link)  # noqa: SIM115 open as long as it is locked
         try:
             import fcntl
 
@@ -74,6 +74,11 @@ def locked(path: Path) -> IO[str]:
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             return file
         file.close()  # another process removed it at its end
+
+
+def open_no_link(path: str, flags: int) -> int:
+    """A file descriptor of the file itself: a link could lead out of the folder."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def release(path: Path, file: IO[str]) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 import yaml
 
 from scripts.command import nearest
+from scripts.documents import check_form
 from scripts.errors import UserError
 
 __all__ = ["STOPPED", "check_keys", "config_files", "run_line", "workflow_line"]
 
+TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
 
@@ -48,6 +50,9 @@ def config_files(first: str, overlays: str) -> list[str]:
     """
     names = [first, *filter(None, overlays.split(","))]
     files = [name if name.endswith((".yaml", ".json")) else f"configs/{name}.yaml" for name in names]
+    if first == "inference":  # a method may need another preprocessing, and none of its other keys
+        own = [file.replace(".yaml", "_inference.yaml") for file in files]
+        files = [here if Path(here).is_file() else file for file, here in zip(files, own)]
     for name, path in zip(names, files):
         if not Path(path).is_file():
             known = ", ".join(sorted(file.stem for file in Path("configs").glob("*.yaml")))
@@ -67,8 +72,9 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
             overlay = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): correct this file.") from error
+        check_form(overlay or {}, {}, path)
         for key, value in (overlay or {}).items():
-            set_key(config, f"{path}: {key}", key, value)
+            set_key(config, f"{path}: {key}", str(key), value)
     for key, value in options.items():
         set_key(config, f"--{key}", key, value)
 
@@ -76,6 +82,7 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
 def set_key(config: Any, name: str, key: str, value: Any) -> None:
     """Set ``a::b`` in a config. Raises UserError for a part that does not exist, or has no parts."""
     *path, last = re.split("::|#", key.lstrip("+~"))
+    whole = config
     for depth, step in enumerate([*path, last]):
         parts = {str(place): part for place, part in enumerate(config)} if isinstance(config, list) else config
         if not isinstance(parts, dict):
@@ -84,6 +91,8 @@ def set_key(config: Any, name: str, key: str, value: Any) -> None:
         if depth < len(path):
             if step not in parts:
                 near = f"; did you mean {nearest(step, parts)}?" if parts else ": leave this key out."
+                if "train" not in whole and step in TRAINING:
+                    near = ", which is for prediction: give single keys (docs/train.md, Methods), not this overlay."
                 raise UserError(f"{name}: there is no {'::'.join(path[: depth + 1])} in this config{near}")
             config = parts[step]
     if isinstance(config, dict) and not key.startswith("+"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +14,11 @@ import ignite.distributed as idist
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.volumes import (
-    Volume,
-    content_checksum,
-    grid_faults,
-    image_faults,
-    label_faults,
-    read_volume,
-    unique_roles,
-)
+from scripts.data.checked_files import CheckedFiles
+from scripts.data.volumes import Volume, grid_faults, label_faults, unique_roles
 from scripts.errors import UserError
 from scripts.files import format_table
+from scripts.labels import TARGETS
 
 __all__ = ["CaseReport", "Fault", "check_case", "check_cases", "report_faults"]
 
@@ -50,36 +44,52 @@ class CaseReport:
     checksum: int = 0
 
 
-def check_cases(check: Callable[[int], CaseReport], count: int) -> list[CaseReport]:
-    """Reports of ``check(index)`` for all cases, in order, on every rank. Threads and ranks share the work."""
-    rank, world = idist.get_rank(), idist.get_world_size()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        indices = range(rank, count, world)
-        reports = pool.map(check, indices)
-        mine = list(tqdm(reports, "checking files", len(indices), leave=False, disable=bool(rank) or None))
-    if world == 1:
-        return mine
-    shards = idist.all_gather(mine)
-    return [shards[index % world][index // world] for index in range(count)]
+def check_cases(
+    check: Callable[[int], CaseReport], count: int, checked: CheckedFiles | None = None
+) -> list[CaseReport]:
+    """Reports of ``check(index)`` for all cases, in order, on every rank. Threads and ranks share the work.
+
+    ``checked`` is what the checks use; it is written at the end, also if they are interrupted.
+    """
+    rank, world, checked = idist.get_rank(), idist.get_world_size(), checked or CheckedFiles()
+    indices = range(rank, count, world)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            reports = pool.map(check, indices)
+            mine = list(tqdm(reports, "checking files", len(indices), leave=False, disable=bool(rank) or None))
+        shards = idist.all_gather((mine, checked.new)) if world > 1 else [(mine, checked.new)]
+        checked.new = {key: report for _, new in shards for key, report in new.items()}
+    finally:
+        if rank == 0:
+            checked.write()
+    return [shards[index % world][0][index // world] for index in range(count)]
 
 
 def check_case(
-    name: str, files: Mapping[str, Path], roles: Sequence[str], labels: set[int], channels: int = 1
+    name: str,
+    files: Mapping[str, Path],
+    roles: Sequence[str],
+    labels: set[int],
+    channels: Mapping[str, int] | None = None,
+    checked: CheckedFiles | None = None,
+    target_labels: Collection[int] = (),
 ) -> CaseReport:
-    """Report on one case, after reading its files and comparing their grids.
+    """Report on one case, after checking its files and comparing their grids.
 
     Args:
         name: of the case.
         files: path by role (a sequence or ``label``).
         roles: roles that must be there. The first is a sequence, whose voxels give the checksum.
         labels: values that the label may hold.
-        channels: sequences in each image file (4 in MSD Task01, whose images are 4-D).
+        channels: channel of each sequence where all are in one 4-D file (MSD Task01).
+        checked: files that were checked before.
+        target_labels: values that another program's label maps may hold.
     """
-    report = CaseReport()
+    report, checked = CaseReport(), checked or CheckedFiles()
     first: tuple[Volume, str] | None = None
     for role in unique_roles(files, roles):
         try:
-            image = read_volume(role, files, 1 if role == "label" else channels)
+            file = checked.report(role, files, channels or {}, first=role == roles[0])
         except FileNotFoundError as error:
             remedy = "add the file, named like the others"
             if role not in (roles[0], "label"):
@@ -90,15 +100,17 @@ def check_case(
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
         path = files[role]
-        faults = label_faults(image.voxels, labels) if role == "label" else image_faults(image)
-        faults += grid_faults(image, *first) if first else []
-        first = first or (image, path.name)
+        faults = list(file.faults)
+        if role in ("label", TARGETS):
+            faults += label_faults(np.array(file.values), labels if role == "label" else target_labels)
+        faults += grid_faults(file.grid, *first) if first else []
+        first = first or (file.grid, path.name)
         report.faults += [Fault(name, str(path), *fault) for fault in faults]
         if role == "label":
-            report.label_values = {int(value) for value in np.unique(image.voxels) if float(value).is_integer()}
-            report.tumour_ml = float((image.voxels > 0).sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
-        elif role == roles[0] and not faults:
-            report.checksum = content_checksum(image)
+            report.label_values = {int(value) for value in file.values if float(value).is_integer()}
+            report.tumour_ml = file.tumour_ml
+        elif role == roles[0]:
+            report.checksum = file.checksum
     return report
 
 
@@ -115,13 +127,9 @@ def report_faults(
     if not faults:
         return set()
     names = {fault.case for fault in faults}
-    table = fault_table(faults)
+    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
+    table = format_table(rows, right=False)
     if strict:
         raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
     logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
     return names
-
-
-def fault_table(faults: Sequence[Fault]) -> str:
-    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
-    return format_table(rows, right=False)

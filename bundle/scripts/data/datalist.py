@@ -1,19 +1,24 @@
-"""Read a datalist: checked entries, as MONAI's transforms take them."""
+"""Read a datalist: checked entries, as MONAI's transforms take them; and keep an earlier one."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
+from scripts.data.targets import find_targets
 from scripts.errors import UserError
-from scripts.labels import BRATS_2018, CLASSES, SEQUENCES
+from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
 
-__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "warn_of_absent_classes"]
+__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "set_aside", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +27,12 @@ def label_values(datalist: str) -> list[int]:
     """Disk value of each network class: from the datalist's ``labels``, or as in BraTS 2021 without a datalist."""
     if not datalist:
         return list(BRATS_2018)
-    value_of = {name: int(value) for value, name in read_datalist(datalist, folds=False).get("labels", {}).items()}
-    if set(value_of) != set(CLASSES):
-        raise UserError(f"datalist {datalist}: labels name {sorted(value_of)}, expected {sorted(CLASSES)}.")
+    labels = read_datalist(datalist, folds=False).get("labels", {})
+    value_of = {str(name): int(value) for value, name in labels.items() if value.isdecimal()}
+    if set(value_of) != set(CLASSES) or len(labels) > len(CLASSES):
+        raise UserError(
+            f"datalist {datalist}: labels is {labels}, expected a whole number for each of {', '.join(CLASSES)}."
+        )
     return [value_of[name] for name in CLASSES]
 
 
@@ -36,6 +44,8 @@ def load_cases(
     sequences: Mapping[str, Sequence[str]] | None = None,
     strict: bool = True,
     training: bool = True,
+    targets: str | None = None,
+    target_classes: Collection[int] = (),
 ) -> dict[str, list[dict]]:
     """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
 
@@ -48,6 +58,8 @@ def load_cases(
             a label are for training if some teacher sees them.
         strict: stop at faulty files. False leaves their cases out and names them.
         training: False reads the validation cases only.
+        targets: folder of what another program predicted, for a StoredTeacher.
+        target_classes: values that label maps in it may hold.
 
     Returns:
         ``training`` (image, and what there is of the sequences and the label) and ``validation`` (image, label; never a
@@ -63,7 +75,7 @@ def load_cases(
         raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
     teachers = [set(names) for names in (sequences or {}).values()]
-    entries = read_entries(datalist, fold, training)
+    entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     validation = [entry for entry in entries if "label" in entry and fold in (None, entry["fold"])]
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
@@ -72,7 +84,9 @@ def load_cases(
     chosen = list({entry["case"]: entry for entry in [*learnt, *validation]}.values())
     needed = {entry["case"]: [*student, *extra.get(entry["case"], [])] for entry in chosen}
     values = label_values(datalist)
-    reports = check_entries(chosen, dataset_dir, needed, set(values))
+    reports = check_entries(
+        chosen, dataset_dir, needed, set(values), CheckedFiles(datalist, dataset_dir), target_classes
+    )
     left_out = report_faults(find_faults(chosen, reports), strict)
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
@@ -82,6 +96,23 @@ def load_cases(
         return [network_entry(entry, dataset_dir, student, extra.get(entry["case"], ())) for entry in kept]
 
     return {"training": data(learnt, extra), "validation": data(validation, {})}
+
+
+def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: Collection[str]) -> list[dict[str, Any]]:
+    """The entries, each with the prediction of another program, where there is one.
+
+    Raises:
+        UserError: if predictions are given that no teacher sees, or the other way round.
+    """
+    if targets and TARGETS not in seen:
+        raise UserError("targets is given, but no teacher sees it: train with --method stored_targets.")
+    if TARGETS in seen and not targets:
+        raise UserError("targets is not given, which a teacher sees: pass --targets DIR, a folder of predictions.")
+    found = find_targets(targets, [entry["case"] for entry in entries]) if targets else {}
+    own = [{key: value for key, value in entry.items() if key != TARGETS} for entry in entries]
+    return [
+        entry | ({TARGETS: str(found[entry["case"]].absolute())} if entry["case"] in found else {}) for entry in own
+    ]
 
 
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
@@ -106,17 +137,23 @@ def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> 
 
 
 def check_entries(
-    entries: Sequence[Mapping[str, Any]], dataset_dir: str, needed: Mapping[str, Sequence[str]], values: set[int]
+    entries: Sequence[Mapping[str, Any]],
+    dataset_dir: str,
+    needed: Mapping[str, Sequence[str]],
+    values: set[int],
+    checked: CheckedFiles,
+    target_labels: Collection[int] = (),
 ) -> list[CaseReport]:
-    """What reading the files of each case (``needed`` and the label) showed."""
+    """What checking the files of each case (``needed`` and the label) showed."""
 
     def check(index: int) -> CaseReport:
         entry = entries[index]
         roles = [*dict.fromkeys(needed[entry["case"]]), *(["label"] if "label" in entry else [])]
-        channels = len(entry.get("channels", {})) or 1
-        return check_case(entry["case"], entry_files(entry, dataset_dir), roles, values, channels=channels)
+        return check_case(
+            entry["case"], entry_files(entry, dataset_dir), roles, values, entry.get("channels"), checked, target_labels
+        )
 
-    return check_cases(check, len(entries))
+    return check_cases(check, len(entries), checked)
 
 
 def find_faults(entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport]) -> list[Fault]:
@@ -159,6 +196,8 @@ def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> 
     """
     document = read_datalist(datalist, folds=False)
     entries = [*document.get("training", []), *document.get("testing", [])]
+    if not entries:
+        raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
     if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
         raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it again.")
     return [network_entry(entry, dataset_dir, [sequence], [], labelled=False) for entry in entries]
@@ -168,7 +207,9 @@ def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
     """Absolute path of each sequence and of the label. The datalist's ``image`` is T1ce."""
     roles = {"image": "t1ce"}
     return {
-        roles.get(key, key): Path(dataset_dir, entry[key]) for key in ("image", *SEQUENCES, "label") if key in entry
+        roles.get(key, key): Path(dataset_dir, entry[key])
+        for key in ("image", *SEQUENCES, "label", TARGETS)
+        if key in entry
     }
 
 
@@ -188,6 +229,16 @@ def network_entry(
         data["label"] = str(files["label"])
     if channels := entry.get("channels"):
         data["channels"] = {"image": [channels[name] for name in student]} | {
-            name: channels[name] for name in sequences
+            name: channels[name] for name in sequences if name in channels
         }
     return data
+
+
+def set_aside(path: Path, document: Mapping[str, Any]) -> None:
+    """Rename an earlier file that holds something else, which runs that were made with it need to resume."""
+    with suppress(ValueError):
+        if not path.exists() or json.loads(path.read_bytes()) == document:
+            return
+    kept = next(free for number in count(1) if not (free := path.with_stem(f"{path.stem}_{number}")).exists())
+    path.rename(kept)
+    logger.warning(f"{path} held another list, which is now {kept}: runs that were made with it need it to resume.")

@@ -24,7 +24,7 @@ def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
     Raises:
         UserError: if the file has no such lists, or a case is in both or not among ``cases``.
     """
-    split = read_json(path, "split")
+    split = read_json(path, "split", {"training?": [str], "validation?": [str]})
     if not {"training", "validation"} <= set(split):
         raise UserError(
             f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."

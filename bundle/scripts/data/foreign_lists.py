@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from scripts.documents import check_form
@@ -17,7 +17,9 @@ __all__ = ["read_datalist"]
 
 logger = logging.getLogger(__name__)
 
-OWN = {"case": str, "image": str, **{f"{name}?": str for name in (*SEQUENCES, "label", "patient")}, "channels?": dict}
+PATHS = ("image", *SEQUENCES, "label")
+CHANNELS = {f"{name}?": int for name in SEQUENCES}
+OWN = {"case": str, **{f"{name}?": str for name in (*PATHS, "patient")}, "image": str, "channels?": CHANNELS}
 TRAINING = OWN | {"fold?": int}
 MADE = "make one of its folder: python -m scripts datalist --dataset_dir DIR --output FILE"
 MEANINGS = (
@@ -36,7 +38,7 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
         folds: whether labelled cases need a fold.
 
     Raises:
-        UserError: if it is none of these, or lacks what is needed.
+        UserError: if it is none of these, lacks what is needed, or names a file or case outside the given folders.
     """
     document, source = read_json(datalist, "datalist"), f"datalist {datalist}"
     if "channel_names" in document:
@@ -50,12 +52,43 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
     if folds and any("label" in entry and "fold" not in entry for entry in document.get("training", [])):
         raise UserError(f"{source} has labelled cases without fold, which training and evaluation need: {MADE}.")
     check_form(document, {"labels?": dict, "training?": [TRAINING], "testing?": [OWN]}, source)
+    check_names(document, source)
     return document
+
+
+def check_names(document: Mapping[str, Any], source: str) -> None:
+    """Check that paths stay in dataset_dir, and files named after cases in output_dir, on any system.
+
+    Raises:
+        UserError: names the entry, for such a path or name, a case that is listed twice, or channels that do not fit.
+    """
+    places: dict[str, str] = {}
+    for part, index, entry in [(p, i, e) for p in ("training", "testing") for i, e in enumerate(document.get(p, []))]:
+        case, place = entry["case"], f"{part}::{index}"
+        if case in (".", "..") or "\0" in case or not case or PureWindowsPath(case).name != case:
+            raise UserError(
+                f"{source}: {place}::case is {case!r}, expected a name without slashes: files are named so."
+            )
+        if case in places:
+            raise UserError(f"{source}: {places[case]} and {place} are both case {case!r}: give each its own name.")
+        places[case] = place
+        for key in PATHS:
+            path = PureWindowsPath(entry.get(key, ""))
+            if path.anchor or ".." in path.parts or "\0" in str(path):
+                raise UserError(
+                    f"{source}: {place}::{key} of {case} is {entry[key]!r}, expected a path below dataset_dir."
+                )
+        channels, needed = entry.get("channels", {}), {"t1ce", *SEQUENCES} & {"t1ce", *entry}
+        if channels and (needed - {*channels} or sorted(channels.values()) != list(range(len(channels)))):
+            raise UserError(
+                f"{source}: {place}::channels of {case} is {channels}, expected {sorted(needed)} from 0 on: {MADE}."
+            )
 
 
 def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Ours from MONAI's folds: ``{"fold", "image": [four files], "label"}``. File names say which sequence is which."""
-    check_form(document, {"training": [{"image": [str], "label?": str, "fold?": int}]}, source)
+    tests = {"testing?": [{"image": [str]}], "validation?": [{"image": [str]}]}
+    check_form(document, {"training": [{"image": [str], "label?": str, "fold?": int}], **tests}, source)
     parts: dict[str, list] = {"training": [], "testing": []}
     endings: set[str] = set()
     for part, entry in [("training", entry) for entry in document["training"]] + [
@@ -69,7 +102,7 @@ def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
             files[role] = path
             endings.add(ending.lower())
         if "t1ce" not in files:
-            raise UserError(f"{source}: the case of {entry['image'][0]} has no T1ce: {MADE}.")
+            raise UserError(f"{source}: the case of {entry['image'] or 'no image'} has no T1ce: {MADE}.")
         case = PurePosixPath(files["t1ce"]).name.partition(".")[0][: len(name)]
         own = {"case": case, "patient": re.sub(r"^(BraTS-.+)-\d{3}$", r"\1", case), "image": files.pop("t1ce"), **files}
         parts[part].append(own | {key: entry[key] for key in ("label", "fold") if key in entry})
@@ -81,8 +114,8 @@ def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
 def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Ours from MSD's dataset.json: one file with all sequences, which ``modality`` names, for each case."""
     form = {"modality": dict, "labels": dict, "training": [{"image": str, "label?": str, "fold?": int}]}
-    check_form(document, form, source)
-    names = [str(name).lower() for _, name in sorted(document["modality"].items(), key=lambda item: int(item[0]))]
+    check_form(document, form | {"test?": [(str, dict)]}, source)
+    names = [str(document["modality"].get(str(index))).lower() for index in range(len(document["modality"]))]
     roles = [ENDINGS.get(name) or ENDINGS.get(name.removesuffix("w")) for name in names]
     if "t1ce" not in roles or None in roles or len(set(roles)) < len(roles):
         raise UserError(
@@ -99,6 +132,7 @@ def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         )
     parts: dict[str, list] = {"training": [], "testing": []}
     tests = [{"image": entry} if isinstance(entry, str) else entry for entry in document.get("test", [])]
+    check_form(tests, [{"image": str}], f"{source}: test")
     for part, entry in [*(("training", e) for e in document["training"]), *(("testing", e) for e in tests)]:
         image = entry["image"]
         case = PurePosixPath(image).name.partition(".")[0]

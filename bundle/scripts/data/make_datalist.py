@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
+from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
-from scripts.data.datalist import warn_of_absent_classes
+from scripts.data.datalist import set_aside, warn_of_absent_classes
 from scripts.data.datalist_summary import summary
 from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split
@@ -88,7 +89,7 @@ def make_datalist(
     split_folds = read_split(split, parts["labelled"]) if split else {}
     labelled = [case for case in parts["labelled"] if case.name in split_folds or not split]
     cases = [*labelled, *parts["training"], *parts["testing"]]
-    reports = check_files(cases, required)
+    reports = check_files(cases, required, CheckedFiles(output, dataset_dir))
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     sizes = {name: report.tumour_ml for name, report in reports.items()}
@@ -140,15 +141,15 @@ def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tupl
     return parts, files
 
 
-def check_files(cases: Sequence[Case], required: list[str]) -> dict[str, CaseReport]:
-    """What reading the files of each case showed, by case: those that it must have, and those that it has."""
+def check_files(cases: Sequence[Case], required: list[str], checked: CheckedFiles) -> dict[str, CaseReport]:
+    """What checking the files of each case showed, by case: those that it must have, and those that it has."""
 
     def check(index: int) -> CaseReport:
         case = cases[index]
         roles = dict.fromkeys([*required, *(role for role in (*SEQUENCES, "label") if role in case.files)])
-        return check_case(case.name, case.files, [*roles], possible_labels(case), channels=len(case.channels) or 1)
+        return check_case(case.name, case.files, [*roles], possible_labels(case), case.channels, checked)
 
-    return dict(zip((case.name for case in cases), check_cases(check, len(cases))))
+    return dict(zip((case.name for case in cases), check_cases(check, len(cases), checked)))
 
 
 def possible_labels(case: Case) -> set[int]:
@@ -212,8 +213,9 @@ def write_datalist(
         entry["checksum"] = reports[case.name].checksum
         parts["testing" if case.name in testing else "training"].append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
-    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels}
-    write_json(Path(output), document | parts)
+    document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels, **parts}
+    set_aside(Path(output), document)
+    write_json(Path(output), document)
     folds = Counter(entry["fold"] for entry in parts["training"] if "label" in entry)
     print(
         f"{output}: {folds.total()} labelled cases in folds of {[folds[fold] for fold in sorted(folds)]}, "

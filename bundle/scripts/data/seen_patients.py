@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import re
 from collections import defaultdict
@@ -18,6 +17,9 @@ from scripts.files import read_json
 __all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "warn_of_seen_patients"]
 
 logger = logging.getLogger(__name__)
+
+PATIENTS = {"training": [{"case": str, "patient?": str, "checksum?": int}]}  # what counts in a datalist
+RECORD = {"cases?": [{"case": str}], "training?": [{"case": str}], "configuration?": dict}
 
 
 def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:
@@ -55,7 +57,7 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
     """
     seen: dict[str, str] = {}
     checksums: dict[int, str] = {}
-    for entry in read_json(trained_on, "trained_on").get("training", []):
+    for entry in read_json(trained_on, "trained_on", PATIENTS)["training"]:
         seen |= dict.fromkeys((entry["case"], entry.get("patient", entry["case"])), entry["case"])
         checksums[entry.get("checksum", 0)] = entry["case"]
     names = {name for case, patient, _ in cases for name in (case, patient)}
@@ -127,4 +129,4 @@ def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """
     folder = Path(weights).resolve().parent.parent
     for record in filter(Path.is_file, (folder / "training.json", folder / "docs" / "trained_on.json")):
-        yield record, json.loads(record.read_text())
+        yield record, read_json(record, "the weights' record", RECORD)

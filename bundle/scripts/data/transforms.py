@@ -14,6 +14,7 @@ from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import convert_to_dst_type, convert_to_numpy
 
 from scripts.data.volumes import whole_numbers
+from scripts.labels import CLASSES, TARGETS
 from scripts.method.gaps import fill
 
 __all__ = ["ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
@@ -144,7 +145,7 @@ class FillGapsd(MapTransform):
         like: the key of a volume that each sample has, whose shape and type the gaps take.
         label_key: the label's key, whose type is uint8.
 
-    Shapes: (1, H, W, D) for each gap.
+    Shapes: (1, H, W, D) for each gap, (4, H, W, D) for the prediction of another program.
     """
 
     def __init__(self, keys: KeysCollection, like: str = "image", label_key: str = "label") -> None:
@@ -153,9 +154,12 @@ class FillGapsd(MapTransform):
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        volume = data[self.like][:1]
-        gaps = {key: volume.byte() if key == self.label_key else volume for key in self.keys if key not in data}
-        return dict(data) | {key: fill(like) for key, like in gaps.items()}
+        result = dict(data)
+        for key in self.keys:
+            if key not in data:
+                volume = data[self.like][:1].repeat(len(CLASSES) if key == TARGETS else 1, 1, 1, 1)
+                result[key] = fill(volume.byte() if key == self.label_key else volume)
+        return result
 
 
 class ArgMaxd(MapTransform):

@@ -12,9 +12,11 @@ import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from scripts.labels import TARGETS
+
 __all__ = [
-    "Volume", "check_shape", "content_checksum", "grid_faults", "image_faults", "label_faults", "read_header",
-    "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
+    "Volume", "check_shape", "content_checksum", "grid_faults", "image_faults", "label_faults",
+    "probability_faults", "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
@@ -63,7 +65,7 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
     if volume.voxels.dtype.kind not in "biuf":
         raise ValueError(f"voxels of type {volume.voxels.dtype}, expected numbers")
-    if role == "label":
+    if role == "label" or (role == TARGETS and channels == 1):
         volume = volume._replace(voxels=whole_numbers(volume.voxels))
     return check_shape(volume, channels)
 
@@ -169,6 +171,13 @@ def label_faults(voxels: np.ndarray, labels: Collection[int]) -> list[Finding]:
     return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")] * bool(
         unknown
     )
+
+
+def probability_faults(voxels: np.ndarray) -> list[Finding]:
+    """What shows that voxels (H, W, D, V) are no probabilities."""
+    if not (np.isfinite(voxels).all() and voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING):
+        return [("values that are no probabilities", "expected 0 to 1: give probabilities (after softmax or sigmoid)")]
+    return []
 
 
 def shorten(values: Sequence[float]) -> str:

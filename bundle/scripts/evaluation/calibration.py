@@ -17,6 +17,7 @@ from scripts.labels import REGIONS, TABLE_ORDER
 __all__ = ["BINS", "Calibration", "bin_counts", "merge_calibration"]
 
 BINS = 10
+COLUMNS = ("region", "bin", "voxels", "probability", "frequency")
 
 
 class Calibration:
@@ -68,20 +69,15 @@ def bin_counts(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 def bin_row(region: str, index: int, voxels: float, probability: float, true: float) -> dict[str, Any]:
     """One row of calibration.csv, from the sums over the voxels of a bin."""
-    return {
-        "region": region,
-        "bin": index,
-        "voxels": int(voxels),
-        "probability": f"{probability / max(voxels, 1):.6f}",
-        "frequency": f"{true / max(voxels, 1):.6f}",
-    }
+    means = (f"{total / max(voxels, 1):.6f}" for total in (probability, true))
+    return dict(zip(COLUMNS, (region, index, int(voxels), *means)))
 
 
 def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Rows of several calibration.csv as one: voxels are added, the other columns are averaged over voxels."""
     sums: dict[tuple[str, int], np.ndarray] = {}
     for path in paths:
-        for row in read_table(path):
+        for row in read_table(path, dict(zip(COLUMNS, (str, int, int, float, float)))):
             voxels, means = int(row["voxels"]), [float(row["probability"]), float(row["frequency"])]
             key = (row["region"], int(row["bin"]))
             sums[key] = sums.get(key, np.zeros(3)) + np.array([1.0, *means]) * voxels

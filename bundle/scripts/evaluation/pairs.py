@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from scripts.data.volumes import Volume, grid_faults, read_volume, reorient, sho
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES
 
-__all__ = ["Meaning", "Pair", "class_of_value", "read_pair", "to_classes"]
+__all__ = ["Meaning", "Pair", "class_of_value", "count_pairs", "read_pair", "to_classes", "warn_of_meanings"]
+
+logger = logging.getLogger(__name__)
 
 BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # where no edition is named: those before 2023 hold 4, later ones 3
 NAME_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+")  # of cases from 2023 on
@@ -88,6 +91,32 @@ def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_v
             f'{", ".join(CLASSES)}, such as "[0,1,2,3]".'
         )
     return {value: index for index, value in enumerate(values)}
+
+
+def count_pairs(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Voxels by predicted and true class, (4, 4). Shapes: both (H, W, D) in network classes."""
+    count = len(CLASSES)
+    return np.bincount(predicted.ravel() * count + truth.ravel(), minlength=count**2).reshape(count, count)
+
+
+def warn_of_meanings(voxels: np.ndarray) -> None:
+    """Warn where the values of a side seem to mean something else than they are taken for.
+
+    Args:
+        voxels: by predicted and true class, of all cases together, (4, 4).
+    """
+    sides = {"predictions": (voxels.sum(1), "truth"), "truth": (voxels.sum(0), "predictions")}
+    for side, (own, other) in sides.items():
+        if lacking := [CLASSES[index] for index in (1, 2, 3) if not own[index] and sides[other][0][index]]:
+            logger.warning(
+                f"No label map of the {side} holds {' or '.join(lacking)}, but those of the {other} do. If these are "
+                "masks of the whole tumour, only the scores of WT mean something."
+            )
+    if voxels[1, 2] > voxels[1, 1] and voxels[2, 1] > voxels[2, 2]:
+        logger.warning(
+            "Most of what the predictions call NCR or ED is the other one in the truth. If a side counts as nnU-Net "
+            f"and MSD do (1 is ED), pass --pred_values or --truth_values ({NAMES})."
+        )
 
 
 def to_classes(voxels: np.ndarray, class_of: Mapping[int, int]) -> np.ndarray:

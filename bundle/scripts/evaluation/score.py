@@ -20,7 +20,7 @@ from scripts.data.cases import find_label_maps, label_map
 from scripts.data.checks import Fault, report_faults
 from scripts.errors import UserError
 from scripts.evaluation.metrics import region_metrics
-from scripts.evaluation.pairs import Meaning, Pair, read_pair
+from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
 from scripts.evaluation.summary import CaseScore, print_table, write_scores
 from scripts.files import check_output
 from scripts.inference.label_maps import clear_small_et
@@ -104,28 +104,31 @@ def score_pairs(
     check_options(output, empty_rule, et_threshold_ml)
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
 
-    def score_pair(pair: Pair) -> list[list[CaseScore]] | Fault:
-        """Scores by threshold and region, or what is wrong with a file."""
+    def score_pair(pair: Pair) -> tuple[list[list[CaseScore]], np.ndarray] | Fault:
+        """Scores by threshold and region, and voxels by class, or what is wrong with a file."""
         try:
             classes, truth, spacing = read_pair(pair, *meanings)
         except ValueError as error:
             path, fault, remedy = error.args
             return Fault(pair.case, str(path), fault, remedy)
-        voxel_ml = round(float(np.prod(spacing)) / 1000, 7)  # headers are rounded
+        voxel_ml = float(np.prod(spacing)) / 1000
         cleared = [clear_small_et(classes, voxel_ml, threshold) for threshold in thresholds]
-        return [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
+        scores = [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
+        return scores, count_pairs(classes, truth)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(score_pair, pairs), total=len(pairs), desc="Scoring", disable=None))
     report_faults([result for result in results if isinstance(result, Fault)], True, "fix them, or take them away.")
     for meaning in meanings:
         meaning.check_one_edition()
+    found = [result for result in results if not isinstance(result, Fault)]
+    warn_of_meanings(np.sum([voxels for _, voxels in found], axis=0))
     plain = Path(output)
     cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
     for stale in (cleared, cleared.with_suffix(".json")):
         stale.unlink(missing_ok=True)  # of an earlier threshold
     for index, threshold in enumerate(thresholds):
-        scores = [item for result in results if isinstance(result, list) for item in result[index]]
+        scores = [item for of_case, _ in found for item in of_case[index]]
         path = cleared if threshold else plain
         print_table(write_scores(path, scores, empty_rule, threshold))
         print(f"-> {path}\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,18 @@ from tqdm import tqdm
 
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
-from scripts.files import format_table, read_table, write_json, write_table
+from scripts.files import format_table, read_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
 __all__ = ["CaseScore", "Estimate", "Scores", "estimate", "print_table", "read_scores", "write_scores"]
 
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
+ABOUT = {  # of the JSON beside a metrics.csv
+    "empty_rule?": str,
+    "cases_with_an_empty_region?": {f"{region}?": [str] for region in TABLE_ORDER},
+    "et_threshold_ml?": (int, float),
+}
 
 
 class CaseScore(NamedTuple):
@@ -129,21 +133,19 @@ def read_scores(run: str | Path) -> Scores:
         raise UserError(
             f"{path} does not exist: evaluate the run first, or score its label maps (python -m scripts score)."
         )
-    rows = read_table(path)
-    if not rows or not {"case", "region", *COLUMNS} <= set(rows[0]):
-        raise UserError(
-            f"{path} has the columns {list(rows[0]) if rows else []}: make it again with python -m scripts score."
-        )
+    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, float)})
     values = {(row["case"], row["region"]): {name: float(row[name] or "nan") for name in COLUMNS} for row in rows}
+    if not rows or len(values) < len(rows) or values.keys() != {(case, r) for case, _ in values for r in TABLE_ORDER}:
+        expected = f"each case once with each of {', '.join(TABLE_ORDER)}"
+        raise UserError(
+            f"{path} has {len(rows)} rows, expected {expected}: make it again with python -m scripts score."
+        )
     beside = path.with_suffix(".json")
-    about = json.loads(beside.read_text()) if beside.is_file() else {}
-    return Scores(
-        path,
-        values,
-        about.get("empty_rule", "brats"),
-        about.get("cases_with_an_empty_region", {region: [] for region in TABLE_ORDER}),
-        about.get("et_threshold_ml", 0.0),
-    )
+    about = read_json(beside, "the record", ABOUT) if beside.is_file() else {}
+    if (rule := about.get("empty_rule", "brats")) not in EMPTY_RULES:
+        raise UserError(f"{beside}: empty_rule is {rule!r}, expected one of {sorted(EMPTY_RULES)}: score again.")
+    empty = about.get("cases_with_an_empty_region", {})
+    return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, about.get("et_threshold_ml", 0.0))
 
 
 def caption(scores: Scores) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -14,10 +15,14 @@ from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
 
 from scripts.data.cases import case_of
 from scripts.files import replacing
-from scripts.labels import CLASSES, MAP_ENDINGS
+from scripts.labels import CLASSES, PROBABILITIES
 
-__all__ = ["AtomicWriter", "ClearSmallETd", "SaveUncertaintyd", "case_name", "clear_small_et"]
+__all__ = [
+    "AtomicWriter", "ClearSmallETd", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "clear_small_et",
+    "write_probabilities",
+]  # fmt: skip
 
+ROUNDING = 1e-4  # voxel sizes are rounded in headers: a volume that is nearer to the threshold than this equals it
 NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
 
 
@@ -30,7 +35,7 @@ def clear_small_et(classes: Any, voxel_ml: float, threshold_ml: float) -> Any:
     Shapes: array or tensor of network classes, any shape -> the same.
     """
     enhancing = classes == ET
-    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml:
+    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml * (1 - ROUNDING):
         return classes
     where: Any = torch.where if isinstance(classes, torch.Tensor) else np.where
     return where(enhancing, NCR, classes)
@@ -78,7 +83,7 @@ class SaveUncertaintyd(MapTransform):
                 writer=AtomicWriter,
                 output_name_formatter=case_name,
             )
-            for name in MAP_ENDINGS
+            for name in ("entropy", "variance")
         ]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -93,6 +98,33 @@ class SaveUncertaintyd(MapTransform):
         for saver in self.savers:
             saver(maps)
         return dict(data)
+
+
+class SaveProbabilitiesd(MapTransform):
+    """Writes class probabilities in the image's own grid, NAME_probabilities.nii.gz: (H, W, D, C), 8 bit, scale 1/255.
+
+    Programs that read NIfTI get numbers from 0 to 1.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str) -> None:
+        super().__init__(keys)
+        self.output_dir = output_dir
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            volume = data[key]
+            name = case_name(data["image"].meta, None)["subject"].replace(".nii.gz", f"_{PROBABILITIES}.nii.gz")
+            write_probabilities(Path(self.output_dir, name), volume.cpu().numpy(), volume.affine.numpy())
+        return dict(data)
+
+
+def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarray) -> None:
+    """Write class probabilities (C, H, W, D) as an 8-bit NIfTI file, whole or not at all."""
+    image = nib.Nifti1Image(np.rint(np.moveaxis(probabilities, 0, 3) * 255).astype(np.uint8), affine)
+    image.header.set_slope_inter(1 / 255, 0)
+    image.header.set_xyzt_units("mm")
+    with replacing(path) as partial:
+        nib.save(image, partial)
 
 
 class AtomicWriter(NibabelWriter):

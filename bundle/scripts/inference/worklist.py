@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from monai.utils import ensure_tuple
 from scripts.data.cases import Choice, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
-from scripts.files import sha256
+from scripts.files import read_json, sha256
 from scripts.labels import SEQUENCES
 from scripts.settings.provenance import record_run
 from scripts.training.folder import forget_scores
@@ -22,6 +21,8 @@ from scripts.training.folder import forget_scores
 __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
+
+RECORD = {"cases?": [{"case?": str, "image": str, "prediction": str}], "settings?": dict}
 
 
 def find_work(
@@ -68,7 +69,8 @@ def find_work(
 
 def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
     """Raises UserError unless an earlier inference into the folder made these label maps, from the same images."""
-    sources = {Path(case["prediction"]).name: case["image"] for case in earlier_record(output_dir).get("cases", [])}
+    groups = record_groups(output_dir)
+    sources = {Path(case["prediction"]).name: case["image"] for group in groups for case in group["cases"]}
     if foreign := [path for path in label_maps if path.name not in sources]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
@@ -83,10 +85,19 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
             )
 
 
-def earlier_record(output_dir: str) -> dict[str, Any]:
-    """The inference.json of earlier inferences into the folder; empty if there is none."""
-    path = Path(output_dir, "inference.json")
-    return json.loads(path.read_text()) if path.is_file() else {}
+def record_groups(output_dir: str) -> list[dict[str, Any]]:
+    """Settings and cases of earlier inferences into the folder, a group for each settings; cases whose map is there.
+
+    Raises:
+        UserError: if inference.json has another form.
+    """
+    path, groups = Path(output_dir).resolve() / "inference.json", []
+    record = read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]}) if path.is_file() else {}
+    for group in (record, *record.get("earlier", [])):
+        maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
+        cases = [case | {"prediction": str(here)} for case, here in maps if here.is_file()]
+        groups.append({"settings": group.get("settings", {}), "cases": cases})
+    return groups
 
 
 def record_inference(
@@ -99,31 +110,36 @@ def record_inference(
 ) -> None:
     """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
 
-    Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one.
+    Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one. Maps of other
+    settings that are not made again stay under ``earlier``, with their settings.
 
     Raises:
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
-    before = earlier_record(output_dir)
     settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
-    kept = [case for case in before.get("cases", []) if Path(case["prediction"]).is_file()]
-    other = sorted(key for key in settings if before.get("settings", {}).get(key) != settings[key])
-    if kept and other and not overwrite:
-        raise UserError(
-            f"{output_dir} holds {len(kept)} label map(s) made with other {', '.join(other)}: give another output_dir, "
-            "or --overwrite True to predict them again."
-        )
+    now = {image["case"] for image in images}
+    same: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for group in record_groups(output_dir):
+        other = sorted(key for key in settings if group["settings"].get(key) != settings[key])
+        if group["cases"] and other and not overwrite:
+            raise UserError(
+                f"{output_dir} holds {len(group['cases'])} label map(s) made with other {', '.join(other)}: give "
+                "another output_dir, or --overwrite True to predict them again."
+            )
+        rest = [case for case in group["cases"] if case.get("case") not in now]
+        same += [] if other else rest
+        others += [group | {"cases": rest}] if other and rest else []
     if overwrite and idist.get_rank() == 0:
         forget_scores(output_dir)
         for path in (path for image in images for path in maps_of(output_dir, image["image"], image["case"])):
             path.unlink(missing_ok=True)
-    now = {image["case"] for image in images}
-    earlier = [] if other else [case for case in kept if case["case"] not in now]
     record_run(
         output_dir,
         "inference",
         ckpt_path=ckpt_path,
-        cases=[*earlier, *images],
+        cases=[*same, *images],
         settings=settings,
+        earlier=others,
         label_values=label_values,
     )

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from scripts.device import autocast, lay_channels_last
+from scripts.labels import TARGETS
 from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.fusion import CooperativeFusion
 from scripts.method.gaps import Samples, groups
@@ -168,10 +169,16 @@ class DistillationNetwork(nn.Module):
         return network(inputs)
 
 
-def further_sequences(network: DistillationNetwork) -> list[str]:
-    """What the network's teachers see and its student does not, each once, in the teachers' order."""
+def further_sequences(network: DistillationNetwork, stored: bool = True) -> list[str]:
+    """What the network's teachers see and its student does not, each once, in the teachers' order.
+
+    Args:
+        network: all networks.
+        stored: False leaves out what is no sequence, but the prediction of another program.
+    """
     found = sequences_of(network.teachers, network.student_sequences).values()
-    return list(dict.fromkeys(name for names in found for name in names))
+    names = dict.fromkeys(name for names in found for name in names)
+    return [name for name in names if stored or name != TARGETS]
 
 
 def parameter_groups(

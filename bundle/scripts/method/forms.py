@@ -18,10 +18,8 @@ from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import EPSILON, SoftTargetLoss, resample, resize_label
 from scripts.method.terms import Term
 
-__all__ = [
-    "BestTeacherResponse", "ChannelWiseLoss", "CorrelationLoss", "FeatureLoss", "PrototypeLoss", "RegionLoss",
-    "StandardisedLoss",
-]  # fmt: skip
+__all__ = ["BestTeacherResponse", "ChannelWiseLoss", "CorrelationLoss", "FeatureLoss", "PrototypeLoss", "RegionLoss"]
+__all__ += ["StandardisedLoss"]
 
 
 class StandardisedLoss(nn.Module):

@@ -8,13 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import nn
 
-from scripts.labels import SEQUENCES
+from scripts.labels import CLASSES, SEQUENCES, TARGETS
 from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.weights import load_weights
 
-__all__ = ["TARGETS", "StoredTeacher", "Teacher", "sequences_of", "usable_teachers"]
+__all__ = ["StoredTeacher", "Teacher", "sequences_of", "usable_teachers"]
 
-TARGETS = "targets"  # the key of stored class probabilities in a batch
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ class Teacher(nn.Module):
             raise ValueError(f"a teacher's sequences are {self.sequences}, expected some of {list(SEQUENCES)}.")
         if frozen and not checkpoint:
             raise ValueError(f"the teacher of {self.sequences} is frozen but has no checkpoint: give one.")
+        self.channels = len(self.sequences)
         self.network = network
         self.frozen = frozen
         self.checkpoint = checkpoint
@@ -84,6 +84,7 @@ class StoredTeacher(Teacher):
     def __init__(self, floor: float = 1e-3) -> None:
         super().__init__(LogProbabilities(floor), [])
         self.sequences = [TARGETS]
+        self.channels = len(CLASSES)
         self.frozen = True
 
 

@@ -36,7 +36,6 @@ __all__ = [
     "DistillationLoss",
     "FusedResponse",
     "FusionLabels",
-    "PseudoLabels",
     "StudentLabels",
     "TeacherLabels",
     "TeacherResponses",
@@ -149,36 +148,6 @@ class FusedResponse(Term):
         fused = output.fused[self.level - 1]
         student = output.student[self.level] if len(output.student) > self.level else output.student[0]
         return self.soft_target(resample(student, fused), fused)
-
-
-class PseudoLabels(Term):
-    """seg(student_l, argmax teacher) for patients without a label: what a teacher finds most likely serves as label.
-
-    Lee 2013 (ICML workshop on challenges in representation learning), there with the student itself as teacher.
-
-    Args:
-        segmentation: the loss of labels, such as SegmentationLoss.
-        teacher: its name.
-        level: of the student's heads: 0 is full resolution, 1 is 1/2, 2 is 1/4.
-        warm_up_weight: 0 for a teacher that learns with the student; ``weight`` for one that knows already.
-    """
-
-    patients = "unlabelled"
-
-    def __init__(
-        self, segmentation: nn.Module, teacher: str, weight: float, level: int = 0, warm_up_weight: float = 0.0
-    ) -> None:
-        super().__init__(weight, warm_up_weight)
-        self.segmentation = segmentation
-        self.teacher = teacher
-        self.level = level
-
-    def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
-        if self.teacher not in output.teachers or len(output.student) <= self.level:
-            return {}
-        likely = output.teachers[self.teacher].detach().argmax(dim=1, keepdim=True)  # (B, 1, H, W, D)
-        logits = output.student[self.level]
-        return self.segmentation(logits, resize_label(likely, logits))
 
 
 class DistillationLoss(nn.Module):

@@ -27,8 +27,12 @@ def load_weights(network: nn.Module, path: str) -> None:
         raise UserError(
             f"checkpoint {path} is not a file of weights ({type(error).__name__}): give a model.pt."
         ) from error
-    if not (isinstance(weights, dict) and all(isinstance(value, torch.Tensor) for value in weights.values())):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+    ):
         raise UserError(f"checkpoint {path} holds more than one network's weights: give the model.pt beside it.")
+    if spoilt := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise UserError(f"checkpoint {path} holds NaN or infinity, first in {spoilt[0]}: give other weights.")
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -40,11 +40,11 @@ def check_config(code_dir: str | None = None) -> None:
     Raises:
         UserError: names the key, the value and what was expected, or the nearest key that exists.
     """
-    if code_dir:
-        add_code(code_dir)
-    options = command_line_options(shlex.split(command_as_typed() or ""))
-    if options:
+    if line := command_as_typed():
         sys.excepthook = print_sentence
+    options = command_line_options(shlex.split(line or ""))
+    if code_dir:
+        add_code(str(code_dir))
     keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
@@ -113,7 +113,8 @@ def check_components(name: str, value: Any, base: Any) -> None:
         text = (
             isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in ("$", "@", "%")
         )
-        if text and isinstance(known.get(key), bool):
+        quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
+        if text and (quoted or isinstance(known.get(key), bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
         if item is None and "_target_" not in value and base and key not in base:
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")

@@ -16,7 +16,8 @@ from scripts.method.resunet import STRIDE
 
 __all__ = ["TEXT", "check_values"]
 
-TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "run_name", "mlflow_experiment", "mlflow_uri"}
+TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce", "patient"}
+TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri"}
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -50,6 +51,11 @@ def writable(value: Any) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
+def holds_links_out(value: Any) -> bool:
+    folder = Path(str(value)).resolve()
+    return any(folder not in (folder / name).resolve().parents for name in ("models", "cache"))
+
+
 def usable(value: Any) -> bool:
     try:
         torch.empty(1, device=value)
@@ -58,14 +64,9 @@ def usable(value: Any) -> bool:
     return True
 
 
-def files(value: Any) -> bool:
-    paths = [value] if isinstance(value, str) else value
-    return isinstance(paths, list) and bool(paths) and all(Path(str(path)).is_file() for path in paths)
-
-
-def sequences(value: Any) -> bool:
-    names = [value] if isinstance(value, str) else value
-    return isinstance(names, list) and bool(names) and set(map(str, names)) <= set(SEQUENCES)
+def each(value: Any, rule: Callable[[Any], bool]) -> bool:
+    parts = [value] if isinstance(value, str) else value
+    return isinstance(parts, list) and bool(parts) and all(rule(str(part)) for part in parts)
 
 
 NONE = "null ('$None' on the command line)"
@@ -78,17 +79,20 @@ SIZE: Rule = (
     lambda v: listed(v, 3, lambda n: whole(n, 1) and n % STRIDE == 0),
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
+FLAGS = "strict overwrite lr_from_validation activation_checkpointing amp channels_last mirror uncertainty"
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(FLAGS.split(), FLAG),
+    **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval"), AT_LEAST_1),
+    **dict.fromkeys(("seed", "num_workers", "warm_up_epochs", "distillation_warm_up"), AT_LEAST_0),
+    **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
+    **dict.fromkeys(("roi_size", "window_size"), SIZE),
     **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
-    "student_sequence": (sequences, f"one of {', '.join(SEQUENCES)}, or a list of them"),
+    "student_sequence": (lambda v: each(v, SEQUENCES.__contains__), f"one or a list of {', '.join(SEQUENCES)}"),
     "fold": (lambda v: v is None or whole(v, 0), f"a whole number of at least 0, or for every patient {NONE}"),
-    "strict": FLAG,
     "spacing": (
         lambda v: v is None or listed(v, 3, lambda n: number(n) and n > 0),
         f"three positive numbers in mm, such as [2,2,2], or for each volume's own {NONE}",
     ),
-    "roi_size": SIZE,
-    "window_size": SIZE,
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
     "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
     "patch_ratios": (
@@ -96,26 +100,12 @@ RULES: dict[str, Rule] = {
         'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
     ),
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
-    "num_workers": AT_LEAST_0,
-    "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
+    "output_dir": (
+        lambda v: writable(v) and not holds_links_out(v),
+        "a folder to write to, whose models and cache are no links to elsewhere (--ckpt_dir and --cache_dir may be)",
+    ),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
-    "overwrite": FLAG,
-    "epochs": AT_LEAST_1,
-    "batch_size": AT_LEAST_1,
-    "accumulation_steps": AT_LEAST_1,
-    "val_interval": AT_LEAST_1,
-    "warm_up_epochs": AT_LEAST_0,
-    "distillation_warm_up": AT_LEAST_0,
-    "learning_rate": RATE,
-    "student_learning_rate": RATE,
     "clip_gradient": (lambda v: v is None or (number(v) and v > 0), f"a number above 0, or {NONE}"),
-    "lr_from_validation": FLAG,
-    "activation_checkpointing": FLAG,
-    "amp": FLAG,
-    "channels_last": FLAG,
-    "mirror": FLAG,
-    "uncertainty": FLAG,
-    "seed": AT_LEAST_0,
     "device": (usable, "one of this machine, such as cpu or cuda:0"),
     "backend": (lambda v: v in idist.available_backends(), "one of this machine: gloo, or nccl where it has GPUs"),
     "student_widths": (
@@ -123,8 +113,11 @@ RULES: dict[str, Rule] = {
         'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
     ),
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
-    "ckpt_path": (files, "a file that exists, or a list of files: train first, or pass --ckpt_path FILE"),
+    "ckpt_path": (
+        lambda v: each(v, lambda path: Path(path).is_file()),
+        "files that exist: train first, or give others",
+    ),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
-    "empty_rule": (lambda v: v in EMPTY_RULES, f"one of {sorted(EMPTY_RULES)}"),
+    "empty_rule": (lambda v: v in list(EMPTY_RULES), f"one of {sorted(EMPTY_RULES)}"),
 }

@@ -97,10 +97,12 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
     Raises:
         UserError: names the network, the patch, and what is wrong with it.
     """
-    named: dict[str, Any] = {"network_def": (networks.student, networks.student_sequences)}
-    named |= {f"teachers::{name}::network": (t.network, t.sequences) for name, t in networks.teachers.items()}
-    for key, (network, sequences) in named.items():
-        patch = (2, len(sequences), *roi_size)  # two, for networks with batch normalisation
+    student = networks.student_sequences
+    named: dict[str, Any] = {"network_def": (networks.student, student, len(student))}
+    for name, teacher in networks.teachers.items():
+        named[f"teachers::{name}::network"] = teacher.network, teacher.sequences, teacher.channels
+    for key, (network, sequences, channels) in named.items():
+        patch = (2, channels, *roi_size)  # two, for networks with batch normalisation
         given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch},"
         try:
             logits = output_shape(network, patch)

@@ -47,7 +47,7 @@ class History:
 
     def rows_before(self, epoch: int) -> list[dict[str, Any]]:
         """Rows of the file before an epoch."""
-        return [row for row in read_table(self.path) if int(row["epoch"]) < epoch]
+        return [row for row in read_table(self.path, {"epoch": int}) if int(row["epoch"]) < epoch]
 
     def __call__(self, engine: Engine) -> None:
         if self.rows is None:
