@@ -164,13 +164,6 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
     assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$x"}
 
 
-def test_an_option_given_twice_is_named_also_by_monais_own_command(command, tmp_path):
-    options = ["--dataset_dir", tmp_path, "--seed", "1", "--seed=2"]
-    result = command("monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", *options)
-    assert result.returncode == 1
-    assert "--seed" in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
-
-
 def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     type_in(lambda: run_command(act_on_anything), "--pred=~/a", "--b", "~/c", "--d", "e~")

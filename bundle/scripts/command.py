@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import fire
@@ -70,7 +70,7 @@ def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def check_options(arguments: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> None:
-    options = command_line_options(arguments)
+    options = command_line_options(arguments, once=parameters)
     for name, value in options.items():
         if name in parameters:
             check_value(name, value, parameters[name])
@@ -96,16 +96,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
 
 
-def command_line_options(arguments: Sequence[str]) -> dict[str, str]:
+def command_line_options(arguments: Sequence[str], once: Collection[str] = ()) -> dict[str, str]:
     """Value by key of ``--key value`` and ``--key=value``, split as fire splits them.
 
     Raises:
-        UserError: for an option with two values, of which fire would take the last.
+        UserError: for one of ``once`` with two values. Of other options the last value counts, as in fire.
     """
     options: dict[str, str] = {}
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         if match := re.fullmatch(r"--([^=]+)(?:=(.*))?", argument, re.DOTALL):
             key, value = match[1].replace("-", "_"), following if match[2] is None else match[2]
-            if options.setdefault(key, value) != value:
+            if key in once and options.get(key, value) != value:
                 raise UserError(f"--{key} is given twice, as {options[key]!r} and {value!r}: give it once.")
+            options[key] = value
     return options

@@ -113,10 +113,7 @@ RULES: dict[str, Rule] = {
         'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
     ),
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
-    "ckpt_path": (
-        lambda v: each(v, lambda path: Path(path).is_file()),
-        "files that exist: train first, or give others",
-    ),
+    "ckpt_path": (lambda v: each(v, lambda p: Path(p).is_file()), "files that exist: train first, or give others"),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
     "empty_rule": (lambda v: v in list(EMPTY_RULES), f"one of {sorted(EMPTY_RULES)}"),
