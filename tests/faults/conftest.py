@@ -1,4 +1,4 @@
-"""How the trials of this folder are counted, and what they share. ``make faults`` sets FAULTS=long: the same, more often."""
+"""How the trials of this folder are counted, and what they share. FAULTS=long (``make faults``): more of them."""
 
 from __future__ import annotations
 

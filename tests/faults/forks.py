@@ -35,14 +35,14 @@ class Command:
     def ended(self) -> bool:
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 400) -> int:
         """The exit code, negative after a signal. Ends the command after the timeout, in seconds."""
         if self.code is None:
             self.until(self.ended, timeout)
             self.code = self.parent.ask(wait=self.pid)
         return self.code
 
-    def until(self, condition: Callable[[], object], timeout: float = 120, pause: float = 0.002) -> None:
+    def until(self, condition: Callable[[], object], timeout: float = 400, pause: float = 0.002) -> None:
         """Wait for a condition, or fail and end the command."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -78,7 +78,7 @@ class Parent:
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=100)
         self.process.stdout.close()
 
 

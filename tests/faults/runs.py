@@ -29,19 +29,19 @@ class Training:
         self.models = folder / "models"
         self.seconds = 0.0
 
-    def start(self, *options: object, **environment: str) -> Command:
+    def start(self, *options: object, log: Path | None = None, **environment: str) -> Command:
         alone = self.method == "student_alone"
         return self.commands.start(
-            self.folder.with_suffix(".log"), "monai.bundle", "run", "training",
+            log or self.folder.with_suffix(".log"), "monai.bundle", "run", "training",
             "--config_file", ALONE if alone else METHOD, *TINY, *([] if alone else TINY_TEACHERS), *data(self.small),
             "--output_dir", self.folder, "--ckpt_dir", self.models,
             "--epochs", EPOCHS, "--val_interval", 2, "--batch_size", 1, *options, **environment,
         )  # fmt: skip
 
-    def succeed(self, *options: object) -> None:
+    def succeed(self, *options: object, log: Path | None = None) -> None:
         """Run it to its end."""
         started = time.monotonic()
-        command = self.start(*options)
+        command = self.start(*options, log=log)
         code = command.wait()
         assert code == 0, command.text()[-3000:]
         self.seconds = time.monotonic() - started

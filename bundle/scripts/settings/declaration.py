@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import ignite.distributed as idist
 import torch
 
 from scripts.errors import UserError
+from scripts.files import check_folder
 from scripts.labels import EMPTY_RULES, SEQUENCES
 from scripts.method.resunet import STRIDE
 
@@ -45,9 +45,8 @@ def listed(value: Any, length: int, rule: Callable[[Any], bool]) -> bool:
 
 
 def writable(value: Any) -> bool:
-    path = Path(str(value)).absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+    check_folder(str(value), "output_dir")  # says what the system says
+    return True
 
 
 def usable(value: Any) -> bool:
@@ -97,7 +96,7 @@ RULES: dict[str, Rule] = {
     ),
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
     "num_workers": AT_LEAST_0,
-    "output_dir": (writable, "a folder that may be written to, which is made if it does not exist"),
+    "output_dir": (writable, "a folder"),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "overwrite": FLAG,
     "epochs": AT_LEAST_1,

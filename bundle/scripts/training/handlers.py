@@ -19,6 +19,7 @@ from scripts.method.terms import DistillationLoss
 
 __all__ = [
     "ClipGradient", "ConfidenceUpdate", "EpochSeed", "FiniteSteps", "LossAlone", "LossTerms", "WarmUp", "key_metric",
+    "step_of_epoch",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from scripts.training.handlers import step_of_epoch
+
 __all__ = ["StopOnSignal"]
 
 logger = logging.getLogger(__name__)
@@ -19,8 +21,9 @@ logger = logging.getLogger(__name__)
 class StopOnSignal:
     """Ends a run after the step in which SIGTERM or Ctrl-C arrived, with exit code 143 or 130.
 
-    ``checkpoint.pt`` holds the end of the last epoch. An epoch is repeated exactly, so ``--resume True`` gives the
-    result of a run that was never stopped. A second Ctrl-C, after two seconds, ends the run at once. Attach it last.
+    After the last step of an epoch the epoch is ended first, and saved. Otherwise ``checkpoint.pt`` holds the end of
+    the epoch before; an epoch is repeated exactly, so ``--resume True`` gives the result of a run that was never
+    stopped. A second Ctrl-C, after two seconds, ends the run at once. Attach it last.
 
     Args:
         evaluator: the validation, which is stopped as well.
@@ -35,8 +38,10 @@ class StopOnSignal:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.listen)
         engine.add_event_handler(Events.COMPLETED, self.listen_no_more)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_in_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.stop_after_epoch)
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.stop_in_validation)
         for part in (engine, self.evaluator):
-            part.add_event_handler(Events.ITERATION_COMPLETED, self)
             part.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def listen(self, engine: Engine) -> None:
@@ -54,9 +59,29 @@ class StopOnSignal:
         if not self.number:
             self.number, self.since = number, time.monotonic()
 
-    def __call__(self, engine: Engine) -> None:
+    def stop_in_epoch(self, engine: Engine) -> None:
+        step, length = step_of_epoch(engine), engine.state.epoch_length
+        if step < length:
+            self.stop(engine, f"after step {step} of {length}", f"repeats {step} step{'s'[: step != 1]}")
+
+    def stop_in_validation(self, evaluator: Engine) -> None:
+        self.stop(evaluator, "in the validation", "repeats the epoch")
+
+    def stop(self, engine: Engine, where: str, repeated: str) -> None:
+        """End the run, if a signal arrived, before the end of an epoch."""
         if self.number:
-            logger.warning("Stopped after a step. --resume True goes on from the end of the last epoch.")
+            epoch = engine.state.epoch
+            logger.warning(
+                f"Stopped in epoch {epoch} {where}. checkpoint.pt holds the end of epoch {epoch - 1}: "
+                f"--resume True {repeated} and gives the same result as a run without a stop."
+            )
+            raise SystemExit(128 + self.number)
+
+    def stop_after_epoch(self, engine: Engine) -> None:
+        if self.number:
+            logger.warning(
+                f"Stopped after epoch {engine.state.epoch}, which checkpoint.pt holds: --resume True repeats nothing."
+            )
             raise SystemExit(128 + self.number)
 
     def fail(self, engine: Engine, error: BaseException) -> None:
