@@ -106,6 +106,7 @@ def serve() -> None:
 def become(module: str, arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> None:
     """Do in this process what ``python -m MODULE ARGUMENTS`` does, in a session of its own."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell ignores
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, source in enumerate([nothing, file, file]):
