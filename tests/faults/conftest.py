@@ -23,16 +23,17 @@ def count() -> Callable[[int, int], int]:
 
 @pytest.fixture
 def trials(record_property) -> Callable[[str, int, Callable[[int], object]], None]:
-    """Do a trial so many times, with its number as argument, and fail at the end if any failed."""
+    """Do a trial so many times, with its number as argument. Fail at the end if any failed; show what others return."""
 
     def run(title: str, number: int, trial: Callable[[int], object]) -> None:
-        failures = []
+        failures, found = [], []
         for index in range(number):
             try:
-                trial(index)
+                found.append(trial(index))
             except AssertionError as error:
                 failures.append(f"trial {index}: {error}")
-        record_property(KEY, (title, number, len(failures)))
+        details = "; ".join(str(detail) for detail in found if detail is not None)
+        record_property(KEY, (f"{title}: {details}" if details else title, number, len(failures)))
         assert not failures, "\n\n".join(failures)
 
     return run

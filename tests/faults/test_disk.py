@@ -123,7 +123,7 @@ def test_a_training_goes_on_after_a_disk_was_full(commands, small, references, t
             training.succeed("--resume", "auto", log=log)
             training.check_same(references[method])
 
-    trials("a full disk during a training, then room", count(3, 30), trial)
+    trials("a full disk during a training, then room", count(2, 20), trial)
 
 
 def test_a_training_goes_on_after_a_folder_was_read_only(commands, small, references, tmp_path, trials, count):
@@ -146,7 +146,7 @@ def test_a_training_goes_on_after_a_folder_was_read_only(commands, small, refere
             check_whole(training.folder)
             training.check_same(references[method])
 
-    trials("a folder that becomes read-only during a training, then is not", count(3, 30), trial)
+    trials("a folder that becomes read-only during a training, then is not", count(2, 20), trial)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -176,7 +176,7 @@ def test_a_command_goes_on_after_a_disk_was_full(name, commands, small, evaluate
             check_outputs(name, out, reference)
             check_whole(out)
 
-    trials(f"a full disk during {name}, then room", count(2, 20), trial)
+    trials(f"a full disk during {name}, then room", count(1, 10), trial)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -198,4 +198,4 @@ def test_a_read_only_folder_is_named(name, commands, small, evaluated, tmp_path,
             assert command.wait() == 0, command.text()[-3000:]
             check_outputs(name, out, evaluated / name)
 
-    trials(f"a read-only folder for {name}, then not", count(2, 4), trial)
+    trials(f"a read-only folder for {name}, then not", count(1, 4), trial)

@@ -76,7 +76,7 @@ def test_a_signal_ends_a_training_that_resumes_bit_for_bit(commands, small, refe
         training.succeed("--resume", "auto")
         training.check_same(references[method])
 
-    trials("SIGTERM or Ctrl-C during a training; --resume auto", count(4, 40), trial)
+    trials("SIGTERM or Ctrl-C during a training; --resume auto", count(2, 20), trial)
 
 
 def test_a_signal_before_a_training_starts_ends_it_without_a_traceback(commands, small, tmp_path, trials, count):
@@ -91,7 +91,7 @@ def test_a_signal_before_a_training_starts_ends_it_without_a_traceback(commands,
         assert "Traceback" not in command.text()
         assert not list(training.folder.rglob(".part_*")) if training.folder.is_dir() else True
 
-    trials("SIGTERM or Ctrl-C while a training is prepared", count(2, 20), trial)
+    trials("SIGTERM or Ctrl-C while a training is prepared", count(2, 10), trial)
 
 
 def test_a_training_resumes_after_its_loading_process_was_killed(commands, small, references, tmp_path, trials, count):
@@ -114,7 +114,7 @@ def test_a_training_resumes_after_its_loading_process_was_killed(commands, small
         epochs = [row["epoch"] for row in read_table(training.folder / "history.csv")]
         assert epochs == [str(epoch) for epoch in range(1, len(epochs) + 1)]
 
-    trials("the loading process of a training is killed; --resume auto", count(2, 20), trial)
+    trials("the loading process of a training is killed; --resume auto", count(1, 10), trial)
 
 
 @pytest.mark.parametrize("end", ["its end", "Ctrl-C", "kill -9"])
@@ -141,12 +141,12 @@ def test_nothing_is_left(end, commands, small, tmp_path, trials, count):
         assert not [path for path in training.files() if path.name.startswith(".")]
         assert not list((tmp_path / "cache").glob(".part_*"))
 
-    trials(f"process, shared memory or file left after {end}", count(2, 12), trial)
+    trials(f"process, shared memory or file left after {end}", count(1, 6), trial)
 
 
 @pytest.mark.parametrize("method, workers", [("mtcm_kd", 0), ("student_alone", 1)])
 def test_memory_does_not_grow(method, workers, commands, small, tmp_path, trials, count):
-    """Memory and open files at the end, against those after epoch 20. Of a process that was not forked."""
+    """Memory and open files of the last ten epochs, against those of epochs 20 to 29."""
     epochs = count(60, 300)
 
     def trial(_):
@@ -163,11 +163,9 @@ def test_memory_does_not_grow(method, workers, commands, small, tmp_path, trials
         (memory, files), (memory_later, files_later) = (map(max, zip(*part)) for part in (early, late))
         assert memory_later < 1.05 * memory, (memory, memory_later)
         assert files_later <= files
-        growths.append(f"{memory_later / memory - 1:+.1%} of {memory / 1024:.0f} MiB")
+        return f"{memory_later / memory - 1:+.1%} of {memory / 1024:.0f} MiB"
 
-    growths = []
-    trials(f"memory grows over {epochs} epochs ({method}, {workers} loading processes)", 1, trial)
-    print(growths)
+    trials(f"memory grows by 5% in {epochs} epochs ({method}, {workers} loading processes)", 1, trial)
 
 
 @pytest.fixture
