@@ -153,7 +153,9 @@ def check_folder(folder: str | Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(f"{key} is {str(folder)!r}, expected a folder to write to: {write_error(path, error)}") from error
+        raise UserError(
+            f"{key} is {str(folder)!r}, expected a folder to write to: {write_error(path, error)}"
+        ) from error
 
 
 def check_output(path: str, key: str, suffix: str) -> None:

@@ -22,10 +22,11 @@ class Training:
         small: the folder of the patients.
         folder: of the run.
         method: mtcm_kd or student_alone.
+        options: further ones, of every start.
     """
 
-    def __init__(self, commands: Parent, small: Path, folder: Path, method: str) -> None:
-        self.commands, self.small, self.folder, self.method = commands, small, folder, method
+    def __init__(self, commands: Parent, small: Path, folder: Path, method: str, *options: object) -> None:
+        self.commands, self.small, self.folder, self.method, self.options = commands, small, folder, method, options
         self.models = folder / "models"
         self.seconds = 0.0
 
@@ -35,7 +36,7 @@ class Training:
             log or self.folder.with_suffix(".log"), "monai.bundle", "run", "training",
             "--config_file", ALONE if alone else METHOD, *TINY, *([] if alone else TINY_TEACHERS), *data(self.small),
             "--output_dir", self.folder, "--ckpt_dir", self.models,
-            "--epochs", EPOCHS, "--val_interval", 2, "--batch_size", 1, *options, **environment,
+            "--epochs", EPOCHS, "--val_interval", 2, "--batch_size", 1, *self.options, *options, **environment,
         )  # fmt: skip
 
     def succeed(self, *options: object, log: Path | None = None) -> None:
@@ -63,9 +64,9 @@ def data(small: Path) -> list[str]:
     return ["--dataset_dir", str(small / "data"), "--datalist", str(small / "datalist.json")]
 
 
-def make_small(commands: Parent, folder: Path) -> Path:
+def make_small(commands: Parent, folder: Path, cases: int = 3) -> Path:
     lines: list[list[object]] = [
-        ["phantom", "--output_dir", folder / "data", "--cases", 3, "--size", 32, "--seed", 3],
+        ["phantom", "--output_dir", folder / "data", "--cases", cases, "--size", 32, "--seed", 3],
         ["datalist", "--dataset_dir", folder / "data", "--output", folder / "datalist.json", "--folds", 3],
     ]
     for line in lines:

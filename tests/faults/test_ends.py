@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.runs import EPOCHS, Training
+from faults.runs import EPOCHS, Training, make_small
 from scripts.files import read_table
 
 pytestmark = pytest.mark.slow
@@ -62,21 +62,39 @@ def in_epoch(command, epoch):
     return lambda: f"epoch {epoch}/" in command.text() or command.ended()
 
 
-def test_a_signal_ends_a_training_that_resumes_bit_for_bit(commands, small, references, tmp_path, trials, count):
+@pytest.fixture(scope="module")
+def longer(commands, tmp_path_factory):
+    """A training of epochs of four steps that nothing disturbed, by number of loading processes."""
+    folder = tmp_path_factory.mktemp("longer")
+    six = make_small(commands, folder, cases=6)
+    made = {
+        workers: Training(commands, six, folder / str(workers), METHODS[workers], "--num_workers", workers)
+        for workers in (0, 1)
+    }
+    for training in made.values():
+        training.succeed()
+    return made
+
+
+def test_a_signal_ends_a_training_that_resumes_bit_for_bit(commands, longer, tmp_path, trials, count):
     def trial(index):
-        method, (number, code), chance = METHODS[index % 2], SIGNALS[index // 2 % 2], random.Random(index)
-        training = Training(commands, small, tmp_path / str(index), method)
+        reference, (number, code), chance = longer[index % 2], SIGNALS[index // 2 % 2], random.Random(index)
+        training = Training(commands, reference.small, tmp_path / str(index), reference.method, *reference.options)
         command = training.start("--resume", "auto")
         command.until((training.models / "checkpoint.pt").is_file)
-        time.sleep(chance.uniform(0, 0.8) * references[method].seconds / 3)  # two thirds are over by now
+        time.sleep(chance.uniform(0, 0.8) * reference.seconds / 2)  # about half is over by now
         command.kill(number)
-        assert command.wait() in (code, 0), command.text()[-2000:]
+        assert command.wait() in (code, -number, 0), command.text()[-2000:]  # or before the first step, or at the end
         text = command.text()
-        assert "Traceback" not in text and ("Stopped" in text or command.code == 0)
+        assert "Traceback" not in text and ("Stopped" in text or command.code != code)
+        in_epochs.append("Stopped after step" in text)
         training.succeed("--resume", "auto")
-        training.check_same(references[method])
+        training.check_same(reference)
+        if index == last:
+            return f"{sum(in_epochs)} in the middle of an epoch"
 
-    trials("SIGTERM or Ctrl-C during a training; --resume auto", count(2, 20), trial)
+    in_epochs, last = [], count(4, 20) - 1
+    trials("SIGTERM or Ctrl-C during a training; --resume auto", count(4, 20), trial)
 
 
 def test_a_signal_before_a_training_starts_ends_it_without_a_traceback(commands, small, tmp_path, trials, count):

@@ -90,8 +90,6 @@ class LossTerms:
 
     def __init__(self, loss: DistillationLoss) -> None:
         self.loss = loss
-        self.sums: dict[str, torch.Tensor] = {}
-        self.steps = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
@@ -99,19 +97,20 @@ class LossTerms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        self.sums, self.steps = {}, 0
+        engine.state.term_sums, engine.state.term_steps = {}, 0  # where RunCheckpoint finds them
 
     def __call__(self, engine: Engine) -> None:
         if not counts(engine):
             return
-        self.steps += 1
+        engine.state.term_steps += 1
+        sums = engine.state.term_sums
         for name, term in self.loss.values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + term
+            sums[name] = sums.get(name, 0.0) + term
 
     def finish(self, engine: Engine) -> None:
-        iterations = self.steps * idist.get_world_size()
-        means = idist.all_reduce(torch.stack(list(self.sums.values()))) / iterations
-        engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(self.sums, means)}
+        sums, iterations = engine.state.term_sums, engine.state.term_steps * idist.get_world_size()
+        means = idist.all_reduce(torch.stack(list(sums.values()))) / iterations
+        engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(sums, means)}
         engine.state.metrics["loss/total"] = means.sum().item()
 
 
