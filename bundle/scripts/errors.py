@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["UserError", "find_sentence", "print_sentence"]
+__all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence"]
 
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
 WORKER_ENDED = (

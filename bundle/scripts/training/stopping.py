@@ -12,6 +12,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, EventEnum, Events
 
+from scripts.errors import WORKER_ENDED, UserError
 from scripts.training.handlers import step_of_epoch
 
 __all__ = ["StopEvents", "StopOnSignal"]
@@ -95,6 +96,10 @@ class StopOnSignal:
     def fail(self, engine: Engine, error: BaseException) -> None:
         """Let an error pass, or what follows from a signal: Ctrl-C ends loading processes, too."""
         self.listen_no_more(engine)
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else PyTorch raises again for the same loading process
         if self.number and isinstance(error, RuntimeError):
             raise SystemExit(128 + self.number) from error
+        if isinstance(error, (ConnectionError, EOFError)):  # a loading process ended while it handed over a batch
+            raise UserError(WORKER_ENDED) from error
         raise error
