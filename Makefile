@@ -2,6 +2,7 @@
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
 # make label STUDIES=DIR [PORT=8000]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
 # make zoo: what the Model Zoo asks of a bundle
+# make faults: kills, full and read-only disks, lost helpers, long runs; prints trials and failures; an hour of one core
 # make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ DEMO := $(abspath demo)
 RUN := cd bundle && $(BIN)/python -m scripts
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
-.PHONY: demo test test-slow zoo label benchmark lint clean
+.PHONY: demo test test-slow faults zoo label benchmark lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,9 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow
+
+faults: $(VENV)/ready
+	FAULTS=long $(BIN)/python -m pytest tests/faults
 
 zoo: $(VENV)/ready
 	$(BIN)/python -m pytest -m zoo

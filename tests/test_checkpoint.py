@@ -1,8 +1,10 @@
 """RunCheckpoint: the best student, the last checkpoint, and resuming."""
 
+import contextlib
 import errno
 import os
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -10,6 +12,7 @@ from monai.optimizers import WarmupCosineSchedule
 
 from scripts.errors import UserError
 from scripts.training.checkpoint import RunCheckpoint
+from scripts.training.stopping import StopEvents
 
 FILES = ["checkpoint.pt", "checkpoint_before.pt", "model.pt"]
 
@@ -154,3 +157,55 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
     torch.save(state | {"net": {}}, tmp_path / "checkpoint.pt")
     with pytest.raises(UserError, match=r'checkpoint\.pt .*"weight"'):
         checkpointed(tmp_path, [0.1, 0.2, 0.3], resume=True)
+
+
+def noisy(folder, stop=None, resume=False):
+    """Three epochs of four steps with random order, augmentation and dropout, each epoch seeded. The final sums."""
+    student, evaluator = torch.nn.Linear(1, 1, bias=False), engine_of()
+    torch.nn.init.zeros_(student.weight)
+    evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
+    drawn = np.random.RandomState(0)
+    loader = torch.utils.data.DataLoader([1.0, 2.0, 4.0, 8.0], batch_size=1, shuffle=True)
+
+    def step(engine, batch):
+        term = engine.prepare_batch(batch) * torch.rand(1)
+        with torch.no_grad():
+            student.weight += term
+        engine.state.term_sums["a"] = engine.state.term_sums.get("a", 0.0) + term
+        engine.state.term_steps += 1
+        engine.state.metrics["skipped_steps"] += 1
+
+    def start(engine):
+        torch.manual_seed(engine.state.epoch)
+        drawn.seed(engine.state.epoch)
+        engine.state.term_sums, engine.state.term_steps = {}, 0
+        engine.state.metrics["skipped_steps"] = 0
+
+    engine = engine_of(step, length=4)
+    engine.state.max_epochs = 3
+    engine.prepare_batch, engine.non_blocking, engine.to_kwargs = lambda batch, *_: batch + drawn.rand(), False, {}
+    engine.add_event_handler(Events.EPOCH_STARTED, start)
+    RunCheckpoint(str(folder), student, {"net": student}, evaluator, {}, resume).attach(engine)
+
+    def end(engine):
+        engine.fire_event(StopEvents.STOPPED)
+        raise SystemExit
+
+    if stop:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=stop), end)
+    with pytest.raises(SystemExit) if stop else contextlib.nullcontext():
+        engine.run(loader, max_epochs=3)
+    return engine.state.iteration, student.weight.item(), engine.state.term_sums, engine.state.term_steps
+
+
+@pytest.mark.parametrize("stops", [[1], [6], [7], [9, 10], [5, 11]])
+def test_a_run_that_was_saved_in_the_middle_of_an_epoch_ends_as_a_whole_one(stops, tmp_path, caplog):
+    whole = noisy(tmp_path / "whole")
+    for number, stop in enumerate(stops):
+        assert noisy(tmp_path / "run", stop, resume=number > 0)[0] == stop
+    with caplog.at_level("INFO", logger="scripts.training.checkpoint"):
+        assert noisy(tmp_path / "run", resume=True) == whole
+    step, epoch = (stops[-1] - 1) % 4 + 1, (stops[-1] - 1) // 4 + 1
+    assert f"epoch {epoch}/3 goes on after step {step} of 4" in caplog.messages[-1]
+    states = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run")]
+    assert states[0] == states[1] and "in_epoch" not in states[1]

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,33 @@ def test_torchrun_restarts_and_resumes(data, tmp_path):
     succeed(process, out)
     assert "Resumed" in Path(f"{out}.log").read_text()
     assert [row["epoch"] for row in history(out)] == [str(epoch) for epoch in range(1, 13)]
+
+
+@pytest.fixture(scope="module")
+def two_epochs(data, tmp_path_factory):
+    """The folder of two epochs of two processes."""
+    out = tmp_path_factory.mktemp("cut") / "whole"
+    succeed(start(data, out, [], 2, "--epochs", "2"), out)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume, left", [("auto", 0.5), ("True", 0.99), ("auto", 0)])
+def test_two_processes_fall_back_on_the_checkpoint_before_one_that_is_cut(resume, left, data, two_epochs, tmp_path):
+    """Both repeat the last epoch, and end with the weights that the whole run had, bit for bit."""
+    out = tmp_path / "cut"
+    shutil.copytree(two_epochs, out)
+    checkpoint = out / "models" / "checkpoint.pt"
+    expected = torch.load(checkpoint, weights_only=True)
+    os.truncate(checkpoint, int(left * checkpoint.stat().st_size))
+    succeed(start(data, out, [], 2, "--epochs", "2", "--resume", resume), out)
+    log = Path(f"{out}.log").read_text()
+    assert f"{checkpoint} is damaged" in log and "checkpoint_before.pt" in log
+    found = torch.load(checkpoint, weights_only=True)
+    for name in ("distillation", "confidence"):
+        assert all(torch.equal(value, found[name][key]) for key, value in expected[name].items()), name
+    assert found["trainer"] == expected["trainer"]
+    assert [row["epoch"] for row in history(out)] == ["1", "2"]
 
 
 @pytest.mark.slow

@@ -1,11 +1,27 @@
 """Files are written completely or not at all; tables and nested settings keep every entry."""
 
+import errno
 import json
+import os
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 
 from scripts.errors import UserError
-from scripts.files import check_output, flatten, named_runs, read_json, read_table, replacing, write_json, write_table
+from scripts.files import (
+    check_folder,
+    check_output,
+    flatten,
+    named_runs,
+    read_json,
+    read_table,
+    replacing,
+    write_json,
+    write_table,
+    write_text,
+)
+from scripts.locking import FolderLock
 
 
 def test_tables_hold_the_columns_of_all_rows(tmp_path):
@@ -54,3 +70,72 @@ def test_runs_are_named():
     assert named_runs("a=x,b=y/z") == {"a": "x", "b": "y/z"}
     with pytest.raises(UserError, match="'a,b'"):
         named_runs("a,b")
+
+
+@pytest.mark.parametrize("write", [write_json, write_table, write_text])
+def test_a_name_that_is_too_long_is_named_and_nothing_is_left(write, tmp_path):
+    path = tmp_path / f"{'n' * 300}.txt"
+    with pytest.raises(UserError) as error:
+        write(path, {write_json: {}, write_table: [], write_text: ""}[write])
+    assert str(path) in str(error.value) and os.strerror(errno.ENAMETOOLONG) in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["name", "folder"])
+def test_an_output_or_folder_of_too_long_a_name_is_named_before_any_work(place, tmp_path):
+    path = tmp_path / ("n" * 300 if place == "folder" else "") / f"{'n' * 300}.csv"
+    for check in (lambda: check_output(str(path), "output", ".csv"), lambda: check_folder(path, "output")):
+        with pytest.raises(UserError, match="output .*") as error:
+            check()
+        assert str(path) in str(error.value) and os.strerror(errno.ENAMETOOLONG) in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def read_only(folder):
+    """The folder, read-only: for root by a mount, since root ignores permissions."""
+    if os.geteuid():
+        folder.chmod(0o500)
+        yield errno.EACCES
+        folder.chmod(0o700)
+        return
+    try:
+        subprocess.run(["mount", "--bind", folder, folder], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"root cannot mount here, and ignores permissions ({error})")
+    try:
+        yield errno.EROFS
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_read_only_folder_is_named_with_what_the_system_says(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    write_text(folder / "a.json", "{}")
+    attempts = [
+        lambda: write_text(folder / "a.json", "new"),
+        lambda: write_text(folder / "new" / "a.json", "new"),
+        lambda: check_output(str(folder / "b.json"), "output", ".json"),
+        lambda: check_output(str(folder / "new" / "b.json"), "output", ".json"),
+        lambda: check_folder(folder, "output_dir"),
+        lambda: check_folder(folder / "new", "output_dir"),
+        lambda: FolderLock(str(folder)),
+    ]
+    with read_only(folder) as number:
+        for attempt in attempts:
+            with pytest.raises(UserError) as error:
+                attempt()
+            assert str(folder) in str(error.value) and os.strerror(number) in str(error.value)
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+    assert (folder / "a.json").read_text() == "{}"
+
+
+def test_a_lock_on_a_folder_that_became_read_only_is_let_go_without_an_error(tmp_path, capsys):
+    lock = FolderLock(str(tmp_path))
+    with read_only(tmp_path):
+        del lock
+    assert capsys.readouterr().err == ""
+    FolderLock(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,13 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["UserError", "find_sentence", "print_sentence"]
+__all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence"]
+
+WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
+WORKER_ENDED = (
+    "A loading process was ended from outside, such as for lack of memory: run the command again (a training with "
+    "--resume True), with fewer --num_workers."
+)
 
 
 class UserError(ValueError):
@@ -20,18 +26,20 @@ def find_sentence(error: BaseException) -> str | None:
     MONAI and loading processes put it into an error of their own, as its cause or as text.
     """
     title, cause = f"{UserError.__module__}.{UserError.__qualname__}: ", error
-    while cause.__cause__ is not None and not isinstance(cause, UserError):
+    while cause.__cause__ is not None and not isinstance(cause, UserError) and WORKER not in str(cause):
         cause = cause.__cause__
+    if WORKER in str(cause):
+        return WORKER_ENDED
     found = isinstance(cause, UserError) or title in str(cause)
     return str(cause).rpartition(title)[2].strip() if found else None
 
 
 def print_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print only the sentence of an error that these scripts raised: a ``sys.excepthook`` for all commands.
+    """Print only the sentence of an error of these scripts, or of Ctrl-C: a ``sys.excepthook`` for all commands.
 
     Losses, networks and fusion raise a ValueError for a wrong value. Other errors keep their traceback.
     """
-    if sentence := find_sentence(error):
+    if sentence := "Stopped." if isinstance(error, KeyboardInterrupt) else find_sentence(error):
         return print(sentence, file=sys.stderr)
     cause = error
     while cause.__cause__ is not None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from scripts.documents import check_form
 from scripts.errors import UserError
 
 __all__ = [
+    "check_folder",
     "check_output",
     "flatten",
     "format_table",
@@ -159,6 +161,23 @@ def sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
 
 
+def check_folder(folder: str | Path, key: str) -> None:
+    """Check before any work that a folder, or the nearest one above it that exists, can be written to.
+
+    Raises:
+        UserError: if it cannot: the folder, why, and what to do.
+    """
+    path = Path(folder).absolute()
+    try:
+        there = next(part for part in (path, *path.parents) if part.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{key} is {str(folder)!r}, expected a folder to write to: {write_error(path, error)}"
+        ) from error
+
+
 def check_output(path: str, key: str, suffix: str) -> None:
     """Check before any work that a file can be written, and make its folder.
 
@@ -170,10 +189,9 @@ def check_output(path: str, key: str, suffix: str) -> None:
         if target.is_dir() or target.suffix != suffix:
             raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(target.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise UserError(f"{key} {write_error(target, error)}") from error
+    check_folder(target.parent, key)
 
 
 def named_runs(runs: str) -> dict[str, str]:

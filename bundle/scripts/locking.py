@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -84,5 +85,6 @@ def open_no_link(path: str, flags: int) -> int:
 def release(path: Path, file: IO[str]) -> None:
     """Remove a locked file and close it; loading processes have closed theirs and leave it."""
     if not file.closed:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be read-only by now; who comes next takes the file over
+            path.unlink(missing_ok=True)
         file.close()

@@ -18,7 +18,7 @@ from monai.transforms.utility.array import convert_to_tensor
 from monai.utils.enums import TraceKeys
 
 from scripts.errors import UserError
-from scripts.files import replacing
+from scripts.files import check_folder, replacing
 
 __all__ = ["cached_dataset"]
 
@@ -54,6 +54,7 @@ class DiskCache(PersistentDataset):
     """
 
     def __init__(self, *arguments: Any, track_meta: bool) -> None:
+        check_folder(arguments[2], "cache_dir")
         super().__init__(*arguments)
         self.track_meta = track_meta
 

@@ -100,9 +100,8 @@ def check_case(
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
         path = files[role]
-        faults = list(file.faults)
-        if role in ("label", TARGETS):
-            faults += label_faults(np.array(file.values), labels if role == "label" else target_labels)
+        values = {"label": labels, TARGETS: target_labels}.get(role)
+        faults = [*file.faults, *(label_faults(np.array(file.values), values) if values is not None else [])]
         faults += grid_faults(file.grid, *first) if first else []
         first = first or (file.grid, path.name)
         report.faults += [Fault(name, str(path), *fault) for fault in faults]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, mean_of, number, read_scores
-from scripts.files import check_output, format_table, write_table
+from scripts.files import check_output, format_table, replacing, write_table
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
 __all__ = ["Difference", "compare", "mean_scores", "paired_difference"]
@@ -181,4 +181,5 @@ def draw_differences(columns: Mapping[str, Sequence[np.ndarray]], title: str, pi
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Dice of A minus Dice of B")
     figure.suptitle(title, fontsize=9)
-    figure.savefig(picture, dpi=110)
+    with replacing(Path(picture)) as partial:
+        figure.savefig(partial, dpi=110)

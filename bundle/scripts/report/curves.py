@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts.errors import UserError
-from scripts.files import check_output, named_runs, read_table
+from scripts.files import check_output, named_runs, read_table, replacing
 from scripts.labels import SERIES_COLOURS
 
 __all__ = ["PANELS", "columns_of", "draw_curves", "draw_panel"]
@@ -66,7 +66,8 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
     figure = Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
     for axis, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         draw_panel(axis, rows, title, columns)
-    figure.savefig(picture, dpi=110)
+    with replacing(Path(picture)) as partial:
+        figure.savefig(partial, dpi=110)
     print(f"{len(rows)} epochs are drawn in {picture}.")
 
 

@@ -16,7 +16,7 @@ from scripts.data.cases import Case, find_cases
 from scripts.errors import UserError
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores, mean_of, read_scores
-from scripts.files import check_output, format_table, named_runs
+from scripts.files import check_output, format_table, named_runs, replacing
 from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.images import read_classes, read_image
 from scripts.report.mosaic import grey_rgb, overlay, scale_brightness
@@ -86,4 +86,5 @@ def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
         axis.axis("off")
     patches = [Patch(color=colour, label=CLASSES[value]) for value, colour in CLASS_COLOURS.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(picture, dpi=110)
+    with replacing(Path(picture)) as partial:
+        figure.savefig(partial, dpi=110)

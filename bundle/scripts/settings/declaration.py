@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import ignite.distributed as idist
 import torch
 
 from scripts.errors import UserError
+from scripts.files import check_folder
 from scripts.labels import EMPTY_RULES, SEQUENCES
 from scripts.method.resunet import STRIDE
 
@@ -46,14 +46,9 @@ def listed(value: Any, length: int, rule: Callable[[Any], bool]) -> bool:
 
 
 def writable(value: Any) -> bool:
-    path = Path(str(value)).absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
-
-
-def holds_links_out(value: Any) -> bool:
+    check_folder(str(value), "output_dir")  # says what the system says
     folder = Path(str(value)).resolve()
-    return any(folder not in (folder / name).resolve().parents for name in ("models", "cache"))
+    return all(folder in (folder / name).resolve().parents for name in ("models", "cache"))  # no links out of it
 
 
 def usable(value: Any) -> bool:
@@ -83,7 +78,7 @@ FLAGS = "strict overwrite lr_from_validation activation_checkpointing amp channe
 RULES: dict[str, Rule] = {
     **dict.fromkeys(FLAGS.split(), FLAG),
     **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval"), AT_LEAST_1),
-    **dict.fromkeys(("seed", "num_workers", "warm_up_epochs", "distillation_warm_up"), AT_LEAST_0),
+    **dict.fromkeys(("seed", "num_workers", "warm_up_epochs", "distillation_warm_up", "whole_volume"), AT_LEAST_0),
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
     **dict.fromkeys(("roi_size", "window_size"), SIZE),
     **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
@@ -94,14 +89,13 @@ RULES: dict[str, Rule] = {
         f"three positive numbers in mm, such as [2,2,2], or for each volume's own {NONE}",
     ),
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
-    "whole_volume": (lambda v: whole(v, 0), "a number of voxels, or 0"),
     "patch_ratios": (
         lambda v: listed(v, 4, lambda n: number(n) and n >= 0) and sum(v) > 0,
         'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
     ),
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
     "output_dir": (
-        lambda v: writable(v) and not holds_links_out(v),
+        writable,
         "a folder to write to, whose models and cache are no links to elsewhere (--ckpt_dir and --cache_dir may be)",
     ),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),

@@ -99,8 +99,7 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
     """
     student = networks.student_sequences
     named: dict[str, Any] = {"network_def": (networks.student, student, len(student))}
-    for name, teacher in networks.teachers.items():
-        named[f"teachers::{name}::network"] = teacher.network, teacher.sequences, teacher.channels
+    named |= {f"teachers::{k}::network": (t.network, t.sequences, t.channels) for k, t in networks.teachers.items()}
     for key, (network, sequences, channels) in named.items():
         patch = (2, channels, *roi_size)  # two, for networks with batch normalisation
         given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch},"

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.files import flatten, replacing, sha256
+from scripts.training.stopping import StopEvents
 
 __all__ = ["RunCheckpoint", "checkpoints_in"]
 
@@ -36,8 +37,9 @@ FORM = {
 class RunCheckpoint:
     """Keeps the best student and the whole run after each epoch, and resumes a run.
 
-    ``checkpoint.pt`` (state of ``objects``, trainer, best metric, settings) is written at the start and after every
-    epoch; the one before it stays as ``checkpoint_before.pt``, from which a run resumes if the last is damaged.
+    ``checkpoint.pt`` (state of ``objects``, trainer, best metric, settings) is written at the start, after every
+    epoch, and where a signal stops the run in the middle of one; the one before it stays as ``checkpoint_before.pt``,
+    from which a run resumes if the last is damaged.
     ``model.pt`` (the student's bare state dict) is replaced when the validation metric rises. Rank 0 writes. MONAI's
     CheckpointSaver cannot keep one file under one name and forgets the best metric at a restart. Attach it after
     validation and confidence.
@@ -72,7 +74,9 @@ class RunCheckpoint:
         self.source, self.rest = self.find(needed=resume != "auto") if resume else (None, {})
 
     def attach(self, engine: Engine) -> None:
+        engine.register_events(*StopEvents)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(StopEvents.STOPPED, self.save_in_epoch)
         if self.source is None:
             engine.add_event_handler(Events.STARTED, self)
         else:  # objects now, before anything is written; the trainer when it starts, which resets it
@@ -82,6 +86,7 @@ class RunCheckpoint:
             if wanted is not None and wanted < done:
                 raise UserError(f"epochs is {wanted}, but {self.source} has done {done}: give at least as many.")
             engine.add_event_handler(Events.STARTED, self.continue_from)
+            engine.add_event_handler(Events.GET_BATCH_STARTED, self.continue_in_epoch)
 
     def find(self, needed: bool) -> tuple[Path | None, dict[str, Any]]:
         """The newest checkpoint that can be read, and its content. All processes take the same, or fail together.
@@ -114,7 +119,7 @@ class RunCheckpoint:
             logger.warning(f"{faults[0]}: the run goes on from {source}, an epoch earlier.")
         return found
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Engine, **more: Any) -> None:
         if idist.get_rank() > 0:
             return
         best = self.evaluator.state
@@ -127,11 +132,36 @@ class RunCheckpoint:
             "best_metric_epoch": best.best_metric_epoch,
             "settings": self.settings,
         }
-        save(states | run, *(self.folder / name for name in NAMES))
+        save(states | run | more, *(self.folder / name for name in NAMES))
+
+    def save_in_epoch(self, engine: Engine) -> None:
+        """Save with what the rest of the epoch needs besides: the networks' random state, and sums for history.csv."""
+        state, cuda = engine.state, engine.state.device.type == "cuda"
+        in_epoch = {
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(state.device) if cuda else None,
+            "term_sums": getattr(state, "term_sums", {}),
+            "term_steps": getattr(state, "term_steps", 0),
+            "skipped_steps": state.metrics.get("skipped_steps", 0),
+        }
+        self(engine, in_epoch=in_epoch)
+
+    def continue_in_epoch(self, engine: Engine) -> None:
+        """Go through the batches of the steps that are done, for what their order and augmentation drew at random."""
+        if (saved := self.rest.pop("in_epoch", None)) is None:
+            return
+        for _ in range(engine.state.iteration % engine.state.epoch_length):
+            batch = next(engine._dataloader_iter)  # ignite has no other way to it
+            engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        torch.set_rng_state(saved["random"])
+        if saved["random_cuda"] is not None and engine.state.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random_cuda"], engine.state.device)
+        engine.state.term_sums, engine.state.term_steps = saved["term_sums"], saved["term_steps"]
+        engine.state.metrics["skipped_steps"] = saved["skipped_steps"]
 
     def restore(self) -> None:
         """Restore the objects; ``rest`` keeps what else the checkpoint holds."""
-        checkpoint, self.rest = self.rest, {key: self.rest[key] for key in FORM}
+        checkpoint, self.rest = self.rest, {key: self.rest[key] for key in [*FORM, "in_epoch"] if key in self.rest}
         for key, value in self.settings.items():
             if key not in checkpoint["settings"]:
                 raise UserError(
@@ -158,6 +188,8 @@ class RunCheckpoint:
         self.evaluator.state.best_metric_epoch = self.rest["best_metric_epoch"]
         done, wanted = engine.state.epoch, engine.state.max_epochs
         rest = f"epoch {done + 1}/{wanted} is next" if done < wanted else f"all {done} epochs are done"
+        if step := engine.state.iteration % engine.state.epoch_length:
+            rest = f"epoch {done + 1}/{wanted} goes on after step {step} of {engine.state.epoch_length}"
         logger.info(f"Resumed {self.source}: {rest}.")
 
 

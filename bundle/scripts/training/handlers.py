@@ -95,9 +95,6 @@ class LossTerms:
 
     def __init__(self, loss: DistillationLoss) -> None:
         self.loss = loss
-        self.sums: dict[str, torch.Tensor] = {}
-        self.steps: dict[str, int] = {}
-        self.all_steps = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
@@ -105,22 +102,23 @@ class LossTerms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        self.sums, self.steps, self.all_steps = {}, {}, 0
+        engine.state.term_sums, engine.state.term_steps = {}, {"total": 0}  # where RunCheckpoint finds them
 
     def __call__(self, engine: Engine) -> None:
         if not counts(engine):
             return
-        self.all_steps += 1
+        sums, steps = engine.state.term_sums, engine.state.term_steps
+        steps["total"] += 1
         for name, term in self.loss.values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + term
-            self.steps[name] = self.steps.get(name, 0) + 1
+            sums[name] = sums.get(name, 0.0) + term
+            steps[name] = steps.get(name, 0) + 1
 
     def finish(self, engine: Engine) -> None:
-        sums = idist.all_reduce(torch.stack(list(self.sums.values())))
-        world = idist.get_world_size()
-        means = sums / (world * sums.new_tensor(list(self.steps.values())))
-        engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(self.sums, means)}
-        engine.state.metrics["loss/total"] = (sums / (world * self.all_steps)).sum().item()
+        names, steps, world = list(engine.state.term_sums), engine.state.term_steps, idist.get_world_size()
+        sums = idist.all_reduce(torch.stack(list(engine.state.term_sums.values())))
+        means = sums / (world * sums.new_tensor([steps[name] for name in names]))
+        engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(names, means)}
+        engine.state.metrics["loss/total"] = (sums / (world * steps["total"])).sum().item()
 
 
 class LossAlone:

@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from scripts.errors import UserError
 from scripts.method.terms import DistillationLoss
 
-__all__ = ["ClipGradient", "FiniteSteps", "counts"]
+__all__ = ["ClipGradient", "FiniteSteps", "counts", "step_of_epoch"]
 
 logger = logging.getLogger(__name__)
 
