@@ -124,7 +124,10 @@ def read_report(role: str, files: Mapping[str, Path], channels: Mapping[str, int
 
 def read_targets(files: Mapping[str, Path]) -> FileReport:
     """The report of another program's prediction: a label map, or probabilities of three regions or four classes."""
-    shape = nib.load(files[TARGETS]).shape
+    try:
+        shape = nib.load(files[TARGETS]).shape
+    except Exception as error:  # nibabel, gzip and zlib fail in many ways
+        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
     if shape[3:] not in ((), (1,), (len(REGIONS),), (len(CLASSES),)):
         raise ValueError(f"shape {shape}, expected a label map, or 3 regions or 4 classes on the last axis")
     volume = read_volume(TARGETS, files, shape[3] if len(shape) > 3 else 1)

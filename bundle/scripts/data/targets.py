@@ -34,7 +34,7 @@ def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
     stems = {strip_suffix(path): path for path in files.volumes}
     found = {stem.removesuffix(ending): path for stem, path in stems.items() if stem.endswith(ending)}
     if len(found) < len(stems):
-        found = find_label_maps(root, "targets") | found
+        found = find_label_maps(root, "targets") | {case: stems[case] for case in cases if case in stems} | found
     if not set(found) & set(cases):
         raise UserError(
             f"targets {targets} holds {', '.join(sorted(found)[:3]) or 'no NIfTI file'}, but no case of the datalist, "

@@ -119,8 +119,10 @@ class SaveProbabilitiesd(MapTransform):
 
 
 def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarray) -> None:
-    """Write class probabilities (C, H, W, D) as an 8-bit NIfTI file, whole or not at all."""
-    image = nib.Nifti1Image(np.rint(np.moveaxis(probabilities, 0, 3) * 255).astype(np.uint8), affine)
+    """Write class probabilities (C, H, W, D) as an 8-bit NIfTI file; what they lack to 1 is background."""
+    background = probabilities[:1] + 1 - probabilities.sum(axis=0, keepdims=True)
+    voxels = np.rint(np.concatenate([background, probabilities[1:]]).clip(0, 1) * 255).astype(np.uint8)
+    image = nib.Nifti1Image(np.moveaxis(voxels, 0, 3), affine)
     image.header.set_slope_inter(1 / 255, 0)
     image.header.set_xyzt_units("mm")
     with replacing(path) as partial:

@@ -1,0 +1,197 @@
+"""What another program predicted, as a teacher: label maps and probabilities, of classes and of regions."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from conftest import TINY
+from scripts.data.datalist import load_cases
+from scripts.data.targets import ClassProbabilitiesd, find_targets, regions_to_classes, target_classes
+from scripts.errors import UserError
+from scripts.files import read_json, read_table, write_json
+from scripts.inference.label_maps import write_probabilities
+from scripts.labels import REGIONS
+from scripts.method.distillation import DistillationOutput, Part
+from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.method.pseudo_labels import PseudoLabels, TeacherResponse
+from scripts.method.teachers import StoredTeacher
+from scripts.method.terms import DistillationLoss
+
+STORED = {"stored": ["targets"]}
+
+
+def label_of(cohort, case):
+    return nib.load(cohort / "data" / case / f"{case}_seg.nii.gz")
+
+
+def classes_of(image):
+    values = np.asarray(image.dataobj)
+    return np.where(values == 4, 3, values).astype(int)
+
+
+def one_hot(classes):
+    return np.moveaxis(np.eye(4)[classes], -1, 0)
+
+
+def test_regions_become_classes_and_back():
+    generator = torch.Generator().manual_seed(0)
+    regions = torch.rand(3, 4, 4, 4, generator=generator)  # TC, WT, ET, not nested
+    classes = regions_to_classes(regions)
+    assert classes.min() >= 0
+    torch.testing.assert_close(classes.sum(0), torch.ones(4, 4, 4))
+    core, whole, enhancing = regions
+    nested = {"ET": enhancing, "TC": torch.maximum(core, enhancing)}
+    nested["WT"] = torch.maximum(whole, nested["TC"])
+    for name, members in REGIONS:
+        torch.testing.assert_close(classes[list(members)].sum(0), nested[name])
+
+
+def test_label_maps_and_probabilities_of_any_form_become_class_probabilities():
+    classes = torch.tensor([[[[0, 1, 2, 3]]]])
+    truth = torch.eye(4)[classes[0]].movedim(-1, 0)
+    read = ClassProbabilitiesd("targets", target_classes("nnunet", [0, 1, 2, 4]))
+    stored = torch.tensor([[[[0, 2, 1, 3]]]])  # nnU-Net's BraTS tasks have oedema as 1
+    assert torch.equal(read({"targets": stored})["targets"], truth)
+    assert torch.equal(ClassProbabilitiesd("targets", {0: 0})({"targets": truth})["targets"], truth)
+    regions = torch.stack([truth[[1, 3]].sum(0), truth[1:].sum(0), truth[3]])
+    assert torch.equal(read({"targets": regions})["targets"], truth)
+    cavity = ClassProbabilitiesd("targets", target_classes("brats2024", []))({"targets": torch.full((1, 1, 1, 1), 4)})
+    assert cavity["targets"].flatten().tolist() == [1, 0, 0, 0]
+    with pytest.raises(UserError, match="target_values is 'brats19'"):
+        target_classes("brats19", [])
+
+
+def test_a_stored_teachers_soft_targets_are_those_that_were_stored():
+    logits = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    student = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    teacher = StoredTeacher(floor=1e-7)
+    stored, _ = teacher({"targets": logits.softmax(1)})
+    for temperature in (1.0, 4.0):
+        loss = SoftTargetLoss(temperature)
+        torch.testing.assert_close(loss(student, stored), loss(student, logits))
+    outside, _ = StoredTeacher()({"targets": torch.zeros(1, 4, 2, 2, 2)})
+    assert (outside.argmax(1) == 0).all() and not list(teacher.parameters())
+
+
+def test_pseudo_labels_count_for_unlabelled_patients_alone():
+    student = [torch.randn(2, 4, 4, 4, 4), torch.randn(2, 4, 2, 2, 2)]
+    teacher = torch.randn(2, 4, 4, 4, 4)
+    label = torch.randint(0, 4, (2, 1, 4, 4, 4))
+    output = DistillationOutput(student, {}, [], {}, [
+        Part([0], True, DistillationOutput([s[[0]] for s in student], {"t": teacher[[0]]}, [])),
+        Part([1], False, DistillationOutput([s[[1]] for s in student], {"t": teacher[[1]]}, [])),
+    ])  # fmt: skip
+    seg, soft = SegmentationLoss(), SoftTargetLoss()
+    terms = {
+        "a": PseudoLabels(seg, "t", 0.5),
+        "b": PseudoLabels(seg, "t", 1.0, level=1),
+        "c": TeacherResponse(soft, "t"),
+    }
+    loss = DistillationLoss(terms, distilling=True)
+    loss(output, label)
+    pseudo = teacher[[1]].argmax(1, keepdim=True)
+    torch.testing.assert_close(loss.values["a"], 0.5 * seg(student[0][[1]], pseudo))
+    torch.testing.assert_close(loss.values["b"], seg(student[1][[1]], pseudo[..., ::2, ::2, ::2]))
+    torch.testing.assert_close(loss.values["c"], soft(student[0], teacher))
+
+
+@pytest.fixture
+def targets(cohort, tmp_path):
+    """Predictions of five of six patients: probabilities of two, label maps of three."""
+    folder = tmp_path / "targets"
+    folder.mkdir()
+    for index in range(5):
+        case = f"phantom_{index:04d}"
+        image = label_of(cohort, case)
+        if index < 2:
+            write_probabilities(folder / f"{case}_probabilities.nii.gz", one_hot(classes_of(image)), image.affine)
+        else:
+            nib.save(image, folder / (f"{case}.nii.gz" if index < 4 else f"{case}_seg.nii.gz"))
+    return folder
+
+
+def load(cohort, **options):
+    return load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, sequences=STORED, **options)
+
+
+def test_predictions_are_found_by_case(cohort, targets):
+    entries = {e["case"]: e for e in load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})["training"]}
+    assert [case for case in sorted(entries) if "targets" not in entries[case]] == ["phantom_0005"]
+    assert entries["phantom_0001"]["targets"].endswith("phantom_0001_probabilities.nii.gz")
+    assert entries["phantom_0004"]["targets"].endswith("phantom_0004_seg.nii.gz")
+    stored = nib.load(entries["phantom_0001"]["targets"])
+    assert stored.get_data_dtype() == np.uint8 and float(stored.get_fdata().max()) == pytest.approx(1)
+
+
+def spoil_values(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.full(image.shape, 9, np.uint8), image.affine), path)
+
+
+def spoil_grid(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine), path)
+
+
+def spoil_probabilities(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata().astype(np.float32) * 20 - 3, image.affine), path)
+
+
+def spoil_channels(path):
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata()[..., :2].astype(np.float32), image.affine), path)
+
+
+@pytest.mark.parametrize(
+    "name, spoil, word",
+    [
+        ("phantom_0003.nii.gz", spoil_values, r"\[9\]"),
+        ("phantom_0003.nii.gz", spoil_grid, "shape"),
+        ("phantom_0000_probabilities.nii.gz", spoil_probabilities, "no probabilities"),
+        ("phantom_0000_probabilities.nii.gz", spoil_channels, "3 regions or 4 classes"),
+        ("phantom_0003.nii.gz", lambda path: path.write_bytes(b"no image"), "unreadable"),
+    ],
+)
+def test_faults_of_predictions_are_found_before_training(cohort, targets, name, spoil, word):
+    spoil(targets / name)
+    with pytest.raises(UserError, match=f"{name[:12]} +{name} .*{word}"):
+        load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})
+
+
+def test_predictions_and_teachers_must_belong_together(cohort, targets, tmp_path):
+    with pytest.raises(UserError, match="targets is not given"):
+        load(cohort)
+    with pytest.raises(UserError, match="no teacher sees it"):
+        load_cases(str(cohort / "datalist.json"), str(cohort / "data"), targets=str(targets))
+    with pytest.raises(UserError, match="targets is 'none'"):
+        find_targets("none", ["a"])
+    with pytest.raises(UserError, match=r"holds phantom_0000.* such as a:"):
+        find_targets(str(targets), ["a"])
+
+
+def test_own_probabilities_teach_a_student_that_has_no_label(cohort, targets, command, tmp_path):
+    """The command as in the docs: predict with probabilities, then train on them; two patients have no label."""
+    predicted = tmp_path / "predicted"
+    arguments = ["--dataset_dir", cohort / "data", "--output_dir", predicted, "--probabilities", "True"]
+    result = command("scripts", "predict", *arguments, "--mirror", "False", "--spacing", "$None")
+    assert result.returncode == 0, result.stderr
+    for index in range(6):
+        name = f"phantom_{index:04d}"
+        stored = nib.load(predicted / f"{name}_probabilities.nii.gz")
+        label_map = nib.load(predicted / f"{name}_seg.nii.gz")
+        np.testing.assert_allclose(stored.affine, label_map.affine)
+        likely = np.array([0, 1, 2, 4])[stored.get_fdata().argmax(-1)]
+        assert (likely == np.asarray(label_map.dataobj)).mean() > 0.999
+        np.testing.assert_allclose(stored.get_fdata().sum(-1), 1, atol=0.01)
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    for entry in [entry for entry in document["training"] if entry["fold"] != 0][:2]:
+        del entry["label"], entry["fold"]
+    write_json(cohort / "datalist.json", document)
+    options = ["--method", "stored_targets", "--targets", predicted, "--dataset_dir", cohort / "data", *TINY]
+    options += ["--datalist", cohort / "datalist.json", "--output_dir", tmp_path / "run", "--epochs", "2"]
+    result = command("scripts", "train", *options, "--loss::terms::soft::weight", "0.1")
+    assert result.returncode == 0, result.stderr
+    last = read_table(tmp_path / "run" / "history.csv")[-1]
+    assert all(float(last[f"loss/{name}"]) > 0 for name in ("student", "pseudo", "pseudo_deep_1", "soft"))
