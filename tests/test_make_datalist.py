@@ -202,3 +202,11 @@ def test_real_patients_get_their_split(tmp_path):
     entries = json.loads((tmp_path / "list.json").read_text())["training"]
     assert {e["case"] for e in entries if e["fold"] == 0} == set(split["validation"])
     assert {e["case"] for e in entries if e["fold"] == 1} == set(split["training"])
+
+
+def test_folds_are_dealt_after_faulty_cases_are_left_out(cohort):
+    """Otherwise a fold may be left empty."""
+    for index in range(4):
+        scan(cohort, index, "t2").unlink()
+    entries = make(cohort, folds=2, strict=False)["training"]
+    assert {entry["fold"] for entry in entries} == {0, 1} and len(entries) == 2

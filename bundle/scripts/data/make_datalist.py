@@ -86,11 +86,13 @@ def make_datalist(
     reports = check_files(labelled, unlabelled, required)
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
-    sizes = {name: report.tumour_ml for name, report in reports.items()}
-    fold_of = choose_folds(labelled, sizes, split_folds, folds, seed)
     faults = [Fault(str(path), "-", fault, "fetch it, or remove it") for path, fault in files.broken]
-    faults += [fault for report in reports.values() for fault in report.faults]
-    faults += [*other_edition, *patients_in_two_folds(labelled, reports, fold_of)]
+    faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
+    faulty = set() if strict else {fault.case for fault in faults}  # else a fold might be left empty
+    divided = [case for case in labelled if case.name not in faulty] or labelled
+    sizes = {name: report.tumour_ml for name, report in reports.items()}
+    fold_of = choose_folds(divided, sizes, split_folds, folds, seed)
+    faults += patients_in_two_folds(divided, reports, fold_of)
     faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     left_out = report_faults(faults, strict)
     kept = [case for case in cases if case.name not in left_out and fold_of.get(case.name) != HELD_OUT]
