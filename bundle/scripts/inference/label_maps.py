@@ -102,6 +102,8 @@ class AtomicWriter(NibabelWriter):
     Its axes are the image's also where MONAI does not find them again, as at 45 degrees. Nothing is resampled.
     """
 
+    data_obj: Any
+
     def set_metadata(self, meta_dict: Mapping[str, Any] | None = None, resample: bool = False, **options: Any) -> None:
         """Take over the affine, and turn the map to the axes of the image."""
         original, affine, _ = self.get_meta_info(meta_dict)

@@ -87,9 +87,9 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
     Raises:
         ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
     """
-    affine, *about = read_header(path) if path else (image.affine.numpy(),)
-    image.meta |= {key: torch.as_tensor(affine) for key in ("affine", "original_affine")}  # MONAI may take the qform
-    if faults := image_faults(check_shape(Volume(image.numpy(), affine, *about), channels)):
+    header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
+    image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
+    if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
         raise ValueError(*faults[0])
 
 
