@@ -169,7 +169,7 @@ def fill(folder, images, strange):
             fuzz.write_strange(folder, kind, name)
 
 
-@tries(12, 0.12)
+@tries(8, 0.12)
 @given(folder=folders_to_predict())
 def test_every_file_of_a_folder_is_predicted_or_named(weights, folder):
     with folders() as (source, output):
@@ -177,7 +177,7 @@ def test_every_file_of_a_folder_is_predicted_or_named(weights, folder):
         check_predicted(source, output, predict(source, output, weights))
 
 
-@tries(25, 0.3)
+@tries(16, 0.3)
 @given(name=fuzz.names(), spec=fuzz.volumes())
 def test_one_volume_gets_a_map_in_its_grid_or_a_sentence(weights, name, spec):
     with folders() as (source, output):
@@ -187,7 +187,7 @@ def test_one_volume_gets_a_map_in_its_grid_or_a_sentence(weights, name, spec):
         check_predicted(source, output, said)
 
 
-@tries(8, 0.06)
+@tries(5, 0.06)
 @given(spec=fuzz.volumes(odd=False), name=st.sampled_from(["a.nii", "a.nii.gz"]))
 def test_volumes_without_a_fault_are_predicted(weights, spec, name):
     with folders() as (source, output):
@@ -257,7 +257,7 @@ ORIENTATIONS = st.permutations(range(3)).flatmap(
 )
 
 
-@tries(4, 0.02)
+@tries(3, 0.02)
 @given(
     turn=ORIENTATIONS,
     spacing=st.sampled_from(["$None", [11.0, 9.0, 8.0]]),
