@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
 NAME = "brats_t1ce_kd_segmentation"  # by "segmentation" MONAI Label knows what kind of model it is
 
@@ -31,6 +33,15 @@ def stage(app: Path) -> None:
     trained = (target / "models" / "model.pt").is_file()
     leave = shutil.ignore_patterns("__pycache__", "eval", *(["models"] if trained else []))
     shutil.copytree(HERE.parent / "bundle", target, ignore=leave, dirs_exist_ok=True)
+    add_check(target / "configs" / "inference.yaml")
+
+
+def add_check(config: Path) -> None:
+    """Let the copy check each image after it is read, as inference does by a data set that the server does not use."""
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    check = {"_target_": "scripts.inference.predictor.CheckImaged", "keys": "@image_keys"}
+    document["preprocessing"]["transforms"].insert(1, check)
+    config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def check_studies(studies: str) -> None:

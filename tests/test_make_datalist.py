@@ -245,3 +245,11 @@ def test_an_earlier_datalist_is_kept_under_another_name(cohort, caplog):
     assert kept[0].read_bytes() == old == (cohort / "datalist.json").read_bytes()
     assert {entry["fold"] for entry in json.loads(kept[1].read_text())["training"]} == {0, 1}
     assert caplog.text.count("held another list") == 2
+
+
+def test_folds_are_dealt_after_faulty_cases_are_left_out(cohort):
+    """Otherwise a fold may be left empty."""
+    for index in range(4):
+        scan(cohort, index, "t2").unlink()
+    entries = make(cohort, folds=2, strict=False, sequences=SEQUENCES)["training"]
+    assert {entry["fold"] for entry in entries} == {0, 1} and len(entries) == 2

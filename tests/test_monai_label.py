@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from monai.bundle import ConfigParser
 from monai.bundle import run as bundle_run
 
-from conftest import BUNDLE, ROOT, TINY
+from conftest import BUNDLE, ROOT, TINY, bare_errors
 from scripts.command import command_line_options
+from scripts.errors import UserError
 
 NAME = "brats_t1ce_kd_segmentation"
 
@@ -46,6 +49,29 @@ def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, 
     with open(root / "eval" / "history.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert not any(name.startswith(("loss/teacher", "loss/distil", "weight/")) for name in row)
+
+
+def test_the_server_checks_images_as_inference_does(cohort_source, tmp_path):
+    """The copy's preprocessing, as MONAI Label reads it: without the data set of inference.yaml."""
+    spec = importlib.util.spec_from_file_location("serve", ROOT / "serving" / "serve.py")
+    serve = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(serve)
+    (tmp_path / "main.py").touch()  # MONAI Label's app is there
+    for _ in range(2):
+        serve.stage(tmp_path)
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "model" / NAME / "configs" / "inference.yaml")
+    preprocessing = parser.get_parsed_content("preprocessing")
+    source = cohort_source / "data" / "phantom_0000"
+    image = preprocessing({"image": str(source / "phantom_0000_t1ce.nii.gz")})["image"]
+    own = ConfigParser()
+    own.read_config(BUNDLE / "configs" / "inference.yaml")
+    assert torch.equal(
+        image, own.get_parsed_content("preprocessing")({"image": image.meta["filename_or_obj"]})["image"]
+    )
+    assert len(preprocessing.transforms) == len(own["preprocessing"]["transforms"]) + 1
+    with pytest.raises(UserError, match=r"phantom_0000_seg\.nii\.gz"), bare_errors():
+        preprocessing({"image": str(source / "phantom_0000_seg.nii.gz")})
 
 
 @pytest.fixture

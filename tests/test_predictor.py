@@ -273,3 +273,38 @@ def test_full_resolution_patients_keep_their_grid(weights, tmp_path):
         case = path.name.removesuffix("_seg.nii.gz")
         image, label = nib.load(source / case / f"{case}_t1ce.nii.gz"), nib.load(path)
         assert label.shape == image.shape and np.array_equal(label.affine, image.affine)
+
+
+def as_stored(folder, name, image):
+    nib.save(image, folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+def test_the_label_map_keeps_the_grid_where_axes_lie_at_45_degrees(weights, tmp_path, cohort_source):
+    voxels, _ = voxels_of(cohort_source)
+    half = np.sqrt(0.5)
+    affine = np.diag([8.0, 9.0, 10.0, 1.0])
+    affine[:3, :3] = np.array([[half, 0, half], [half, 0, -half], [0, 1, 0]]) @ affine[:3, :3]
+    image = nib.Nifti1Image(voxels[::2, ::2, 2::2], affine)
+    predict(as_stored(tmp_path, "a", image), tmp_path / "out", weights[0])
+    label = nib.load(tmp_path / "out" / "a_seg.nii.gz")
+    assert label.shape == image.shape
+    np.testing.assert_allclose(label.affine, affine, atol=1e-4)
+
+
+def test_a_last_axis_of_one_and_turned_axes_go_together(weights, tmp_path, cohort_source):
+    voxels, _ = voxels_of(cohort_source)
+    affine = np.array([[0.0, 0, -5, 0], [-5, 0, 0, -90], [0, 5, 0, 0], [0, 0, 0, 1]])
+    for name, image in {"3d": voxels, "4d": voxels[..., None]}.items():
+        predict(as_stored(tmp_path, name, nib.Nifti1Image(image, affine)), tmp_path / "out", weights[0])
+    assert np.array_equal(read(tmp_path / "out", "3d"), read(tmp_path / "out", "4d"))
+
+
+def test_the_sform_counts_where_both_have_codes(weights, tmp_path, cohort_source):
+    """The qform of another frame, such as the scanner's, is no fault; MONAI takes it where pixdim is nearer to it."""
+    voxels, affine = voxels_of(cohort_source)
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine @ np.diag([1.001, 1, 1, 1]), 2)
+    image.set_qform(np.array([[0, 1, 0, 5], [-1, 0, 0, 30], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine, 1)
+    predict(as_stored(tmp_path, "a", image), tmp_path / "out", weights[0])
+    np.testing.assert_allclose(nib.load(tmp_path / "out" / "a_seg.nii.gz").affine, image.get_sform(), atol=1e-4)

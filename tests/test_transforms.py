@@ -5,6 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscreted
 
+from scripts.data import transforms
 from scripts.data.transforms import ArgMaxd, DarkBackgroundd, Resampled, SelectChannelsd, WholeNumbersd, not_zero
 
 
@@ -96,3 +97,18 @@ def test_a_rounded_voxel_size_gives_the_same_grid(voxel):
         for affine in (torch.diag(torch.tensor([size, size, size, 1.0]).double()) for size in (1.0, voxel))
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_a_large_volume_is_brought_back_in_parts_with_the_same_result(monkeypatch):
+    affine = torch.tensor([[0.0, -1.5, 0.2, 3.0], [1.0, 0.0, 0.0, 0.2], [0.0, 0.1, 4.0, -7.0], [0.0, 0.0, 0.0, 1.0]])
+    image = MetaTensor(torch.rand(4, 9, 11, 5, generator=torch.Generator().manual_seed(0)), affine=affine)
+    resample, results = Resampled("image", spacing=[2, 2, 2]), []
+    coarse = resample({"image": image})
+    for large in (10**6, 0):
+        monkeypatch.setattr(transforms, "LARGE", large)
+        monkeypatch.setattr(transforms, "SLAB", 2 * 11 * 5)
+        results.append(resample.inverse({"image": coarse["image"].clone()})["image"])
+    whole, parts = results
+    assert parts.dtype == torch.float32 and parts.applied_operations == whole.applied_operations == []
+    torch.testing.assert_close(parts.as_tensor(), whole.as_tensor().float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts.affine, whole.affine)

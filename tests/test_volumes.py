@@ -96,6 +96,25 @@ def test_headers_that_contradict_a_head_are_faults_in_training_and_in_prediction
     assert found == [predicted] and named in predicted[0]
 
 
+CONFLICTS = {
+    "pixdim": (lambda header: header["pixdim"].__setitem__(1, 7.5), "pixdim"),
+    "mirrored": (lambda header: header["pixdim"].__setitem__(0, 1), "mirror"),
+    "rounded": (lambda header: header["pixdim"].__setitem__(1, 5.001), None),
+}
+
+
+@pytest.mark.parametrize("kind", CONFLICTS)
+def test_a_header_that_contradicts_itself_is_a_fault_in_training_and_in_prediction(kind, brain, tmp_path):
+    change, named = CONFLICTS[kind]
+    image = nib.Nifti1Image(brain, None)
+    image.header.set_sform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
+    image.header.set_qform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
+    change(image.header)
+    nib.save(image, tmp_path / "p.nii")
+    found, predicted = faults(tmp_path / "p.nii")
+    assert (found == [predicted] and named in predicted[0]) if named else found == []
+
+
 RIGHT = {
     "raw": lambda brain: brain,
     "z-scored": z_scored,

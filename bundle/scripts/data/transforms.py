@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,16 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing, zoom_affine
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
-from monai.utils import convert_to_dst_type, convert_to_numpy
+from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy
 
 from scripts.data.volumes import whole_numbers
 from scripts.labels import CLASSES, TARGETS
 from scripts.method.gaps import fill
 
 __all__ = ["ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
+
+LARGE = 2**25  # voxels of a volume that is brought back to its own grid in parts
+SLAB = 2**22  # voxels of a part
 
 
 def not_zero(image: torch.Tensor) -> torch.Tensor:
@@ -123,8 +127,25 @@ class Resampled(MapTransform, InvertibleTransform):
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result) if self.spacing is not None else ():
-            result[key] = self.resample.inverse(result[key])
+            large = math.prod(result[key].applied_operations[-1][TraceKeys.ORIG_SIZE]) > LARGE
+            result[key] = self.inverse_in_slabs(result[key]) if large else self.resample.inverse(result[key])
         return result
+
+    def inverse_in_slabs(self, image: MetaTensor) -> MetaTensor:
+        """The inverse, computed for some slices at a time: in one piece, 512 x 512 x 400 voxels take 9 GiB."""
+        done = self.resample.pop_transform(image)
+        size, about = done[TraceKeys.ORIG_SIZE], done[TraceKeys.EXTRA_INFO]
+        affine = torch.as_tensor(about["src_affine"], dtype=torch.float64)
+        whole = torch.empty((len(image), *size), dtype=image.dtype, device=image.device)
+        slices = max(1, SLAB // math.prod(size[1:]))
+        with self.resample.trace_transform(False):
+            for first in range(0, size[0], slices):
+                part = whole[:, first : first + slices]
+                start = affine.clone()
+                start[:3, 3] += first * affine[:3, 0]
+                part[:] = self.resample(image, dst_affine=start, spatial_size=part.shape[1:], mode=about["mode"])
+        meta = image.meta | {"affine": affine}
+        return MetaTensor(whole, meta=meta, applied_operations=image.applied_operations)
 
 
 def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]) -> tuple[torch.Tensor, list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +24,8 @@ __all__ = [
 TOLERANCE_MM = 0.1
 ROUNDING = 1e-3  # values closer than this to a whole number are that number: rounded by resampling or by a scale
 
+ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
+
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
 MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
 LEAST_SPREAD = 0.1  # 5th to 95th percentile of a brain's values, relative to them; real ones have above 0.5
@@ -41,6 +43,7 @@ class Volume(NamedTuple):
     affine: np.ndarray
     unit: str = "mm"
     placed: bool = True  # the header has a code for the affine, so that left and right are known
+    conflict: str = ""  # how the header contradicts itself
 
 
 def unique_roles(files: Mapping[str, Path], roles: Sequence[str]) -> list[str]:
@@ -60,7 +63,7 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
         raise FileNotFoundError(str(files.get(role, "-")))
     try:
         image = nib.load(files[role])
-        volume = Volume(np.asanyarray(image.dataobj), image.affine, *read_header(files[role]))
+        volume = Volume(np.asanyarray(image.dataobj), *read_header(files[role]))
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
     if volume.voxels.dtype.kind not in "biuf":
@@ -70,12 +73,26 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
     return check_shape(volume, channels)
 
 
-def read_header(path: str | Path) -> tuple[str, bool]:
-    """Unit of the voxel size, and whether the header has a code for the affine: qform, sform or both."""
-    header = nib.load(path).header
+def read_header(path: str | Path) -> tuple[np.ndarray, str, bool, str]:
+    """Affine, unit of the voxel size, whether there is a code for the affine (qform, sform), and any contradiction."""
+    image = nib.load(path)
+    header = image.header
     code = int(header["xyzt_units"]) & 7 if "xyzt_units" in header else 0
     placed = any(int(header[key]) > 0 for key in ("qform_code", "sform_code") if key in header)
-    return {1: "metre", 3: "micrometre"}.get(code, "mm"), placed or "qform_code" not in header
+    conflict = find_conflict(header, image.affine) if "sform_code" in header and header["sform_code"] > 0 else ""
+    return image.affine, {1: "metre", 3: "micrometre"}.get(code, "mm"), placed or "qform_code" not in header, conflict
+
+
+def find_conflict(header: Mapping[str, Any], affine: np.ndarray) -> str:
+    """How pixdim or the qform contradict the affine, which is the sform; "" if they do not."""
+    factor, *said = (float(value) for value in header["pixdim"][:4])
+    sizes = voxel_sizes(affine)
+    if any(abs(value - size) > ROUGHLY * size for value, size in zip(said, sizes)):
+        shown = (" x ".join(f"{value:.3g}" for value in values) for values in (said, sizes))
+        return "pixdim says {} mm, the sform {} mm".format(*shown)
+    if header["qform_code"] > 0 and (factor < 0) != (np.linalg.det(affine[:3, :3]) < 0):
+        return "qform and sform mirror one another, so left and right are not known"
+    return ""
 
 
 def check_shape(volume: Volume, channels: int) -> Volume:
@@ -126,6 +143,8 @@ def header_faults(volume: Volume) -> list[Finding]:
     if not ((extent >= SHORTEST_MM) & (extent <= LONGEST_MM)).all():
         fault = f"extent {sizes} mm, expected {SHORTEST_MM} to {LONGEST_MM} mm along each axis of a head"
         return [(fault, "correct the voxel size in the header, or give the whole brain")]
+    if volume.conflict:
+        return [(f"the header contradicts itself: {volume.conflict}", "convert the file again, or correct the header")]
     if not volume.placed:
         fault = "the header has neither qform nor sform code, so left and right are not known"
         return [(fault, "convert the file again, or set its orientation and code")]

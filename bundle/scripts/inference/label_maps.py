@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from scripts.data.cases import case_of
 from scripts.files import replacing
@@ -130,7 +131,20 @@ def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarra
 
 
 class AtomicWriter(NibabelWriter):
-    """MONAI's NibabelWriter with a hidden file that is renamed at the end, so that every label map is whole."""
+    """MONAI's NibabelWriter with a hidden file that is renamed at the end, so that every label map is whole.
+
+    Its axes are the image's also where MONAI does not find them again, as at 45 degrees. Nothing is resampled.
+    """
+
+    data_obj: Any
+
+    def set_metadata(self, meta_dict: Mapping[str, Any] | None = None, resample: bool = False, **options: Any) -> None:
+        """Take over the affine, and turn the map to the axes of the image."""
+        original, affine, _ = self.get_meta_info(meta_dict)
+        voxels, affine = np.asarray(self.data_obj), np.eye(4) if affine is None else np.asarray(affine)
+        turn = io_orientation(np.eye(4) if original is None else np.linalg.inv(original) @ affine)
+        self.data_obj = apply_orientation(voxels, turn)
+        self.affine = affine @ inv_ornt_aff(turn, voxels.shape[:3])
 
     def write(self, filename: Any, verbose: bool = False, **options: Any) -> None:
         with replacing(Path(filename)) as partial:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.data import Dataset, MetaTensor
 from monai.engines import EnsembleEvaluator
-from monai.transforms import Compose
+from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
@@ -21,7 +21,7 @@ from scripts.inference.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.method.weights import load_weights
 
-__all__ = ["CheckedImages", "Predictor", "load_members", "make_members"]
+__all__ = ["CheckImaged", "CheckedImages", "Predictor", "load_members", "make_members"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +58,39 @@ class CheckedImages(Dataset):
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
         try:
             loaded = self.transform(entry, end=1)
-            unit, placed = read_header(entry["image"])
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
-        image = loaded["image"]
-        channels = len(SEQUENCES) if "channels" in entry else 1
-        volume = check_shape(Volume(image.numpy(), image.affine.numpy(), unit, placed), channels)
-        if faults := image_faults(volume):
-            raise ValueError(*faults[0])
+        check_image(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
         return loaded
+
+
+class CheckImaged(MapTransform):
+    """The check of CheckedImages as a transform, to stand after LoadImaged: MONAI Label's server has no such dataset.
+
+    Raises:
+        UserError: names the image, the fault and the remedy.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            path = data[key].meta.get("filename_or_obj", "")
+            try:
+                check_image(data[key], path)
+            except ValueError as error:
+                raise UserError(": ".join(map(str, (path or key, *error.args)))) from error
+        return dict(data)
+
+
+def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
+    """Give an image that was read from a file the affine that its header says, and look at it.
+
+    Raises:
+        ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
+    """
+    header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
+    image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
+    if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
+        raise ValueError(*faults[0])
 
 
 class Predictor(EnsembleEvaluator):
