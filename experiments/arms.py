@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from scripts.command import run_command
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
+from scripts.files import read_json, write_json
 from scripts.workflow import workflow_line
 
 BUNDLE = Path(sys.path[0])
@@ -148,11 +149,23 @@ def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
     """The datalist; one that is there must be the same, since runs may have used it."""
     split = {"split": str(data / options["split"])} if "split" in options else {}
     new = path.with_suffix(".new.json")
-    make_datalist(str(data), str(new), **{**options, **split})
+    own = {key: value for key, value in options.items() if key != "labels_of"}
+    make_datalist(str(data), str(new), **{**own, **split})
+    if "labels_of" in options:
+        hide_labels(new, options["labels_of"])
     if path.is_file() and path.read_bytes() != new.read_bytes():
         new.unlink()
         raise UserError(f"{path} is not what the plan and {data} give now: give another output_dir, or delete it.")
     new.replace(path)
+
+
+def hide_labels(path: Path, folds: Sequence[int]) -> None:
+    """Leave labels to the cases of these folds alone; the others become unlabelled patients, for every training."""
+    document = read_json(str(path), "datalist")
+    for entry in document["training"]:
+        if entry["fold"] not in folds:
+            del entry["label"], entry["fold"]
+    write_json(path, document)
 
 
 def planned(settings: Mapping[str, Any], data: Path, out: Path) -> Iterator[Run]:
@@ -175,17 +188,23 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     training = {"output_dir": folder, "seed": seed, "cache": "memory", "resume": "auto"}
     training |= {**settings["training"], **arm.get("training", {})}
     training |= {option: teacher / "models" / "model.pt" for option, teacher in kept.items()}
+    taught = [listed / f"{arm['targets']}_s0" / part] if "targets" in arm else []
+    training |= dict(zip(["targets"], (folder / "predictions" for folder in taught)))
     overlays = arm.get("overlays", [])
     commands = [workflow("training", [*overlays, *arm.get("training_overlays", [])], both | training)]
     if fold is not None:
         options = {**both, "output_dir": folder, **settings["evaluating"]}
         commands.append(workflow("evaluating", [*overlays, *arm.get("evaluating_overlays", []), "evaluate"], options))
-    return Run(folder, commands, list(kept.values()), settings["lists"][listed.name])
+    if arm.get("predicts"):
+        options = {key: value for key, value in both.items() if key not in ("fold", "num_workers")}
+        options |= {"ckpt_path": folder / "models" / "model.pt", "output_dir": folder / "predictions"}
+        commands.append(workflow("evaluating", overlays, options | {"probabilities": True}, "inference"))
+    return Run(folder, commands, [*kept.values(), *taught], settings["lists"][listed.name])
 
 
-def workflow(run_id: str, overlays: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+def workflow(run_id: str, overlays: Sequence[str], options: Mapping[str, Any], first: str = "train") -> list[str]:
     """What follows ``python -m``; overlays are names of the bundle's configs, or paths from its folder."""
-    files = [name if "/" in name else f"configs/{name}.yaml" for name in ("train", *overlays)]
+    files = [name if "/" in name else f"configs/{name}.yaml" for name in (first, *overlays)]
     line = workflow_line(run_id, files, options)
     return line[line.index("-m") + 1 :]
 

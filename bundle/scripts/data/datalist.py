@@ -188,19 +188,25 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     return entries
 
 
-def datalist_images(datalist: str, dataset_dir: str, sequence: str = "t1ce") -> list[dict[str, Any]]:
+def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",)) -> list[dict[str, Any]]:
     """All cases of a datalist, labelled or not, as ``{"image": path, "case": name}``. Files are not checked.
 
+    Args:
+        datalist: the file.
+        dataset_dir: the folder that its paths are relative to.
+        sequences: what to take of each case; ``image`` is a list of paths if there are several.
+
     Raises:
-        UserError: if the datalist cannot be read, or a case lacks the sequence.
+        UserError: if the datalist cannot be read, or a case lacks a sequence.
     """
     document = read_datalist(datalist, folds=False)
     entries = [*document.get("training", []), *document.get("testing", [])]
     if not entries:
         raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
-    if lacking := [entry["case"] for entry in entries if sequence not in entry_files(entry, dataset_dir)]:
-        raise UserError(f"datalist {datalist} names no {sequence} of {', '.join(lacking)}: make it again.")
-    return [network_entry(entry, dataset_dir, [sequence], [], labelled=False) for entry in entries]
+    if lacking := [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]:
+        wanted = " and ".join(sequences)
+        raise UserError(f"datalist {datalist} does not name {wanted} of {', '.join(lacking)}: make it again.")
+    return [network_entry(entry, dataset_dir, sequences, [], labelled=False) for entry in entries]
 
 
 def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
-from scripts.data.volumes import Volume, check_shape, image_faults, read_header
+from scripts.data.volumes import Volume, check_shape, grid_faults, image_faults, read_header, read_volume
 from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence
 from scripts.inference.exported import is_exported, load_exported
@@ -60,7 +61,10 @@ class CheckedImages(Dataset):
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
-        check_image(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
+        if isinstance(entry["image"], list):
+            check_images(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
+        else:
+            check_image(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
         return loaded
 
 
@@ -91,6 +95,20 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
     image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
     if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
         raise ValueError(*faults[0])
+
+
+def check_images(image: MetaTensor, paths: Sequence[str], channels: int) -> None:
+    """Look at each of a patient's files, which were read as one image, and compare their grids.
+
+    Raises:
+        ValueError: (fault, and remedy if known) for the first that is wrong.
+    """
+    first = read_volume("image", {"image": Path(paths[0])}, channels)
+    image.meta |= {key: torch.as_tensor(first.affine) for key in ("affine", "original_affine")}
+    for path in dict.fromkeys(paths):
+        volume = read_volume("image", {"image": Path(path)}, channels)
+        if faults := [*image_faults(volume), *grid_faults(volume, first, Path(paths[0]).name)]:
+            raise ValueError(f"{Path(path).name}: {faults[0][0]}", faults[0][1])
 
 
 class Predictor(EnsembleEvaluator):

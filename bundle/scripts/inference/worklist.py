@@ -10,7 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from scripts.data.cases import Choice, find_images, label_map, maps_of
+from scripts.data.cases import Choice, case_images, find_cases, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
@@ -27,7 +27,7 @@ RECORD = {"cases?": [{"case?": str, "image": str, "prediction": str}], "settings
 
 def find_work(
     dataset_dir: str,
-    sequence: str = "t1ce",
+    sequence: str | Sequence[str] = "t1ce",
     datalist: str = "",
     output_dir: str = "",
     overwrite: bool = False,
@@ -38,7 +38,7 @@ def find_work(
 
     Args:
         dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
-        sequence: which files of a BraTS folder, or of the datalist, to take.
+        sequence: which files of a BraTS folder, or of the datalist, to take. Several are stacked, for a teacher.
         datalist: a file as written by python -m scripts datalist; all its cases are taken.
         output_dir: where label maps (NAME_seg.nii.gz) are.
         overwrite: predict images again that have a label map.
@@ -49,15 +49,18 @@ def find_work(
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
             their names that no inference wrote, such as the truth, or that belong to other images.
     """
-    if sequence not in SEQUENCES:
-        raise UserError(f"student_sequence is {sequence!r}, expected one of {list(SEQUENCES)} (one file a case).")
+    sequences = ensure_tuple(sequence)
+    if set(sequences) - set(SEQUENCES):
+        raise UserError(f"student_sequence is {sequence!r}, expected one or several of {list(SEQUENCES)}.")
     choice = Choice(names or {}, patient)
     if datalist and (choice.globs or patient):
         raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out {[*choice.globs]}.")
     if datalist:
-        images = datalist_images(datalist, dataset_dir, sequence)
+        images = datalist_images(datalist, dataset_dir, sequences)
+    elif len(sequences) > 1:
+        images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
-        images = find_images(dataset_dir, sequence, choice)
+        images = find_images(dataset_dir, sequences[0], choice)
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
@@ -78,9 +81,10 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
         )
     for path, image in label_maps.items():
         source = sources[path.name]
-        if not overwrite and source != str(Path(image["image"]).resolve()):
+        own = Path(ensure_tuple(image["image"])[0]).resolve()
+        if not overwrite and source != str(own):
             raise UserError(
-                f"{path} was predicted from {source}, not from {image['image']}: give another output_dir, or "
+                f"{path} was predicted from {source}, not from {own}: give another output_dir, or "
                 "--overwrite True to predict it again."
             )
 
