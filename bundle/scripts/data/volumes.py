@@ -13,8 +13,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 __all__ = [
-    "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "image_faults", "label_faults", "read_header",
-    "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
+    "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "image_faults", "label_faults",
+    "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
