@@ -43,6 +43,7 @@ test-slow: $(VENV)/ready
 
 faults: $(VENV)/ready
 	FAULTS=long $(BIN)/python -m pytest tests/faults
+	FAULTS_EXAMPLES=2400 $(BIN)/python -m pytest tests/test_fuzz.py
 
 zoo: $(VENV)/ready
 	$(BIN)/python -m pytest -m zoo

@@ -130,6 +130,7 @@ def check_map(path, source):
     assert values.shape == image.shape[:3], f"{values.shape} of {image.shape}"
     np.testing.assert_allclose(label.affine, image.affine, rtol=1e-4, atol=1e-4)
     assert set(np.unique(values)) <= {0, 1, 2, 4}
+    assert image.get_data_dtype().kind in "biuf"
 
 
 def check_predicted(source, output, said):

@@ -96,6 +96,12 @@ def test_headers_that_contradict_a_head_are_faults_in_training_and_in_prediction
     assert found == [predicted] and named in predicted[0]
 
 
+@pytest.mark.parametrize("kind", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_voxels_that_are_no_real_numbers_are_a_fault_in_training_and_in_prediction(kind, brain, tmp_path):
+    found, predicted = faults(save(tmp_path / "p.nii.gz", brain.astype(kind)))
+    assert "type" in found[0][0] and "type" in predicted[0]
+
+
 CONFLICTS = {
     "pixdim": (lambda header: header["pixdim"].__setitem__(1, 7.5), "pixdim"),
     "mirrored": (lambda header: header["pixdim"].__setitem__(0, 1), "mirror"),

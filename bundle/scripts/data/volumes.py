@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scripts.labels import TARGETS
 
 __all__ = [
-    "Volume", "check_shape", "content_checksum", "grid_faults", "image_faults", "label_faults",
+    "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "image_faults", "label_faults",
     "probability_faults", "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
@@ -66,8 +66,7 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
         volume = Volume(np.asanyarray(image.dataobj), *read_header(files[role]))
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
-    if volume.voxels.dtype.kind not in "biuf":
-        raise ValueError(f"voxels of type {volume.voxels.dtype}, expected numbers")
+    check_type(files[role])
     if role == "label" or (role == TARGETS and channels == 1):
         volume = volume._replace(voxels=whole_numbers(volume.voxels))
     return check_shape(volume, channels)
@@ -81,6 +80,13 @@ def read_header(path: str | Path) -> tuple[np.ndarray, str, bool, str]:
     placed = any(int(header[key]) > 0 for key in ("qform_code", "sform_code") if key in header)
     conflict = find_conflict(header, image.affine) if "sform_code" in header and header["sform_code"] > 0 else ""
     return image.affine, {1: "metre", 3: "micrometre"}.get(code, "mm"), placed or "qform_code" not in header, conflict
+
+
+def check_type(path: str | Path) -> None:
+    """Raises ValueError for a volume of complex numbers or colours, of which MONAI would take a part."""
+    kind = nib.load(path).get_data_dtype()
+    if kind.kind not in "biuf":
+        raise ValueError(f"voxels of type {kind}, expected real numbers: the magnitude, or one channel")
 
 
 def find_conflict(header: Mapping[str, Any], affine: np.ndarray) -> str:

@@ -15,7 +15,9 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
-from scripts.data.volumes import Volume, check_shape, grid_faults, image_faults, read_header, read_volume
+from scripts.data.volumes import (
+    Volume, check_shape, check_type, grid_faults, image_faults, read_header, read_volume,
+)  # fmt: skip
 from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence
 from scripts.inference.exported import is_exported, load_exported
@@ -91,6 +93,8 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
     Raises:
         ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
     """
+    if path:
+        check_type(path)
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
     if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
