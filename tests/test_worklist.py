@@ -1,10 +1,14 @@
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.inference.worklist import find_work, record_inference
+from scripts.method.resunet import ResUNet
 
 
 def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
@@ -32,8 +36,8 @@ def test_a_datalist_names_the_images(cohort_source):
     assert all(image["image"].endswith("_t1.nii.gz") and "label" not in image for image in images)
 
 
-@pytest.mark.parametrize("sequence", ["t3", ["t1", "t2"]])
-def test_only_one_of_the_four_sequences_can_be_predicted_from(cohort_source, sequence):
+@pytest.mark.parametrize("sequence", ["t3", ["t1", "t3"]])
+def test_only_the_four_sequences_can_be_predicted_from(cohort_source, sequence):
     with pytest.raises(UserError, match="student_sequence is "):
         find_work(str(cohort_source / "data"), sequence)
 
@@ -121,3 +125,32 @@ def test_a_link_in_the_place_of_a_map_is_not_written_through(tmp_path, cohort_so
     with replacing(out / "phantom_0002_seg.nii.gz") as partial:
         partial.write_text("new")
     assert victim.read_text() == "kept" and not (out / "phantom_0002_seg.nii.gz").is_symlink()
+
+
+def test_networks_of_several_sequences_predict_from_folders_and_lists(cohort, command, tmp_path):
+    """A teacher's probabilities are written by the command that writes the student's."""
+    torch.manual_seed(0)
+    torch.save(ResUNet(2, 4, (8, 16, 32, 64), deep_supervision=1).state_dict(), tmp_path / "two.pt")
+    options = [
+        "--student_sequence",
+        "[flair,t2]",
+        "--network_def::in_channels",
+        "2",
+        "--ckpt_path",
+        tmp_path / "two.pt",
+    ]
+    options += ["--mirror", "False", "--spacing", "$None", "--dataset_dir", cohort / "data"]
+    for name, more in {"folder": [], "list": ["--datalist", cohort / "datalist.json"]}.items():
+        result = command("scripts", "predict", *options, *more, "--output_dir", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+    for index in range(6):
+        maps = [nib.load(tmp_path / name / f"phantom_{index:04d}_seg.nii.gz") for name in ("folder", "list")]
+        assert np.array_equal(np.asarray(maps[0].dataobj), np.asarray(maps[1].dataobj))
+    flair = cohort / "data" / "phantom_0002" / "phantom_0002_t2.nii.gz"
+    image = nib.load(flair)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine), flair)
+    result = command("scripts", "predict", *options, "--output_dir", tmp_path / "fault")
+    assert result.returncode == 1 and "phantom_0002_t2.nii.gz: shape" in result.stderr
+    flair.unlink()
+    result = command("scripts", "predict", *options, "--output_dir", tmp_path / "missing")
+    assert result.returncode == 1 and "phantom_0002 has no t2" in result.stderr

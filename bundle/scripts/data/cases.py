@@ -19,7 +19,6 @@ from scripts.labels import ENDINGS, MAP_ENDINGS
 __all__ = [
     "Case",
     "Choice",
-    "case_images",
     "case_of",
     "find_cases",
     "find_images",
@@ -114,24 +113,6 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
     if choice.patient:
         patients = choice.patients_of([image["case"] for image in images])
         images = [image | {"patient": patients[image["case"]]} for image in images]
-    return images
-
-
-def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
-    """The cases' images for a network that sees several sequences, as ``{"image": paths, "case": name}``.
-
-    Raises:
-        UserError: if a case lacks a sequence.
-    """
-    images = []
-    for case in cases:
-        if lacking := [name for name in sequences if name not in case.files]:
-            raise UserError(
-                f"case {case.name} has no {' and no '.join(lacking)}, which the network sees: add the file."
-            )
-        image = {"image": [str(case.files[name]) for name in sequences], "case": case.name, "patient": case.patient}
-        channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
-        images.append(image | channels)
     return images
 
 

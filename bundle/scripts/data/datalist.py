@@ -14,7 +14,7 @@ from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
-from scripts.data.targets import find_targets
+from scripts.data.targets import with_targets
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
 
@@ -98,23 +98,6 @@ def load_cases(
     return {"training": data(learnt, extra), "validation": data(validation, {})}
 
 
-def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: Collection[str]) -> list[dict[str, Any]]:
-    """The entries, each with the prediction of another program, where there is one.
-
-    Raises:
-        UserError: if predictions are given that no teacher sees, or the other way round.
-    """
-    if targets and TARGETS not in seen:
-        raise UserError("targets is given, but no teacher sees it: train with --method stored_targets.")
-    if TARGETS in seen and not targets:
-        raise UserError("targets is not given, which a teacher sees: pass --targets DIR, a folder of predictions.")
-    found = find_targets(targets, [entry["case"] for entry in entries]) if targets else {}
-    own = [{key: value for key, value in entry.items() if key != TARGETS} for entry in entries]
-    return [
-        entry | ({TARGETS: str(found[entry["case"]].absolute())} if entry["case"] in found else {}) for entry in own
-    ]
-
-
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
     """Whether any training case lacks one of the sequences, or the label."""
     return any(name not in entry for entry in data for name in (*sequences, "label"))
@@ -188,13 +171,16 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     return entries
 
 
-def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",)) -> list[dict[str, Any]]:
+def datalist_images(
+    datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",), strict: bool = True
+) -> list[dict[str, Any]]:
     """All cases of a datalist, labelled or not, as ``{"image": path, "case": name}``. Files are not checked.
 
     Args:
         datalist: the file.
         dataset_dir: the folder that its paths are relative to.
         sequences: what to take of each case; ``image`` is a list of paths if there are several.
+        strict: False leaves out cases that lack a sequence.
 
     Raises:
         UserError: if the datalist cannot be read, or a case lacks a sequence.
@@ -203,7 +189,9 @@ def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = 
     entries = [*document.get("training", []), *document.get("testing", [])]
     if not entries:
         raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
-    if lacking := [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]:
+    lacking = [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]
+    entries = [entry for entry in entries if entry["case"] not in lacking]
+    if lacking and strict:
         wanted = " and ".join(sequences)
         raise UserError(f"datalist {datalist} does not name {wanted} of {', '.join(lacking)}: make it again.")
     return [network_entry(entry, dataset_dir, sequences, [], labelled=False) for entry in entries]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from monai.utils import convert_to_dst_type
 from scripts.data.cases import find_label_maps, strip_suffix
 from scripts.data.folder_files import list_files
 from scripts.errors import UserError
-from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, REGION_NAMES
+from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, REGION_NAMES, TARGETS
 
-__all__ = ["ClassProbabilitiesd", "find_targets", "regions_to_classes", "target_classes"]
+__all__ = ["ClassProbabilitiesd", "find_targets", "regions_to_classes", "target_classes", "with_targets"]
 
 
 def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
@@ -41,6 +41,23 @@ def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
             f"such as {cases[0]}: name files NAME_probabilities.nii.gz or NAME.nii.gz after their case."
         )
     return {case: found[case] for case in cases if case in found}
+
+
+def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: Collection[str]) -> list[dict[str, Any]]:
+    """The entries, each with the prediction of another program, where there is one.
+
+    Raises:
+        UserError: if predictions are given that no teacher sees, or the other way round.
+    """
+    if targets and TARGETS not in seen:
+        raise UserError("targets is given, but no teacher sees it: train with --method stored_targets.")
+    if TARGETS in seen and not targets:
+        raise UserError("targets is not given, which a teacher sees: pass --targets DIR, a folder of predictions.")
+    found = find_targets(targets, [entry["case"] for entry in entries]) if targets else {}
+    own = [{key: value for key, value in entry.items() if key != TARGETS} for entry in entries]
+    return [
+        entry | ({TARGETS: str(found[entry["case"]].absolute())} if entry["case"] in found else {}) for entry in own
+    ]
 
 
 def target_classes(target_values: str | None, label_values: Sequence[int]) -> dict[int, int]:

@@ -16,7 +16,13 @@ from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
 from scripts.data.volumes import (
-    Volume, check_shape, check_type, grid_faults, image_faults, read_header, read_volume,
+    Volume,
+    check_shape,
+    check_type,
+    grid_faults,
+    image_faults,
+    read_header,
+    read_volume,
 )  # fmt: skip
 from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence

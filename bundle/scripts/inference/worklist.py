@@ -10,7 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from scripts.data.cases import Choice, case_images, find_cases, find_images, label_map, maps_of
+from scripts.data.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
@@ -68,6 +68,24 @@ def find_work(
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
+
+
+def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
+    """The cases' images for a network that sees several sequences, as ``{"image": paths, "case": name}``.
+
+    Raises:
+        UserError: if a case lacks a sequence.
+    """
+    images = []
+    for case in cases:
+        if lacking := [name for name in sequences if name not in case.files]:
+            raise UserError(
+                f"case {case.name} has no {' and no '.join(lacking)}, which the network sees: add the file."
+            )
+        image = {"image": [str(case.files[name]) for name in sequences], "case": case.name, "patient": case.patient}
+        channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
+        images.append(image | channels)
+    return images
 
 
 def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:

@@ -1,0 +1,218 @@
+"""Trained networks of other programs as frozen teachers: their predictions of all patients, made once, as files.
+
+A network that was trained elsewhere wants its own preprocessing of whole volumes, so it is run by its own program, and
+the student learns from the files: ``targets`` of stored_targets.yaml. Both kinds are named in YAML:
+
+    targets: {_target_: scripts.inference.foreign_teachers.nnunet, model_folder: DIR, ...}
+    targets: {_target_: scripts.inference.foreign_teachers.zoo_bundle, bundle_dir: DIR, ...}
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Invertd
+from tqdm import tqdm
+
+from scripts.data.datalist import datalist_images
+from scripts.data.targets import regions_to_classes
+from scripts.data.task_folders import nnunet_values
+from scripts.errors import UserError
+from scripts.files import read_json, sha256, write_json
+from scripts.inference.label_maps import write_probabilities
+from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
+from scripts.method.weights import load_weights
+
+__all__ = ["nnunet", "zoo_bundle"]
+
+logger = logging.getLogger(__name__)
+
+Predict = Callable[[list[str]], np.ndarray]  # a patient's files, in the teacher's order, to (C, H, W, D)
+
+
+def nnunet(
+    model_folder: str, datalist: str, dataset_dir: str, output_dir: str, folds: Sequence[int] | None = None,
+    checkpoint: str = "checkpoint_final.pth", mirror: bool = True, device: str = "cpu",
+) -> str:  # fmt: skip
+    """Class probabilities of all patients by a trained nnU-Net v2; the folder in which they are.
+
+    nnU-Net's own library loads the model, prepares the volumes and brings its prediction back to their grid.
+
+    Args:
+        model_folder: what nnUNetv2_train made: dataset.json, plans.json, fold_0 and so on. Its checkpoints are pickles,
+            which run code when they are loaded: take those that you trust.
+        datalist: the patients. Those who lack a channel of the model are left out.
+        dataset_dir: the folder that its paths are relative to.
+        output_dir: where NAME_probabilities.nii.gz are written; those that are there are kept.
+        folds: of the cross-validation; None takes all that are there.
+        checkpoint: file of each fold.
+        mirror: average over flips, as nnU-Net does.
+        device: that predicts.
+
+    Raises:
+        UserError: if nnU-Net is not installed, or the folder holds no such model, or one of other labels or channels.
+    """
+    try:
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    except ImportError as error:
+        raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
+    folder = Path(model_folder)
+    document = read_json(folder / "dataset.json", "model_folder", {"channel_names": dict, "labels": dict})
+    predictor = nnUNetPredictor(
+        use_mirroring=mirror,
+        device=torch.device(device),
+        perform_everything_on_device=device != "cpu",
+        allow_tqdm=False,
+    )
+    try:
+        predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
+    except Exception as error:  # a missing file, another version: the user needs the folder, not the way
+        raise UserError(f"model_folder {folder} holds no trained nnU-Net ({error}): give nnUNetv2_train's.") from error
+    values = nnunet_values(document["labels"], folder / "dataset.json")
+    manager = predictor.label_manager
+    heads = [member_classes(head, values) for head in manager.all_regions or manager.all_labels]
+    channels = sequences_of_names(document["channel_names"], folder / "dataset.json")
+    reader = predictor.plans_manager.image_reader_writer_class()
+
+    def predict(files: list[str]) -> np.ndarray:
+        image, properties = reader.read_images(files)
+        _, found = predictor.predict_single_npy_array(image, properties, None, None, True)
+        return heads_to_classes(in_image_grid(np.asarray(found), reader, properties), heads)
+
+    weights = sorted(folder.glob(f"fold_*/{checkpoint}"))
+    return predict_all(predict, channels, datalist, dataset_dir, output_dir, [sha256(str(path)) for path in weights])
+
+
+def in_image_grid(probabilities: np.ndarray, reader: Any, properties: Mapping[str, Any]) -> np.ndarray:
+    """Probabilities (C, ...) in the axes of the image's file, (C, H, W, D), by nnU-Net's own writer; 8 bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "head.nii.gz")
+        volumes = []
+        for head in probabilities:
+            reader.write_seg(np.rint(head * 255).astype(np.uint8), str(path), properties)
+            volumes.append(np.asarray(nib.load(path).dataobj, dtype=np.float32) / 255)
+    return np.stack(volumes)
+
+
+def member_classes(head: int | Sequence[int], values: Sequence[int]) -> tuple[int, ...]:
+    """The network classes of a head of nnU-Net: of a label value, or of a region of several."""
+    members: Sequence[int] = head if isinstance(head, (tuple, list)) else [head]  # type: ignore[list-item]
+    return tuple(sorted(values.index(int(value)) for value in members))
+
+
+def heads_to_classes(probabilities: np.ndarray, heads: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Class probabilities from those of heads, each of one class (softmax) or of one region (sigmoid).
+
+    Shapes: (heads, H, W, D) -> (4, H, W, D).
+
+    Raises:
+        UserError: if the heads are neither the four classes nor the three regions.
+    """
+    of = {classes: index for index, classes in enumerate(heads)}
+    if set(of) == {(index,) for index in range(len(CLASSES))}:
+        return probabilities[[of[(index,)] for index in range(len(CLASSES))]]
+    if set(of) == {classes for _, classes in REGIONS}:
+        regions = torch.as_tensor(probabilities[[of[classes] for _, classes in REGIONS]])
+        return regions_to_classes(regions).numpy()
+    raise UserError(f"the teacher's outputs are of the classes {list(of)}, expected all four, or TC, WT and ET.")
+
+
+def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str, device: str = "cpu") -> str:
+    """Class probabilities of all patients by a Model Zoo bundle such as brats_mri_segmentation; their folder.
+
+    Its inference config gives network, preprocessing and inferer, its metadata the channels of input and output: three
+    regions, each by a sigmoid. A bundle's config is code: take those that you trust.
+
+    Args:
+        bundle_dir: the bundle, with configs/inference.json, configs/metadata.json and models/model.pt.
+        datalist, dataset_dir, output_dir, device: as for ``nnunet``.
+
+    Raises:
+        UserError: if the folder holds no such bundle, or one of other channels.
+    """
+    folder = Path(bundle_dir).resolve()
+    formats = read_json(folder / "configs" / "metadata.json", "bundle_dir", {"network_data_format": dict})
+    try:
+        formats = formats["network_data_format"]
+        inputs, outputs = formats["inputs"]["image"]["channel_def"], formats["outputs"]["pred"]["channel_def"]
+        parser = ConfigParser()
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parser.update({"bundle_root": str(folder), "device": torch.device(device)})
+        network = parser.get_parsed_content("network_def").to(device).eval()
+        preprocessing, inferer = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer"))
+    except (OSError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"bundle_dir {folder} holds no bundle: configs/inference.json needs network_def, preprocessing and "
+            f"inferer, and configs/metadata.json channels ({type(error).__name__}: {error})."
+        ) from error
+    weights = folder / "models" / "model.pt"
+    load_weights(network, str(weights))
+    where = folder / "configs" / "metadata.json"
+    regions = regions_of_names(outputs, where)
+
+    @torch.no_grad()
+    def predict(files: list[str]) -> np.ndarray:
+        data = preprocessing({"image": files})
+        logits = inferer(data["image"][None].to(device), network)
+        data["pred"] = MetaTensor(logits[0].cpu().sigmoid(), meta=data["image"].meta)
+        back = Invertd("pred", preprocessing, "image", nearest_interp=False, to_tensor=True)(data)["pred"]
+        return regions_to_classes(torch.as_tensor(back).as_subclass(torch.Tensor)[regions]).numpy()
+
+    channels = sequences_of_names(inputs, where)
+    return predict_all(predict, channels, datalist, dataset_dir, output_dir, [sha256(str(weights))])
+
+
+def sequences_of_names(names: Mapping[str, str], where: Path) -> list[str]:
+    """The sequence of each input channel. Raises UserError for a name that is none."""
+    found = [ENDINGS.get(str(names[key]).lower().replace("-", "")) for key in sorted(names, key=int)]
+    if None in found or len(set(found)) < len(found) or set(map(str, found)) - set(SEQUENCES):
+        raise UserError(f"{where}: channels are {dict(names)}, expected sequences by the names {', '.join(ENDINGS)}.")
+    return [str(name) for name in found]
+
+
+def regions_of_names(names: Mapping[str, str], where: Path) -> list[int]:
+    """The output channel of TC, WT and ET. Raises UserError if the names do not say it."""
+    words = {"TC": "core", "WT": "whole", "ET": "enhanc"}
+    found = [[int(key) for key, name in names.items() if words[region] in str(name).lower()] for region, _ in REGIONS]
+    if any(len(keys) != 1 for keys in found):
+        raise UserError(f"{where}: outputs are {dict(names)}, expected tumor core, whole tumor and enhancing tumor.")
+    return [keys[0] for keys in found]
+
+
+def predict_all(
+    predict: Predict, channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str, weights: list[str]
+) -> str:
+    """Write each patient's class probabilities, unless they are there; the folder. Rank 0 works, the others wait.
+
+    Raises:
+        UserError: if the folder holds another teacher's predictions, or no patient has all channels.
+    """
+    folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
+    if idist.get_rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
+            raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
+        write_json(made, record)
+        images = datalist_images(datalist, dataset_dir, channels, strict=False)
+        if not images:
+            raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
+        left = [image for image in images if not path_of(folder, image["case"]).is_file()]
+        for image in tqdm(left, "the teacher predicts", disable=not left):
+            files = [image["image"]] if isinstance(image["image"], str) else image["image"]
+            write_probabilities(path_of(folder, image["case"]), predict(files), nib.load(files[0]).affine)
+    idist.barrier()
+    return str(folder)
+
+
+def path_of(folder: Path, case: str) -> Path:
+    return folder / f"{case}_{PROBABILITIES}.nii.gz"
