@@ -140,7 +140,7 @@ def test_a_trained_nnunet_teaches(cohort, tmp_path, kind, command):
     document = {"channel_names": names, "labels": LABELS[kind], "numTraining": 6, "file_ending": ".nii.gz"}
     write_json(raw / "dataset.json", document | ({"regions_class_order": [1, 2, 3]} if kind == "regions" else {}))
     folders = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    environment = {**os.environ, **folders, "nnUNet_compile": "f", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, **folders, "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1", "OMP_NUM_THREADS": "2"}
 
     def run(program, *arguments):
         code = f"from nnunetv2.{program[0]} import {program[1]} as main; main()"
@@ -162,6 +162,7 @@ def test_a_trained_nnunet_teaches(cohort, tmp_path, kind, command):
     )
     (model,) = (tmp_path / "results" / "Dataset001_Phantom").iterdir()
     options = [str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "predicted")]
+    exec(FIT, globals())
     nnunet(str(model), *options, folds=[0], mirror=False)
     arguments = ["-i", raw / "imagesTr", "-o", tmp_path / "own", "-m", model, "-f", "0", "--disable_tta"]
     run(("inference.predict_from_raw_data", "predict_entry_point_modelfolder"), *arguments, "-device", "cpu")
@@ -185,7 +186,18 @@ def test_a_trained_nnunet_teaches(cohort, tmp_path, kind, command):
     assert result.returncode == 0, result.stderr
 
 
-SHORT = """
+FIT = """
+import torch
+try:
+    import torchvision
+except RuntimeError:  # built for another torch, and nnU-Net calls nothing of it
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+
+SHORT = (
+    FIT
+    + """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 before = nnUNetTrainer.__init__
 def init(self, *arguments, **options):
@@ -193,6 +205,7 @@ def init(self, *arguments, **options):
     self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 3, 1
 nnUNetTrainer.__init__ = init
 """
+)
 
 OVERLAY = """
 targets:

@@ -35,7 +35,7 @@ def make_datalist(
     folds: int | None = None,
     seed: int = 0,
     strict: bool = True,
-    sequences: str | Sequence[str] = "t1ce",
+    sequences: str | Sequence[str] | None = None,
     unlabelled: str | None = None,
     trained_on: str | None = None,
     mapping: str | None = None,
@@ -111,13 +111,13 @@ def make_datalist(
     print(summary(kept, testing, reports, files, found - len(kept)))
 
 
-def required_sequences(sequences: str | Sequence[str]) -> list[str]:
+def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
     """The sequences that every case must have, T1ce first: its voxels give the checksum.
 
     Raises:
         UserError: if one is unknown, or T1ce is missing.
     """
-    names = [sequences] if isinstance(sequences, str) else list(sequences)
+    names = ["t1ce"] if sequences is None else [sequences] if isinstance(sequences, str) else list(sequences)
     if "t1ce" not in names or set(names) - set(SEQUENCES):
         raise UserError(f"sequences are {names}, expected t1ce, alone or with others of {list(SEQUENCES)}.")
     return list(dict.fromkeys(["t1ce", *names]))

@@ -65,14 +65,17 @@ class CheckedImages(Dataset):
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
+        channels = len(SEQUENCES) if "channels" in entry else 1
+        if isinstance(entry["image"], list):
+            affine = check_images(entry["image"], channels)
         try:
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
         if isinstance(entry["image"], list):
-            check_images(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
+            loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
-            check_image(loaded["image"], entry["image"], len(SEQUENCES) if "channels" in entry else 1)
+            check_image(loaded["image"], entry["image"], channels)
         return loaded
 
 
@@ -107,18 +110,18 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
         raise ValueError(*faults[0])
 
 
-def check_images(image: MetaTensor, paths: Sequence[str], channels: int) -> None:
-    """Look at each of a patient's files, which were read as one image, and compare their grids.
+def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
+    """Look at each of a patient's files, which are read as one image, and compare their grids; the affine.
 
     Raises:
         ValueError: (fault, and remedy if known) for the first that is wrong.
     """
     first = read_volume("image", {"image": Path(paths[0])}, channels)
-    image.meta |= {key: torch.as_tensor(first.affine) for key in ("affine", "original_affine")}
     for path in dict.fromkeys(paths):
         volume = read_volume("image", {"image": Path(path)}, channels)
         if faults := [*image_faults(volume), *grid_faults(volume, first, Path(paths[0]).name)]:
             raise ValueError(f"{Path(path).name}: {faults[0][0]}", faults[0][1])
+    return torch.as_tensor(first.affine)
 
 
 class Predictor(EnsembleEvaluator):
@@ -146,7 +149,8 @@ class Predictor(EnsembleEvaluator):
         """Remember a patient that failed."""
         image = batchdata["image"]
         path = image.meta["filename_or_obj"] if isinstance(image, MetaTensor) else image
-        path = path if isinstance(path, str) else path[0]
+        while not isinstance(path, str):  # of a batch of one, and of several files the first
+            path = path[0]
         self.faults.append(Fault(batchdata["case"][0], path, fault, remedy))
 
     def run(self, global_epoch: int = 1) -> None:
