@@ -192,7 +192,8 @@ try:
     import torchvision
 except RuntimeError:  # built for another torch, and nnU-Net calls nothing of it
     library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 
 SHORT = (

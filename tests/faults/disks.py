@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,10 @@ class Disk:
         """Make it read-only, also for files that are opened later by a command that runs."""
         mount("--bind", self.folder, self.folder)
         self.bound = True
+        for _ in range(100):  # the system does not do it while a file is open for writing
+            with suppress(subprocess.CalledProcessError):
+                return mount("-o", "remount,bind,ro", self.folder)
+            time.sleep(0.02)
         mount("-o", "remount,bind,ro", self.folder)
 
     def free(self) -> None:

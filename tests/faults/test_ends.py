@@ -51,8 +51,8 @@ class Traces:
 
     @staticmethod
     def shared_memory():
-        """Names in shared memory, except folders that an MLflow server beside the test puts there."""
-        return {name for name in os.listdir("/dev/shm") if not name.startswith("tmp")}
+        """Names in shared memory, except those of programs beside the test: MLflow's folders, joblib's semaphores."""
+        return {name for name in os.listdir("/dev/shm") if not name.startswith(("tmp", "sem.loky-"))}
 
     def check_none(self, command, seconds=15.0):
         """Loading processes of a killed training look for it every five seconds, and end."""

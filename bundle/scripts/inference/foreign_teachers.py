@@ -62,35 +62,42 @@ def nnunet(
     Raises:
         UserError: if nnU-Net is not installed, or the folder holds no such model, or one of other labels or channels.
     """
-    try:
-        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    except ImportError as error:
-        raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
-    folder = Path(model_folder)
-    document = read_json(folder / "dataset.json", "model_folder", {"channel_names": dict, "labels": dict})
-    predictor = nnUNetPredictor(
-        use_mirroring=mirror,
-        device=torch.device(device),
-        perform_everything_on_device=device != "cpu",
-        allow_tqdm=False,
-    )
-    try:
-        predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
-    except Exception as error:  # a missing file, another version: the user needs the folder, not the way
-        raise UserError(f"model_folder {folder} holds no trained nnU-Net ({error}): give nnUNetv2_train's.") from error
-    values = nnunet_values(document["labels"], folder / "dataset.json")
-    manager = predictor.label_manager
-    heads = [member_classes(head, values) for head in manager.all_regions or manager.all_labels]
-    channels = sequences_of_names(document["channel_names"], folder / "dataset.json")
-    reader = predictor.plans_manager.image_reader_writer_class()
+    folder, where = Path(model_folder), Path(model_folder, "dataset.json")
+    document = read_json(where, "model_folder", {"channel_names": dict, "labels": dict})
+    channels, values = sequences_of_names(document["channel_names"], where), nnunet_values(document["labels"], where)
 
-    def predict(files: list[str]) -> np.ndarray:
-        image, properties = reader.read_images(files)
-        _, found = predictor.predict_single_npy_array(image, properties, None, None, True)
-        return heads_to_classes(in_image_grid(np.asarray(found), reader, properties), heads)
+    def load() -> Predict:
+        try:
+            from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        except ImportError as error:
+            raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
+        on_gpu, place = device != "cpu", torch.device(device)
+        predictor = nnUNetPredictor(
+            use_mirroring=mirror, device=place, perform_everything_on_device=on_gpu, allow_tqdm=False
+        )
+        try:
+            predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
+        except Exception as error:  # a missing file, another version: the user needs the folder, not the way
+            raise UserError(
+                f"model_folder {folder} cannot be loaded ({error}): give the folder that nnUNetv2_train made."
+            ) from error
+        manager, reader = predictor.label_manager, predictor.plans_manager.image_reader_writer_class()
+        heads = [member_classes(head, values) for head in manager.all_regions or manager.all_labels]
 
-    weights = sorted(folder.glob(f"fold_*/{checkpoint}"))
-    return predict_all(predict, channels, datalist, dataset_dir, output_dir, [sha256(str(path)) for path in weights])
+        def predict(files: list[str]) -> np.ndarray:
+            image, properties = reader.read_images(files)
+            _, found = predictor.predict_single_npy_array(image, properties, None, None, True)
+            return heads_to_classes(in_image_grid(np.asarray(found), reader, properties), heads)
+
+        return predict
+
+    weights = [sha256(str(path)) for path in sorted(folder.glob(f"fold_*/{checkpoint}"))]
+    if not weights:
+        raise UserError(
+            f"model_folder {folder} holds no fold_*/{checkpoint}: give the folder that nnUNetv2_train made."
+        )
+    settings = [f"folds {folds}, mirror {mirror}"]
+    return predict_all(load, channels, datalist, dataset_dir, output_dir, weights + settings)
 
 
 def in_image_grid(probabilities: np.ndarray, reader: Any, properties: Mapping[str, Any]) -> np.ndarray:
@@ -169,7 +176,7 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
         return regions_to_classes(torch.as_tensor(back).as_subclass(torch.Tensor)[regions]).numpy()
 
     channels = sequences_of_names(inputs, where)
-    return predict_all(predict, channels, datalist, dataset_dir, output_dir, [sha256(str(weights))])
+    return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, [sha256(str(weights))])
 
 
 def sequences_of_names(names: Mapping[str, str], where: Path) -> list[str]:
@@ -190,26 +197,34 @@ def regions_of_names(names: Mapping[str, str], where: Path) -> list[int]:
 
 
 def predict_all(
-    predict: Predict, channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str, weights: list[str]
+    load: Callable[[], Predict],
+    channels: Sequence[str],
+    datalist: str,
+    dataset_dir: str,
+    output_dir: str,
+    weights: list[str],
 ) -> str:
     """Write each patient's class probabilities, unless they are there; the folder. Rank 0 works, the others wait.
+
+    The teacher is loaded only if there is something to predict, so a training resumes without it.
 
     Raises:
         UserError: if the folder holds another teacher's predictions, or no patient has all channels.
     """
     folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
     if idist.get_rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
             raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
-        write_json(made, record)
         images = datalist_images(datalist, dataset_dir, channels, strict=False)
         if not images:
             raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
-        left = [image for image in images if not path_of(folder, image["case"]).is_file()]
-        for image in tqdm(left, "the teacher predicts", disable=not left):
-            files = [image["image"]] if isinstance(image["image"], str) else image["image"]
-            write_probabilities(path_of(folder, image["case"]), predict(files), nib.load(files[0]).affine)
+        if left := [image for image in images if not path_of(folder, image["case"]).is_file()]:
+            predict = load()
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(made, record)
+            for image in tqdm(left, "the teacher predicts"):
+                files = [image["image"]] if isinstance(image["image"], str) else image["image"]
+                write_probabilities(path_of(folder, image["case"]), predict(files), nib.load(files[0]).affine)
     idist.barrier()
     return str(folder)
 

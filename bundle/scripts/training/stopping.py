@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -12,7 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, EventEnum, Events
 
-from scripts.errors import WORKER_ENDED, UserError
+from scripts.errors import WORKER, WORKER_ENDED, UserError
 from scripts.training.steps import step_of_epoch
 
 __all__ = ["StopEvents", "StopOnSignal"]
@@ -24,6 +25,12 @@ class StopEvents(EventEnum):
     """STOPPED: the run ends after this step, in the middle of an epoch; RunCheckpoint saves it."""
 
     STOPPED = "stopped"
+
+
+def without_workers(error: Any) -> None:
+    """Python's hook for errors in destructors, but for a loading process that was killed: a sentence follows."""
+    if WORKER not in str(error.exc_value):
+        sys.__unraisablehook__(error)
 
 
 class StopOnSignal:
@@ -54,6 +61,7 @@ class StopOnSignal:
             part.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def listen(self, engine: Engine) -> None:
+        sys.unraisablehook = without_workers
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
