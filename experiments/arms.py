@@ -155,8 +155,10 @@ def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
         hide_labels(new, options["labels_of"])
     if path.is_file() and path.read_bytes() != new.read_bytes():
         new.unlink()
+        new.with_suffix(".checked.json").unlink(missing_ok=True)
         raise UserError(f"{path} is not what the plan and {data} give now: give another output_dir, or delete it.")
     new.replace(path)
+    new.with_suffix(".checked.json").unlink(missing_ok=True)
 
 
 def hide_labels(path: Path, folds: Sequence[int]) -> None:

@@ -96,13 +96,13 @@ def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort):
     document = read_json(str(cohort / "datalist.json"), "datalist")
     document["testing"] = [document["training"].pop()]
     write_json(cohort / "datalist.json", document)
-    images = datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), "t2")
+    images = datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), ["t2"])
     assert len(images) == 6 and all(set(image) == {"case", "image"} for image in images)
     assert all(image["image"].endswith(f"{image['case']}_t2.nii.gz") for image in images)
     del document["testing"][0]["t2"]
     write_json(cohort / "datalist.json", document)
     with pytest.raises(UserError, match=f"t2 .*{document['testing'][0]['case']}"):
-        datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), "t2")
+        datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), ["t2"])
 
 
 def test_links_to_patients_in_dataset_dir_are_followed(cohort):
