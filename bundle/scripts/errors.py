@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -11,8 +12,7 @@ __all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence"]
 
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
 WORKER_ENDED = (
-    "A loading process was ended from outside, such as for lack of memory: run the command again (a training with "
-    "--resume True), with fewer --num_workers."
+    "A loading process was killed, as for lack of memory: run again (train: --resume True), with fewer --num_workers."
 )
 
 
@@ -35,12 +35,12 @@ def find_sentence(error: BaseException) -> str | None:
 
 
 def print_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print only the sentence of an error of these scripts, or of Ctrl-C: a ``sys.excepthook`` for all commands.
-
-    Losses, networks and fusion raise a ValueError for a wrong value. Other errors keep their traceback.
-    """
-    if sentence := "Stopped." if isinstance(error, KeyboardInterrupt) else find_sentence(error):
-        return print(sentence, file=sys.stderr)
+    """Print only the sentence of an error of these scripts, or of Ctrl-C; other errors keep their traceback."""
+    stopped = isinstance(error, KeyboardInterrupt)
+    if sentence := "Stopped." if stopped else find_sentence(error):
+        print(sentence, file=sys.stderr, flush=True)
+        at_once = stopped and not hasattr(sys, "ps1")  # while other threads run, Python's own end may abort
+        return os._exit(130) if at_once else None
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
