@@ -63,8 +63,8 @@ def load_cases(
 
     Returns:
         ``training`` (image, and what there is of the sequences and the label) and ``validation`` (image, label; never a
-        case without label). Both are empty where neither
-        datalist nor dataset_dir is given: MONAI Label brings its own cases.
+        case without label). Both are empty where neither datalist nor dataset_dir is given: MONAI Label brings its own
+        cases.
 
     Raises:
         UserError: for a missing file, an unknown fold or sequence, or faulty data.
