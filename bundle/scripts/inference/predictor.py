@@ -23,7 +23,7 @@ from scripts.data.volumes import (
     image_faults,
     read_header,
     read_volume,
-)  # fmt: skip
+)
 from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence
 from scripts.inference.exported import is_exported, load_exported
