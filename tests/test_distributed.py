@@ -48,6 +48,16 @@ state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evalua
 - $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
 """
 ORDERED = "train::sampler::shuffle: false\n"
+GAPS = """
+patches:
+  _target_: Compose
+  transforms:
+  - {_target_: SpatialPadd, keys: "@spatial_keys", spatial_size: "@roi_size", allow_missing_keys: true}
+  - {_target_: CenterSpatialCropd, keys: "@spatial_keys", roi_size: "@roi_size", allow_missing_keys: true}
+  - {_target_: SelectItemsd, keys: "@spatial_keys", allow_missing_keys: true}
+  - {_target_: EnsureTyped, keys: "@spatial_keys", track_meta: false, allow_missing_keys: true}
+  - {_target_: scripts.data.transforms.FillGapsd, keys: "@spatial_keys"}
+"""
 POISON = """
 segmentation: {_target_: test_distributed.Poisoned}
 """
@@ -153,6 +163,33 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
     for row, wanted in zip(history(out), history(expected_out)):
         for name in ("loss/total", "weight/flair", "dice/t1", "validation/dice/WT"):
             assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_with_uneven_gaps_learn_what_one_learns(data, tmp_path):
+    """In most steps one process has a label or a teacher that the other has not."""
+    document = json.loads((data / "datalist.json").read_text())
+    for entry, gaps in zip(document["training"][3:], [(), ("label", "t1"), ("flair",), ("flair", "t2", "t1")]):
+        for key in gaps:
+            del entry[key]
+    (tmp_path / "datalist.json").write_text(json.dumps(document))
+    (tmp_path / "gaps.yaml").write_text(GAPS)
+    overlays = [data / "fixed.yaml", tmp_path / "gaps.yaml"]
+    options = ["--datalist", str(tmp_path / "datalist.json"), "--epochs", "3"]
+    runs = {}
+    for processes in (0, 2):
+        out = tmp_path / f"processes{processes}"
+        process = start(data, out, overlays, processes, *options, "--batch_size", "1" if processes else "2")
+        runs[processes] = out, finish(process, out)
+    (out, ranks), (expected_out, (expected,)) = runs[2], runs[0]
+    for network, confidence, _ in ranks:
+        assert all(value.isfinite().all() for value in network.values())
+        assert largest_difference(network, expected[0]) < 1e-5  # after six steps
+        assert largest_difference(confidence, expected[1]) < 1e-5
+    for row, wanted in zip(history(out), history(expected_out), strict=True):
+        for name in wanted:
+            if name.startswith(("loss/", "weight/", "dice/")):
+                assert float(row[name]) == pytest.approx(float(wanted[name]), abs=1e-4), name
 
 
 @pytest.mark.slow

@@ -184,9 +184,10 @@ def test_samples_are_grouped_by_what_they_have():
 
 def test_gaps_are_filled_marked_and_not_augmented():
     filled = [FillGapsd(["image", "flair", "label"])(sample) for sample in (
-        {"image": torch.ones(1, 4, 4, 4, dtype=torch.float16), "label": torch.ones(1, 4, 4, 4, dtype=torch.uint8)},
+        {"image": torch.ones(1, 4, 4, 4, dtype=torch.float16), "label": torch.ones(1, 4, 4, 4)},
         {"image": torch.ones(1, 4, 4, 4, dtype=torch.float16), "flair": torch.ones(1, 4, 4, 4, dtype=torch.float16)},
     )]  # fmt: skip
+    assert filled[0]["label"].dtype == torch.uint8  # else stacking would turn the gap of the other into 255.0
     assert is_gap(filled[0]["flair"]) and is_gap(filled[1]["label"]) and not is_gap(filled[1]["image"])
     loaded = {key: torch.stack([sample[key] for sample in filled]) for key in filled[0]}
     seen = []

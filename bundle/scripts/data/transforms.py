@@ -164,7 +164,7 @@ class FillGapsd(MapTransform):
     Args:
         keys: what every sample of a batch must hold.
         like: the key of a volume that each sample has, whose shape and type the gaps take.
-        label_key: the label's key, whose type is uint8.
+        label_key: the label's key. Its type becomes uint8 in every sample.
 
     Shapes: (1, H, W, D) for each gap, (4, H, W, D) for the prediction of another program.
     """
@@ -180,6 +180,8 @@ class FillGapsd(MapTransform):
             if key not in data:
                 volume = data[self.like][:1].repeat(len(CLASSES) if key == TARGETS else 1, 1, 1, 1)
                 result[key] = fill(volume.byte() if key == self.label_key else volume)
+            elif key == self.label_key:
+                result[key] = data[key].byte()
         return result
 
 
