@@ -10,8 +10,9 @@ import pytest
 
 from conftest import BUNDLE
 from scripts.errors import UserError
+from scripts.files import sha256, write_json
 from scripts.locking import FolderLock
-from scripts.training.folder import check_new_run, forget_scores
+from scripts.training.folder import check_new_evaluation, check_new_run, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 RUN = ["training.json", "history.csv", "models/checkpoint.pt", "models/checkpoint_before.pt", "models/model.pt"]
@@ -33,6 +34,21 @@ def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, resum
         assert all(word in str(error.value) for word in (str(path), "--resume True", "--output_dir"))
     check_new_run(str(tmp_path), models, resume, "")  # as MONAI Label trains
     assert path.read_text() == "{}"
+
+
+@pytest.mark.parametrize("weights, patient", [("other", "a"), ("same", "b"), ("same", "a")])
+def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patient, tmp_path):
+    (tmp_path / "model.pt").write_text("same")
+    document = {"cases": [{"case": "a"}], "weights": {"then": sha256(str(tmp_path / "model.pt"))}, "configuration": {}}
+    write_json(tmp_path / "evaluation.json", document)
+    (tmp_path / "model.pt").write_text(weights)
+    arguments = str(tmp_path), str(tmp_path / "model.pt"), [{"case": patient}]
+    if (weights, patient) == ("same", "a"):
+        check_new_evaluation(*arguments)
+    else:
+        with pytest.raises(UserError, match="other " + ("weights" if weights == "other" else "patients")):
+            check_new_evaluation(*arguments)
+    check_new_evaluation(*arguments, overwrite=True)
 
 
 def test_label_maps_that_are_made_again_lose_only_their_scores(tmp_path):

@@ -85,13 +85,13 @@ def test_patients_of_the_decathlon_are_drawn_with_their_own_channels_and_values(
     run = evaluated(tmp_path / "run", cohort_source, {case: 0.5})
     overview(str(cohort_source / "data"), f"a={run}", str(tmp_path / "brats.png"))
     brats = plt.imread(tmp_path / "brats.png")
-    (tmp_path / "run" / "inference.json").write_text('{"label_values": [0, 1, 2, 4]}')  # not those of the data
+    (tmp_path / "run" / "inference.json").write_text('{"cases": [], "label_values": [0, 1, 2, 4]}')  # others
     overview(str(data), f"a={run}", str(tmp_path / "inferred.png"))
     assert np.array_equal(brats, plt.imread(tmp_path / "inferred.png"))
     (tmp_path / "run" / "inference.json").unlink()
     shutil.copy(data / "labelsTr" / f"{case}.nii.gz", tmp_path / "run" / f"{case}_seg.nii.gz")
     overview(str(data), f"a={run}", str(tmp_path / "msd.png"))
     assert np.array_equal(brats, plt.imread(tmp_path / "msd.png"))
-    (tmp_path / "run" / "inference.json").write_text('{"label_values": [0, 2, 1, 3]}')  # other values than the data's
+    (tmp_path / "run" / "inference.json").write_text('{"cases": [], "label_values": [0, 2, 1, 3]}')  # others
     overview(str(cohort_source / "data"), f"a={run}", str(tmp_path / "other.png"))
     assert np.array_equal(brats, plt.imread(tmp_path / "other.png"))

@@ -196,6 +196,13 @@ def test_evaluation_from_the_disk_cache_twice_gives_the_same_scores(trained, opt
         run_here(options, tmp_path / run, ["evaluate"], "evaluating", **changed)
         scores.append((tmp_path / run / "out" / "metrics.csv").read_text())
     assert scores[0] == scores[1]
+    run_here(options, tmp_path / "first", ["evaluate"], "evaluating", **changed)  # the same again
+    with pytest.raises(UserError) as error, bare_errors():
+        run_here(options, tmp_path / "first", ["evaluate"], "evaluating", **changed, overlap=0.25)
+    assert all(word in str(error.value) for word in ("evaluation.json", "other overlap", "--output_dir", "--overwrite"))
+    assert (tmp_path / "first" / "out" / "metrics.csv").read_text() == scores[0]
+    run_here(options, tmp_path / "first", ["evaluate"], "evaluating", **changed, overlap=0.25, overwrite=True)
+    assert json.loads((tmp_path / "first" / "out" / "evaluation.json").read_text())["configuration"]["overlap"] == 0.25
 
 
 def test_a_resumed_run_may_not_learn_from_another_loss(trained, method, command):

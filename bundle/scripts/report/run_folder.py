@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from scripts.errors import UserError
 from scripts.evaluation.summary import Scores, read_scores
+from scripts.files import read_json
 
 __all__ = ["STAGES", "cases_of_run", "read_record", "run_record", "scores_of"]
 
 STAGES = ("evaluation", "inference")
+RUN = {"cases": [{"case": str, "image": str, "prediction": str, "label?": str}], "label_values?": (list, NoneType)}
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """A JSON file as a dict, or None if it does not exist."""
-    return json.loads(path.read_text()) if path.is_file() else None
+def read_record(path: Path, form: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """A JSON file as a dict, or None if it does not exist.
+
+    Raises:
+        UserError: if it has another form.
+    """
+    return read_json(path, "run", form) if path.is_file() else None
 
 
 def run_record(folder: Path) -> dict[str, Any]:
     """The record of the evaluation in a folder, or else of the inference; empty if there is neither."""
-    records = (read_record(folder / f"{stage}.json") for stage in STAGES)
+    records = (read_record(folder / f"{stage}.json", RUN) for stage in STAGES)
     return next((record for record in records if record), {})
 
 

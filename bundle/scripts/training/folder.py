@@ -1,18 +1,27 @@
-"""The folder of a training: it holds one run, which no other replaces."""
+"""The folder of a training or an evaluation: it holds one run, which no other replaces."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.errors import UserError
+from scripts.files import read_json, sha256
+from scripts.running import merged_config
+from scripts.settings.provenance import plain
 from scripts.training.checkpoint import checkpoints_in
 
-__all__ = ["check_new_run", "forget_scores"]
+__all__ = ["check_new_evaluation", "check_new_run", "forget_scores"]
 
 logger = logging.getLogger(__name__)
 
+SCORING = (  # keys that decide scores and label maps
+    "network_def", "student_sequence", "student_widths", "deep_supervision", "spacing", "preprocessing", "window_size",
+    "overlap", "whole_volume", "mirror", "uncertainty", "et_threshold_ml", "empty_rule", "label_map",
+)  # fmt: skip
+EVALUATION = {"cases": [{"case": str}], "weights": {}, "configuration": {}}
 SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
 
 
@@ -37,6 +46,35 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
         raise UserError(
             f"output_dir {output_dir} holds an earlier run ({there[0]}), which a new one would replace: continue it "
             "with --resume True, or give another --output_dir."
+        )
+
+
+def check_new_evaluation(
+    output_dir: str, ckpt_path: str, cases: Sequence[Mapping[str, Any]], overwrite: bool = False
+) -> None:
+    """Check before anything is written that an evaluation replaces none of other weights, patients or settings.
+
+    Args:
+        output_dir: folder of the evaluation.
+        ckpt_path: weights to score.
+        cases: the patients.
+        overwrite: replace an earlier evaluation.
+
+    Raises:
+        UserError: names the record of the earlier one, what is other, and the ways out.
+    """
+    path = Path(output_dir, "evaluation.json")
+    if overwrite or not path.is_file():
+        return
+    record = read_json(path, "output_dir", EVALUATION)
+    then, now = record["configuration"], plain(merged_config())
+    others = [key for key in SCORING if then.get(key) != now.get(key)]
+    others += ["weights"] if sha256(ckpt_path) not in record["weights"].values() else []
+    others += ["patients"] if {case["case"] for case in record["cases"]} != {case["case"] for case in cases} else []
+    if others:
+        raise UserError(
+            f"{path} is of an evaluation with other {', '.join(others)}, whose scores a new one would replace: give "
+            "another --output_dir, or --overwrite True."
         )
 
 
