@@ -218,9 +218,10 @@ def test_nodes_that_do_not_share_their_checkpoint_stop(resume, data, free_port, 
     succeed(start(data, outs[0], [], 2, "--epochs", "1"), outs[0])
     nodes = [start(data, out, [], 1, *options, launcher=meeting) for out in outs]
     assert all(node.wait(timeout=240) for node in nodes)
-    for out in outs:
-        log = Path(f"{out}.log").read_text()
-        assert f"{out}/models/checkpoint.pt" in log and "ckpt_dir" in log and "Resumed" not in log
+    logs = {out: Path(f"{out}.log").read_text() for out in outs}
+    said = [out for out, log in logs.items() if f"{out}/models/checkpoint.pt" in log and "ckpt_dir" in log]
+    assert said  # torchrun ends the other node as soon as one has ended, maybe before it has said so too
+    assert not any("Resumed" in log for log in logs.values())
 
 
 @pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
