@@ -33,6 +33,7 @@ from scripts.command import run_command
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
+from scripts.labels import SEQUENCES
 from scripts.workflow import workflow_line
 
 BUNDLE = Path(sys.path[0])
@@ -146,28 +147,48 @@ def read_plan(path: str) -> dict[str, Any]:
 
 
 def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
-    """The datalist; one that is there must be the same, since runs may have used it."""
-    split = {"split": str(data / options["split"])} if "split" in options else {}
+    """The datalist; one that is there must be the same, since runs may have used it.
+
+    Args:
+        path: of the list.
+        data: folder of the patients.
+        options: make_datalist's, and of ours ``labels_of``, the folds that keep their labels, and ``folders``: options
+            by folder of ``data``. Its lists are joined, and the folds of each come after those of the one before.
+    """
     new = path.with_suffix(".new.json")
-    own = {key: value for key, value in options.items() if key != "labels_of"}
-    make_datalist(str(data), str(new), **{**own, **split})
+    own = {key: value for key, value in options.items() if key not in ("labels_of", "folders")}
+    documents = [listed(data, folder, new, part) for folder, part in options.get("folders", {".": own}).items()]
+    document, entries = documents[0], []
+    for part in documents:
+        first = 1 + max((entry.get("fold", -1) for entry in entries), default=-1)
+        entries += [entry | {"fold": entry["fold"] + first} if "fold" in entry else entry for entry in part["training"]]
     if "labels_of" in options:
-        hide_labels(new, options["labels_of"])
+        hide_labels(entries, options["labels_of"])
+    write_json(new, document | {"training": entries})
     if path.is_file() and path.read_bytes() != new.read_bytes():
         new.unlink()
-        new.with_suffix(".checked.json").unlink(missing_ok=True)
         raise UserError(f"{path} is not what the plan and {data} give now: give another output_dir, or delete it.")
     new.replace(path)
-    new.with_suffix(".checked.json").unlink(missing_ok=True)
 
 
-def hide_labels(path: Path, folds: Sequence[int]) -> None:
-    """Leave labels to the cases of these folds alone; the others become unlabelled patients, for every training."""
+def listed(data: Path, folder: str, path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The datalist of a folder of ``data``, with paths below ``data``."""
+    split = {"split": str(data / folder / options["split"])} if "split" in options else {}
+    make_datalist(str(data / folder), str(path), **{**options, **split})
     document = read_json(str(path), "datalist")
+    path.with_suffix(".checked.json").unlink(missing_ok=True)
+    path.unlink()
     for entry in document["training"]:
+        for key in {"image", "label", *SEQUENCES} & entry.keys():
+            entry[key] = str(Path(folder, entry[key]))
+    return document
+
+
+def hide_labels(entries: Sequence[dict[str, Any]], folds: Sequence[int]) -> None:
+    """Leave labels to the cases of these folds alone; the others become unlabelled patients, for every training."""
+    for entry in entries:
         if entry["fold"] not in folds:
             del entry["label"], entry["fold"]
-    write_json(path, document)
 
 
 def planned(settings: Mapping[str, Any], data: Path, out: Path) -> Iterator[Run]:
