@@ -1,15 +1,15 @@
 """The table of what arms.py has run: every arm minus the student alone, patient by patient, as Markdown.
 
-python experiments/arms_table.py --runs OUT/LIST [--fold 0] [--baseline alone]
+python experiments/arms_table.py --runs OUT/LIST[,OUT/LIST] [--baseline alone]
   [--picture FILE.png] [--undrawn NAME,NAME]
 
-An arm of several seeds counts with each patient's mean. What is subtracted is the mean over all seeds of
-``baseline``, whatever the seeds of the other arm.
+All folds of all lists are one table. An arm of several seeds counts with each patient's mean. What is subtracted is the
+mean over all seeds of ``baseline``, whatever the seeds of the other arm; of an arm that is not finished, only its
+patients.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,19 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.evaluation.compare import mean_scores, paired_difference
-from scripts.evaluation.summary import Estimate, Scores, cell
+from scripts.evaluation.compare import mean_of_seeds, paired_difference, pooled
+from scripts.evaluation.summary import Estimate, Scores, cell, read_scores
 from scripts.files import check_output
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
 __all__ = ["arms_table"]
 
-COLUMNS = [(region, metric) for metric in ("dice", "hd95") for region in TABLE_ORDER]
+METRICS = {"dice": "{}", "lesion_dice": "lesion-wise {}", "hd95": "HD95 {} (mm)"}
+COLUMNS = [(region, metric) for metric in METRICS for region in TABLE_ORDER]
 BAR = 0.03  # of whole tumour, what we asked of a winner
 
 
 def arms_table(
-    runs: str, fold: int = 0, baseline: str = "alone", picture: str | None = None, undrawn: str | Sequence[str] = ()
+    runs: str | Sequence[str], baseline: str = "alone", picture: str | None = None, undrawn: str | Sequence[str] = ()
 ) -> None:
     """Print it, the arm of ``baseline`` itself first; ``picture`` draws the Dice of all arms but those ``undrawn``.
 
@@ -42,39 +43,47 @@ def arms_table(
     """
     if picture:
         check_output(picture, "picture", ".png")
-    scored: dict[str, list[str]] = {}
-    for path in sorted(Path(runs).glob(f"*/fold_{fold}/metrics.csv")):
-        arm = re.sub(r"_s\d+$", "", path.parent.parent.name)
-        scored.setdefault(arm, []).append(str(path.parent))
-    if baseline not in scored:
-        raise UserError(
-            f"{runs} holds no metrics.csv of {baseline} and fold {fold}: run arms.py first, or give another."
-        )
-    tables = {arm: mean_scores(",".join(folders)) for arm, folders in scored.items()}
-    base = tables[baseline]
-    heads = [f"HD95 {region} (mm)" if metric == "hd95" else region for region, metric in COLUMNS]
-    print(f"| minus {baseline}, {len(base.cases)} patients | seeds | {' | '.join(heads)} |")
-    print(f"|{'---|' * (2 + len(heads))}")
+    seeds = {arm: list(by_seed.values()) for arm, by_seed in scored_runs(split(runs)).items()}
+    if baseline not in seeds:
+        raise UserError(f"{runs} holds no metrics.csv of {baseline}: run arms.py first, or give another.")
+    base = mean_of_seeds(seeds[baseline])
+    heads = [METRICS[metric].format(region) for region, metric in COLUMNS]
+    print(f"| minus {baseline} | patients | seeds | {' | '.join(heads)} |")
+    print(f"|{'---|' * (3 + len(heads))}")
     summary = base.summary()
     itself = [cell(metric, summary[region][metric]) for region, metric in COLUMNS]
-    print(f"| ({baseline} itself) | {len(scored[baseline])} | {' | '.join(itself)} |")
+    print(f"| ({baseline} itself) | {len(base.cases)} | {len(seeds[baseline])} | {' | '.join(itself)} |")
     rows: dict[str, dict[tuple[str, str], Estimate]] = {}
-    for arm, table in tables.items():
-        if table.cases != base.cases:
-            raise UserError(f"{table.path} and {base.path} score other patients: evaluate both on the same fold.")
-        if arm != baseline:
-            rows[arm] = differences(table, base)
-            cells = [cell(metric, rows[arm][region, metric]) for region, metric in COLUMNS]
-            print(f"| {arm} | {len(scored[arm])} | {' | '.join(cells)} |")
+    for arm in sorted(seeds.keys() - {baseline}):
+        table = mean_of_seeds(seeds[arm])
+        if other := sorted(set(table.cases) - set(base.cases)):
+            raise UserError(f"{table.path} scores {other[0]}, which no run of {baseline} does: evaluate it there too.")
+        rows[arm] = differences(table, base)
+        cells = [cell(metric, rows[arm][region, metric]) for region, metric in COLUMNS]
+        print(f"| {arm} | {len(table.cases)} | {len(seeds[arm])} | {' | '.join(cells)} |")
     if picture:
-        hidden = undrawn.split(",") if isinstance(undrawn, str) else undrawn  # fire splits at commas
-        drawn = {arm: row for arm, row in rows.items() if arm not in hidden}
-        draw(drawn, {arm: len(folders) for arm, folders in scored.items()}, baseline, picture)
+        drawn = {arm: row for arm, row in rows.items() if arm not in split(undrawn)}
+        draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture)
+
+
+def split(names: str | Sequence[str]) -> list[str]:
+    return names.split(",") if isinstance(names, str) else list(names)  # fire splits some texts at commas
+
+
+def scored_runs(lists: Sequence[str]) -> dict[str, dict[str, Scores]]:
+    """The scores of all folds of these lists, by arm and seed."""
+    found: dict[str, dict[str, list[Scores]]] = {}
+    for path in sorted(path for folder in lists for path in Path(folder).glob("*_s*/*/metrics.csv")):
+        arm, _, seed = path.parent.parent.name.rpartition("_s")
+        found.setdefault(arm, {}).setdefault(seed, []).append(read_scores(path))
+    return {arm: {seed: pooled(tables) for seed, tables in by_seed.items()} for arm, by_seed in found.items()}
 
 
 def differences(other: Scores, base: Scores) -> dict[tuple[str, str], Estimate]:
     return {
-        (region, metric): paired_difference(other.column(region, metric), base.column(region, metric)).difference
+        (region, metric): paired_difference(
+            other.column(region, metric), base.column(region, metric, other.cases)
+        ).difference
         for region, metric in COLUMNS
     }
 

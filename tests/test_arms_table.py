@@ -14,11 +14,11 @@ from scripts.evaluation.summary import CaseScore, write_scores
 
 @pytest.fixture
 def scored(tmp_path):
-    def write(folder: str, dice: list[float]) -> None:
-        path = tmp_path / folder / "fold_0" / "metrics.csv"
+    def write(folder: str, dice: list[float], fold: int = 0) -> None:
+        path = tmp_path / folder / f"fold_{fold}" / "metrics.csv"
         path.parent.mkdir(parents=True)
         scores = [
-            CaseScore(f"case_{index}", region, dict.fromkeys(COLUMNS, value), False)
+            CaseScore(f"case_{fold}{index}", region, dict.fromkeys(COLUMNS, value), False)
             for index, value in enumerate(dice)
             for region in ("WT", "TC", "ET")
         ]
@@ -36,8 +36,21 @@ def test_each_arm_is_compared_with_the_mean_over_seeds(scored, tmp_path, capsys)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     table = {row[0]: row[1:] for row in rows[2:]}
     assert list(table) == ["(alone itself)", "distilled"]
-    assert table["(alone itself)"][0] == "2"
-    assert table["(alone itself)"][1].split()[0] == f"{np.mean([0.1, 0.5, 0.3, 0.7]):.3f}"
-    assert table["distilled"][:2] == ["1", "0.150 [0.100, 0.200]"]
-    with pytest.raises(UserError, match="holds no metrics.csv of nobody and fold 0"):
+    assert table["(alone itself)"][:2] == ["2", "2"]
+    assert table["(alone itself)"][2].split()[0] == f"{np.mean([0.1, 0.5, 0.3, 0.7]):.3f}"
+    assert table["distilled"][:3] == ["2", "1", "0.150 [0.100, 0.200]"]
+    with pytest.raises(UserError, match="holds no metrics.csv of nobody"):
         arms_table(str(tmp_path), baseline="nobody")
+
+
+def test_folds_and_lists_are_one_table(scored, tmp_path, capsys):
+    scored("first/alone_s0", [0.1, 0.5])
+    scored("second/alone_s0", [0.4, 0.4], fold=1)
+    scored("second/better_s0", [0.5, 0.6], fold=1)  # of two of the four patients
+    arms_table(f"{tmp_path / 'first'},{tmp_path / 'second'}")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2][:4] == ["(alone itself)", "4", "1", rows[2][3]] and rows[2][3].startswith("0.350 ")
+    assert rows[3][:4] == ["better", "2", "1", "0.150 [0.100, 0.200]"]
+    scored("third/better_s0", [0.5], fold=2)
+    with pytest.raises(UserError, match="scores case_20, which no run of alone does"):
+        arms_table([str(tmp_path / name) for name in ("first", "second", "third")])

@@ -23,7 +23,7 @@ from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate
 from scripts.files import check_output, format_table, replacing, write_table
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
-__all__ = ["Difference", "compare", "mean_scores", "paired_difference"]
+__all__ = ["Difference", "compare", "mean_of_seeds", "mean_scores", "paired_difference", "pooled"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,11 @@ def mean_scores(runs: str) -> Scores:
     Raises:
         UserError: if the runs score other patients, or by other rules.
     """
-    tables = [read_scores(run) for run in runs.split(",")]
+    return mean_of_seeds([read_scores(run) for run in runs.split(",")])
+
+
+def mean_of_seeds(tables: Sequence[Scores]) -> Scores:
+    """Each patient's mean. Raises UserError if the tables score other patients, or by other rules."""
     check_same_rules(tables)
     first = tables[0]
     for table in tables[1:]:
@@ -99,6 +103,18 @@ def mean_scores(runs: str) -> Scores:
     }
     empty = {r: sorted({case for table in tables for case in table.empty_cases.get(r, ())}) for r in TABLE_ORDER}
     return replace(first, values=values, empty_cases=empty)
+
+
+def pooled(tables: Sequence[Scores]) -> Scores:
+    """The patients of all tables, such as folds. Raises UserError if two hold one patient, or follow other rules."""
+    check_same_rules(tables)
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    for table in tables:
+        if both := sorted({case for case, _ in values} & set(table.cases)):
+            raise UserError(f"{both[0]} is scored in two folds, the second {table.path}: make the datalist again.")
+        values |= table.values
+    empty = {r: sorted(case for table in tables for case in table.empty_cases.get(r, ())) for r in TABLE_ORDER}
+    return replace(tables[0], values=values, empty_cases=empty)
 
 
 def check_same_rules(tables: Sequence[Scores]) -> None:

@@ -26,6 +26,7 @@ from monai.utils import ensure_tuple
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.evaluation.calibration import merge_calibration
+from scripts.evaluation.compare import pooled
 from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.files import read_json, write_json, write_table
 from scripts.locking import FolderLock
@@ -178,14 +179,8 @@ def collect(out: Path, folds: int) -> Scores:
         UserError: if a fold is not evaluated, follows another rule, or a patient is in two folds.
     """
     parts = [read_scores(out / f"fold_{fold}") for fold in range(folds)]
-    scores: dict[tuple[str, str], CaseScore] = {}
-    for part in parts:
-        if part.empty_rule != parts[0].empty_rule:
-            raise UserError(f"{part.path} follows the rule {part.empty_rule!r} for empty regions, fold 0 another.")
-        for (case, region), metrics in part.values.items():
-            if (case, region) in scores:
-                raise UserError(f"{case} is scored in two folds, the second {part.path}: make the datalist again.")
-            scores[case, region] = CaseScore(case, region, metrics, case in part.empty_cases[region])
+    both = pooled(parts)
+    scores = [CaseScore(*key, metrics, key[0] in both.empty_cases[key[1]]) for key, metrics in both.values.items()]
     form = {"cases": list, "weights": dict}
     abouts = [read_json(part.path.parent / "evaluation.json", "fold", form) for part in parts]
     cases = [case for about in abouts for case in about["cases"]]
@@ -195,4 +190,4 @@ def collect(out: Path, folds: int) -> Scores:
     merged = {"command": command, "date": date, "folds": folds, "cases": cases, "weights": weights}
     write_json(out / "evaluation.json", {**abouts[0], **merged})
     write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
-    return write_scores(out / "metrics.csv", list(scores.values()), parts[0].empty_rule)
+    return write_scores(out / "metrics.csv", scores, both.empty_rule)
