@@ -72,6 +72,19 @@ def rewrite_labels(cohort, change):
         nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
 
 
+def test_a_volume_that_was_replaced_since_the_datalist_was_made_is_a_fault(cohort):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    one, other = (cohort / "data" / entry["image"] for entry in document["training"][:2])
+    moved = nib.load(one)  # other bytes of the same volume are no fault
+    nib.save(nib.Nifti1Image(moved.get_fdata(), moved.affine, moved.header), one)
+    options = str(cohort / "datalist.json"), str(cohort / "data"), None
+    load_cases(*options)
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match=f"{document['training'][0]['case']} .* is not the volume"):
+        load_cases(*options)
+    load_cases(*options, student_sequence="t1")  # its checksum is not that of T1ce
+
+
 def test_classes_that_no_label_holds_are_warned_of_by_name(cohort, caplog):
     options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data")}
     load_cases(**options)

@@ -156,6 +156,16 @@ def test_two_cases_of_one_name_are_named(written):
         read_datalist(written({"training": [entry], "testing": [{**entry, "image": "c.nii.gz"}]}))
 
 
+@pytest.mark.parametrize(
+    "image, label", [("a.nii.gz", "b_seg.nii.gz"), ("b.nii.gz", "a_seg.nii.gz"), ("b.nii.gz",) * 2]
+)
+def test_a_file_of_two_roles_or_cases_is_named(image, label, written):
+    first = {"case": "a", "image": "a.nii.gz", "label": "a_seg.nii.gz", "fold": 0}
+    path = written({"training": [first, {"case": "b", "image": image, "label": label, "fold": 1}]})
+    with pytest.raises(UserError, match="give each its own file"):
+        read_datalist(path)
+
+
 @pytest.mark.parametrize("channels", [{"flair": 0}, {"t1ce": 1}, {"t1ce": -1}, {"t1ce": "0"}, {"t1ce": 0, "t1": 0}])
 def test_channels_that_do_not_fit_are_named(channels, written):
     entry = {"case": "P0", "image": "a.nii.gz", "label": "b.nii.gz", "fold": 0, "channels": channels}

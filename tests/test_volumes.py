@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter
 from conftest import BUNDLE, real_data
 from scripts.data.checks import check_case
 from scripts.data.phantom import draw_patient
-from scripts.data.volumes import Volume, content_checksum, image_faults, read_volume
+from scripts.data.plausible import image_faults
+from scripts.data.volumes import Volume, content_checksum, read_volume
 from scripts.inference.predictor import CheckedImages
 
 SIZE = 32
@@ -48,6 +49,9 @@ WRONG_VALUES = {
     "background of noise": lambda brain, noise: brain + np.abs(noise) + 1,
     "background of another value": lambda brain, noise: z_scored(brain) - 3,
     "little background": lambda brain, noise: np.where(brain > 0, brain, np.abs(noise) * (noise > -1.5)),
+    "one hot voxel": lambda brain, noise: np.where(brain == brain.max(), 1e7, brain),
+    "values that overflow": lambda brain, noise: brain * 1e30,
+    "a few voxels": lambda brain, noise: np.where(np.indices(brain.shape).max(0) < 2, 100 + brain, 0),
     "empty": lambda brain, noise: np.zeros_like(brain),
     "not finite": lambda brain, noise: np.where(brain > 0.9 * brain.max(), np.inf, brain),
 }

@@ -23,6 +23,19 @@ def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
     assert len(find_work(str(cohort_source / "data"), output_dir=str(tmp_path), overwrite=True)["left"]) == 6
 
 
+def test_a_label_map_of_an_image_that_changed_since_is_named(cohort, tmp_path):
+    image = cohort / "data" / "phantom_0002" / "phantom_0002_t1ce.nii.gz"
+    options = {"dataset_dir": str(cohort / "data"), "output_dir": str(tmp_path)}
+    work = find_work(**options)["all"]
+    record_inference(str(tmp_path), work, [], {})
+    (tmp_path / "phantom_0002_seg.nii.gz").touch()
+    assert len(find_work(**options)["left"]) == 5
+    image.write_bytes((cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").read_bytes())
+    with pytest.raises(UserError, match="phantom_0002_seg.nii.gz was predicted from .* as it is now"):
+        find_work(**options)
+    assert len(find_work(**options, overwrite=True)["left"]) == 6
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_truth_beside_an_image_is_never_taken_for_a_prediction_or_overwritten(cohort, overwrite):
     folder = cohort / "data" / "phantom_0002"

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from scripts.data import volumes
-from scripts.data.volumes import Finding, Volume, content_checksum, image_faults, probability_faults, read_volume
+from scripts.data import plausible, volumes
+from scripts.data.plausible import image_faults, probability_faults
+from scripts.data.volumes import Finding, Volume, content_checksum, read_volume
 from scripts.errors import UserError
 from scripts.files import sha256, write_text
 from scripts.labels import CLASSES, REGIONS, TARGETS
@@ -139,4 +140,4 @@ def read_targets(files: Mapping[str, Path]) -> FileReport:
 
 def checks() -> str:
     """What stands for the checks of a file: the checksum of their source, so that a change of any asks again."""
-    return "-".join(sha256(source)[:16] for source in (volumes.__file__, __file__))
+    return "-".join(sha256(source)[:16] for source in (volumes.__file__, plausible.__file__, __file__))

@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.volumes import Volume, grid_faults, label_faults, unique_roles
+from scripts.data.plausible import label_faults
+from scripts.data.volumes import Volume, grid_faults, unique_roles
 from scripts.errors import UserError
 from scripts.files import format_table
 from scripts.labels import TARGETS
@@ -99,12 +100,11 @@ def check_case(
         except ValueError as error:
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
-        path = files[role]
         values = {"label": labels, TARGETS: target_labels}.get(role)
         faults = [*file.faults, *(label_faults(np.array(file.values), values) if values is not None else [])]
         faults += grid_faults(file.grid, *first) if first else []
-        first = first or (file.grid, path.name)
-        report.faults += [Fault(name, str(path), *fault) for fault in faults]
+        first = first or (file.grid, files[role].name)
+        report.faults += [Fault(name, str(files[role]), *fault) for fault in faults]
         if role == "label":
             report.label_values = {int(value) for value in file.values if float(value).is_integer()}
             report.tumour_ml = file.tumour_ml

@@ -87,7 +87,7 @@ def load_cases(
     reports = check_entries(
         chosen, dataset_dir, needed, set(values), CheckedFiles(datalist, dataset_dir), target_classes
     )
-    left_out = report_faults(find_faults(chosen, reports), strict)
+    left_out = report_faults(find_faults(chosen, reports, of_t1ce=student[0] == "t1ce"), strict)
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
 
@@ -139,13 +139,25 @@ def check_entries(
     return check_cases(check, len(entries), checked)
 
 
-def find_faults(entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport]) -> list[Fault]:
-    """Faults in the files of each case, and patients in two folds."""
-    rows = [
-        (entry["case"], entry.get("patient", entry["case"]), entry.get("fold", "no fold"), report.checksum)
-        for entry, report in zip(entries, reports)
+def find_faults(
+    entries: Sequence[Mapping[str, Any]], reports: Sequence[CaseReport], of_t1ce: bool = True
+) -> list[Fault]:
+    """Faults in the files of each case, files that were replaced since the datalist was made, patients in two folds.
+
+    Args:
+        entries: of the datalist.
+        reports: of their files.
+        of_t1ce: whether the reports' checksums are of T1ce, as the datalist's are.
+    """
+    pairs = list(zip(entries, reports))
+    rows = [(e["case"], e.get("patient", e["case"]), e.get("fold", "no fold"), report.checksum) for e, report in pairs]
+    fault = "is not the volume of which the datalist was made", "restore the file, or make the datalist again"
+    replaced = [
+        Fault(entry["case"], entry["image"], *fault)
+        for entry, report in pairs
+        if of_t1ce and report.checksum and entry.get("checksum", report.checksum) != report.checksum
     ]
-    return [fault for report in reports for fault in report.faults] + duplicates(rows)
+    return [fault for report in reports for fault in report.faults] + replaced + duplicates(rows)
 
 
 def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[str, Any]]:

@@ -53,7 +53,18 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
         raise UserError(f"{source} has labelled cases without fold, which training and evaluation need: {MADE}.")
     check_form(document, {"labels?": dict, "training?": [TRAINING], "testing?": [OWN]}, source)
     check_names(document, source)
+    check_uses(document, source)
     return document
+
+
+def check_uses(document: Mapping[str, Any], source: str) -> None:
+    """Raises UserError if a file has two roles, or belongs to two cases."""
+    uses: dict[PureWindowsPath, str] = {}
+    for entry in [*document.get("training", []), *document.get("testing", [])]:
+        for key in [key for key in PATHS if key in entry]:
+            use = f"{'4-D image' if 'channels' in entry and key != 'label' else key} of {entry['case']}"
+            if (other := uses.setdefault(PureWindowsPath(entry[key]), use)) != use:
+                raise UserError(f"{source}: {entry[key]} is {other}, and {use}: give each its own file.")
 
 
 def check_names(document: Mapping[str, Any], source: str) -> None:

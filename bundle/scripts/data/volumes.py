@@ -1,9 +1,9 @@
-"""Read a volume, and tell whether it can be what it is taken for: a brain on a known grid, or a label on that grid."""
+"""Read a volume, and compare its grid and its content with another one's."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scripts.labels import TARGETS
 
 __all__ = [
-    "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "image_faults", "label_faults",
-    "probability_faults", "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
+    "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "read_header", "read_volume",
+    "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
@@ -25,13 +25,6 @@ TOLERANCE_MM = 0.1
 ROUNDING = 1e-3  # values closer than this to a whole number are that number: rounded by resampling or by a scale
 
 ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
-
-SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
-MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
-LEAST_SPREAD = 0.1  # 5th to 95th percentile of a brain's values, relative to them; real ones have above 0.5
-MOST_FLAT = 0.6  # share of bright neighbours in a brain with the same value; real brains: below 0.3, z-scored 0.5
-FLAT = 0.005  # of the 99th percentile: values that are closer are the same
-SAMPLE = 4_000_000  # voxels that are enough to tell
 
 Finding = tuple[str, str]  # (fault, remedy)
 
@@ -126,83 +119,6 @@ def whole_numbers(voxels: np.ndarray) -> np.ndarray:
     rounded = np.rint(voxels)
     near = np.abs(voxels - rounded) <= ROUNDING  # False for NaN and infinity
     return np.where(near, rounded, voxels)
-
-
-def image_faults(volume: Volume) -> list[Finding]:
-    """What shows that a volume is no skull-stripped brain on a known grid. Training and prediction ask this."""
-    voxels = volume.voxels
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
-    if not (voxels > 0).any():
-        return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
-    channels = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else [voxels]
-    return header_faults(volume) or [found for channel in channels for found in brain_faults(channel)][:1]
-
-
-def header_faults(volume: Volume) -> list[Finding]:
-    """What is wrong with the place and the size of a volume, at most one finding."""
-    extent = np.array(volume.voxels.shape[:3]) * voxel_sizes(volume.affine)
-    sizes = " x ".join(f"{length:.3g}" for length in extent)
-    if volume.unit != "mm":
-        fault = f"the header's unit is {volume.unit} (extent {sizes}), expected mm"
-        return [(fault, "write voxel sizes and affine in mm, and the unit mm")]
-    if not ((extent >= SHORTEST_MM) & (extent <= LONGEST_MM)).all():
-        fault = f"extent {sizes} mm, expected {SHORTEST_MM} to {LONGEST_MM} mm along each axis of a head"
-        return [(fault, "correct the voxel size in the header, or give the whole brain")]
-    if volume.conflict:
-        return [(f"the header contradicts itself: {volume.conflict}", "convert the file again, or correct the header")]
-    if not volume.placed:
-        fault = "the header has neither qform nor sform code, so left and right are not known"
-        return [(fault, "convert the file again, or set its orientation and code")]
-    return []
-
-
-def brain_faults(voxels: np.ndarray) -> list[Finding]:
-    """What is wrong with the values of one sequence (H, W, D), at most one finding."""
-    share = np.count_nonzero(voxels) / voxels.size
-    if share > MOST_NOT_ZERO:
-        fault = f"{share:.0%} of the voxels are not 0, but all outside the brain must be"
-        return [(fault, "strip the skull (HD-BET, SynthStrip), and set the background to 0")]
-    if share == 0:
-        return []  # one of several sequences
-    values = voxels[voxels != 0]
-    low, high, top = np.percentile(values[:: len(values) // SAMPLE + 1].astype(np.float32), [5, 95, 99])
-    remedy = "give the sequence itself, not a mask or a map made of it"
-    if high - low < LEAST_SPREAD * max(abs(low), abs(high)):
-        return [(f"almost the same value in the whole brain ({low:.3g} to {high:.3g})", remedy)]
-    if flatness(voxels, max(abs(low), abs(top))) > MOST_FLAT:
-        return [("most neighbours in the brain have the same value, as in a mask or a label map", remedy)]
-    return []
-
-
-def flatness(voxels: np.ndarray, top: float) -> float:
-    """Share of equal neighbours, up to FLAT of ``top``, among those above half of it: the least of the three axes."""
-    shares = []
-    apart = int((voxels.size / SAMPLE) ** 0.5) + 1  # of the lines of voxels that are looked at
-    for axis in range(3):
-        lines = np.moveaxis(voxels, axis, 0)[:, ::apart, ::apart].astype(np.float32)
-        bright = np.abs(lines) > top / 2  # not the blurred edge of a mask
-        inside = bright[1:] & bright[:-1]
-        steps = np.abs(np.diff(lines, axis=0))[inside]
-        shares.append(float((steps <= FLAT * top).mean()) if inside.any() else 0.0)
-    return min(shares)
-
-
-def label_faults(voxels: np.ndarray, labels: Collection[int]) -> list[Finding]:
-    """Values of a label that have no meaning."""
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
-    unknown = sorted(set(np.unique(voxels).tolist()) - set(labels))
-    return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")] * bool(
-        unknown
-    )
-
-
-def probability_faults(voxels: np.ndarray) -> list[Finding]:
-    """What shows that voxels (H, W, D, V) are no probabilities."""
-    if not (np.isfinite(voxels).all() and voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING):
-        return [("values that are no probabilities", "expected 0 to 1: give probabilities (after softmax or sigmoid)")]
-    return []
 
 
 def shorten(values: Sequence[float]) -> str:

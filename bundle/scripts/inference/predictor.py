@@ -15,12 +15,12 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
+from scripts.data.plausible import image_faults
 from scripts.data.volumes import (
     Volume,
     check_shape,
     check_type,
     grid_faults,
-    image_faults,
     read_header,
     read_volume,
 )

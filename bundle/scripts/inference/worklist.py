@@ -22,7 +22,8 @@ __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
-RECORD = {"cases?": [{"case?": str, "image": str, "prediction": str}], "settings?": dict}
+CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
+RECORD = {"cases?": [CASE], "settings?": dict}
 
 
 def find_work(
@@ -61,6 +62,7 @@ def find_work(
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
         images = find_images(dataset_dir, sequences[0], choice)
+    images = [image | stamp(image) for image in images]
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
@@ -68,6 +70,12 @@ def find_work(
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
+
+
+def stamp(image: Mapping[str, Any]) -> dict[str, int]:
+    """Size and time of the image's file, which tell whether it was replaced since it was predicted."""
+    path = Path(ensure_tuple(image["image"])[0])
+    return {"size": path.stat().st_size, "time_ns": path.stat().st_mtime_ns} if path.is_file() else {}
 
 
 def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
@@ -91,7 +99,7 @@ def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[st
 def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
     """Raises UserError unless an earlier inference into the folder made these label maps, from the same images."""
     groups = record_groups(output_dir)
-    sources = {Path(case["prediction"]).name: case["image"] for group in groups for case in group["cases"]}
+    sources = {Path(case["prediction"]).name: case for group in groups for case in group["cases"]}
     if foreign := [path for path in label_maps if path.name not in sources]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
@@ -100,10 +108,11 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
     for path, image in label_maps.items():
         source = sources[path.name]
         own = Path(ensure_tuple(image["image"])[0]).resolve()
-        if not overwrite and source != str(own):
+        changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
+        if not overwrite and (changed or source["image"] != str(own)):
             raise UserError(
-                f"{path} was predicted from {source}, not from {own}: give another output_dir, or "
-                "--overwrite True to predict it again."
+                f"{path} was predicted from {source['image']}, not from {own} as it is now: give another output_dir, "
+                "or --overwrite True to predict it again."
             )
 
 

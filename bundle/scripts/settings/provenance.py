@@ -101,9 +101,9 @@ def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
         key: case[key] if isinstance(case[key], str) else case[key][0] for key in ("image", "label") if key in case
     }
     prediction = case.get("prediction") or label_map(output_dir, case["image"], case.get("case"))
-    channels = {"channels": case["channels"]} if "channels" in case else {}
     resolved = {key: str(Path(path).resolve()) for key, path in {**paths, "prediction": prediction}.items()}
-    return {"case": case.get("case", Path(paths["image"]).name), **resolved, **channels}
+    about = {key: case[key] for key in ("size", "time_ns", "channels") if key in case}
+    return {"case": case.get("case", Path(paths["image"]).name), **resolved, **about}
 
 
 def plain(config: Any) -> Any:

@@ -113,7 +113,7 @@ class RunCheckpoint:
             return found
         if source is None:
             there = ", ".join(faults) or f"{self.folder / NAMES[0]} does not exist"
-            raise UserError(f"resume is set, but {there}: train into another folder, or give a run's ckpt_dir.")
+            raise UserError(f"resume is set, but {there}: start without --resume, or give a run's --output_dir.")
         check_form(found[1], FORM, f"resume: {source}")
         if faults:
             logger.warning(f"{faults[0]}: the run goes on from {source}, an epoch earlier.")

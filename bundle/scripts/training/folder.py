@@ -40,13 +40,15 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
     checkpoints = checkpoints_in(ckpt_dir)
     if not dataset_dir or (resume if resume != "auto" else checkpoints):
         return
-    record = Path(output_dir, "training.json")  # alone it is of a run that was stopped before its first checkpoint
-    others = [Path(output_dir, "history.csv"), *checkpoints, Path(ckpt_dir, "model.pt")]
-    if there := [path for path in (*others, *([] if resume else [record])) if path.is_file()]:
-        raise UserError(
-            f"output_dir {output_dir} holds an earlier run ({there[0]}), which a new one would replace: continue it "
-            "with --resume True, or give another --output_dir."
-        )
+    others = [
+        Path(output_dir, "history.csv"),
+        *checkpoints,
+        Path(ckpt_dir, "model.pt"),
+    ]  # training.json alone: no epoch
+    if there := [path for path in others if path.is_file()]:
+        elsewhere = "--output_dir" if there[0].parent == Path(output_dir) else "--output_dir (or --ckpt_dir, if set)"
+        way = "continue it with --resume True, or give" if checkpoints else "there is no checkpoint to resume, so give"
+        raise UserError(f"{there[0]} is of an earlier run, which a new one would replace: {way} another {elsewhere}.")
 
 
 def check_new_evaluation(

@@ -1,0 +1,108 @@
+"""What shows that a volume cannot be what it is taken for: a skull-stripped brain, a label, or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
+
+__all__ = ["image_faults", "label_faults", "probability_faults"]
+
+SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
+MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
+LEAST_SPREAD = 0.1  # 5th to 95th percentile of a brain's values, relative to them; real ones have above 0.5
+MOST_FLAT = 0.6  # share of bright neighbours in a brain with the same value; real brains: below 0.3, z-scored 0.5
+FLAT = 0.005  # of the 99th percentile: values that are closer are the same
+LEAST_ML = 50  # of voxels that are not 0; real brains: above 1,100
+MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real sequences: below 3
+LARGEST = 1e9  # above it, squares overflow in single precision where mean and deviation are taken
+SAMPLE = 4_000_000  # voxels that are enough to tell
+
+
+def image_faults(volume: Volume) -> list[Finding]:
+    """What shows that a volume is no skull-stripped brain on a known grid. Training and prediction ask this."""
+    voxels = volume.voxels
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
+    if not (voxels > 0).any():
+        return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
+    channels = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else [voxels]
+    voxel_ml = float(np.prod(voxel_sizes(volume.affine))) / 1000
+    return header_faults(volume) or [found for channel in channels for found in brain_faults(channel, voxel_ml)][:1]
+
+
+def header_faults(volume: Volume) -> list[Finding]:
+    """What is wrong with the place and the size of a volume, at most one finding."""
+    extent = np.array(volume.voxels.shape[:3]) * voxel_sizes(volume.affine)
+    sizes = " x ".join(f"{length:.3g}" for length in extent)
+    if volume.unit != "mm":
+        fault = f"the header's unit is {volume.unit} (extent {sizes}), expected mm"
+        return [(fault, "write voxel sizes and affine in mm, and the unit mm")]
+    if not ((extent >= SHORTEST_MM) & (extent <= LONGEST_MM)).all():
+        fault = f"extent {sizes} mm, expected {SHORTEST_MM} to {LONGEST_MM} mm along each axis of a head"
+        return [(fault, "correct the voxel size in the header, or give the whole brain")]
+    if volume.conflict:
+        return [(f"the header contradicts itself: {volume.conflict}", "convert the file again, or correct the header")]
+    if not volume.placed:
+        fault = "the header has neither qform nor sform code, so left and right are not known"
+        return [(fault, "convert the file again, or set its orientation and code")]
+    return []
+
+
+def brain_faults(voxels: np.ndarray, voxel_ml: float) -> list[Finding]:
+    """What is wrong with the values of one sequence (H, W, D), at most one finding."""
+    count = np.count_nonzero(voxels)
+    share = count / voxels.size
+    if share > MOST_NOT_ZERO:
+        fault = f"{share:.0%} of the voxels are not 0, but all outside the brain must be"
+        return [(fault, "strip the skull (HD-BET, SynthStrip), and set the background to 0")]
+    if share == 0:
+        return []  # one of several sequences
+    if count * voxel_ml < LEAST_ML:
+        fault = f"{count * voxel_ml:.3g} ml are not 0, expected at least {LEAST_ML} ml of brain"
+        return [(fault, "give the whole brain, and set only the background to 0")]
+    values = voxels[voxels != 0]
+    low, high, top = np.percentile(values[:: len(values) // SAMPLE + 1].astype(np.float32), [5, 95, 99])
+    highest = float(max(values.max(), -float(values.min())))
+    if highest > MOST_ABOVE * max(abs(low), abs(top)) or highest > LARGEST:
+        fault = f"values up to {highest:.3g}, where 99% of the brain are below {top:.3g}"
+        return [(fault, f"replace such voxels, and scale the values below {LARGEST:g}: they hide all contrast")]
+    remedy = "give the sequence itself, not a mask or a map made of it"
+    if high - low < LEAST_SPREAD * max(abs(low), abs(high)):
+        return [(f"almost the same value in the whole brain ({low:.3g} to {high:.3g})", remedy)]
+    if flatness(voxels, max(abs(low), abs(top))) > MOST_FLAT:
+        return [("most neighbours in the brain have the same value, as in a mask or a label map", remedy)]
+    return []
+
+
+def flatness(voxels: np.ndarray, top: float) -> float:
+    """Share of equal neighbours, up to FLAT of ``top``, among those above half of it: the least of the three axes."""
+    shares = []
+    apart = int((voxels.size / SAMPLE) ** 0.5) + 1  # of the lines of voxels that are looked at
+    for axis in range(3):
+        lines = np.moveaxis(voxels, axis, 0)[:, ::apart, ::apart].astype(np.float32)
+        bright = np.abs(lines) > top / 2  # not the blurred edge of a mask
+        inside = bright[1:] & bright[:-1]
+        steps = np.abs(np.diff(lines, axis=0))[inside]
+        shares.append(float((steps <= FLAT * top).mean()) if inside.any() else 0.0)
+    return min(shares)
+
+
+def label_faults(voxels: np.ndarray, labels: Collection[int]) -> list[Finding]:
+    """Values of a label that have no meaning."""
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
+    unknown = sorted(set(np.unique(voxels).tolist()) - set(labels))
+    return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")] * bool(
+        unknown
+    )
+
+
+def probability_faults(voxels: np.ndarray) -> list[Finding]:
+    """What shows that voxels (H, W, D, V) are no probabilities."""
+    if not (np.isfinite(voxels).all() and voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING):
+        return [("values that are no probabilities", "expected 0 to 1: give probabilities (after softmax or sigmoid)")]
+    return []
