@@ -34,6 +34,15 @@ def test_a_part_that_does_not_exist_is_named(names, options, named):
     assert all(word in str(error.value) for word in named)
 
 
+@pytest.mark.parametrize("path", ["@out", "%out", "$HOMEx", "$DIR/out", "@seed"])
+def test_a_path_that_monai_would_take_for_code_is_named(path):
+    with pytest.raises(UserError, match="--output_dir is .* expected a path"):
+        check("train", output_dir=path)
+    for allowed in (f"./{path}", "$@bundle_root + '/out'"):
+        check("train", output_dir=allowed)
+    check("train", pretrained="$None")
+
+
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("epochs: [")
     with pytest.raises(UserError, match=r"broken\.yaml"):

@@ -21,6 +21,7 @@ from scripts.errors import UserError
 __all__ = ["STOPPED", "check_keys", "config_files", "run_line", "workflow_line"]
 
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
+PATH, NO_PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets"), re.compile(r"[@%]|\$\w*([/\\]|$)")
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
 
@@ -64,7 +65,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Merge config files and options as MONAI does, which ends in a traceback where ``a::b`` has no part a.
 
     Raises:
-        UserError: names the file or option, the key, and the nearest key that exists.
+        UserError: names the file or option, the key, and the nearest key that exists; or a path that MONAI would take for
+            code or for another key, as a variable that the shell did not know.
     """
     config: dict[str, Any] = {}
     for path in files:
@@ -76,6 +78,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         for key, value in (overlay or {}).items():
             set_key(config, f"{path}: {key}", str(key), value)
     for key, value in options.items():
+        if PATH.fullmatch(key) and NO_PATH.match(str(value)) and value != "$None":
+            raise UserError(f"--{key} is {str(value)!r}, which MONAI takes for code, expected a path: write ./{value}.")
         set_key(config, f"--{key}", key, value)
 
 
