@@ -65,8 +65,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Merge config files and options as MONAI does, which ends in a traceback where ``a::b`` has no part a.
 
     Raises:
-        UserError: names the file or option, the key, and the nearest key that exists; or a path that MONAI would take for
-            code or for another key, as a variable that the shell did not know.
+        UserError: names the file or option, the key, and the nearest key that exists; or a path that MONAI would take
+            for code or for another key, as a variable that the shell did not know.
     """
     config: dict[str, Any] = {}
     for path in files:
