@@ -139,3 +139,36 @@ def test_a_lock_on_a_folder_that_became_read_only_is_let_go_without_an_error(tmp
     assert capsys.readouterr().err == ""
     FolderLock(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name, suffix, options",
+    [
+        ("metrics.csv", ".csv", {}),
+        ("training.json", ".json", {}),
+        ("training.csv", ".csv", {"beside": {".json": "word"}, "own": ["metrics.csv"]}),
+        ("metrics.html", ".html", {"beside": {".csv": "word", ".json": "word"}}),
+        ("split_in_five.json", ".json", {"sources": [None, "split_in_five.json"]}),
+        ("split_in_five.csv", ".csv", {"beside": {".json": "word"}}),
+    ],
+)
+def test_no_command_replaces_the_document_of_another_one(tmp_path, monkeypatch, name, suffix, options):
+    monkeypatch.chdir(tmp_path)
+    documents = {tmp_path / "training.json", tmp_path / "metrics.csv", tmp_path / "split_in_five.json"}
+    for path in documents:
+        path.write_text("kept")
+    with pytest.raises(UserError, match="output is .*would replace"):
+        check_output(str(tmp_path / name), "output", suffix, **options)
+    assert set(tmp_path.iterdir()) == documents and {path.read_text() for path in documents} == {"kept"}
+
+
+def test_a_command_replaces_what_it_wrote_itself(tmp_path):
+    for name in ("table.csv", "table.json", "metrics.csv", "metrics.json"):
+        (tmp_path / name).write_text("old")
+    check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"}, sources=["none.csv"])
+    (tmp_path / "table.csv").unlink()
+    (tmp_path / "table.json").write_text("the word")
+    check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"})
+    check_output(
+        str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=["metrics.csv", "metrics.json"]
+    )

@@ -147,6 +147,14 @@ def test_what_a_report_needs_and_a_run_lacks_is_named(run, tmp_path):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["training.html", "metrics.html", "history.html"])
+def test_a_page_replaces_no_document_of_the_run(run, name):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match=r"output .*would replace"):
+        report(str(run), output=str(run / name))
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
 def test_a_mosaic_has_a_picture_for_every_position(run):
     case = json.loads((run / "evaluation.json").read_text())["cases"][1]
     paths = [run.__class__(case[key]) for key in ("image", "prediction", "label")]

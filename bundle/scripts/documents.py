@@ -1,12 +1,21 @@
-"""Documents from outside: what form they must have."""
+"""Documents: what form those from outside must have, and which ones no other command may replace."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["check_form"]
+__all__ = ["check_form", "check_unowned"]
+
+DOCUMENTS = frozenset(  # of runs and data sets, each with one command that writes it
+    [f"{stage}.json" for stage in ("training", "evaluation", "inference", "cross_validation", "mlflow", "teacher")]
+    + [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
+    + [f"report{suffix}" for suffix in (".html", ".csv", ".json")]
+    + ["history.csv", "calibration.csv", "trained_on.json", "dataset.json", "split.json"]
+)
 
 
 def check_form(value: Any, form: Any, source: str, name: str = "") -> None:
@@ -37,3 +46,29 @@ def check_form(value: Any, form: Any, source: str, name: str = "") -> None:
             raise UserError(f"{source}: {part_name} has no {key}, only {keys}: {advice}.")
     for index, item in enumerate(value if isinstance(form, list) else ()):
         check_form(item, form[0], source, f"{name}::{index}" if name else str(index))
+
+
+def check_unowned(
+    files: Mapping[Path, str], option: str, own: Sequence[str] = (), sources: Sequence[str | Path | None] = ()
+) -> None:
+    """Check that a command replaces only what it wrote itself.
+
+    Args:
+        files: what it will write, the file that the user named first; of others a word that shows whose they are, which
+            is not asked where the first one exists.
+        option: the option that named it and its value, for the message.
+        own: names in DOCUMENTS that the command writes.
+        sources: files that it reads.
+
+    Raises:
+        UserError: names the file that would be lost.
+    """
+    again = next(iter(files)).exists()
+    for file, word in files.items():
+        if not file.exists():
+            continue
+        known = again or word in file.read_text(encoding="utf-8", errors="ignore")
+        read = any(source and Path(source).exists() and file.samefile(source) for source in sources)
+        if read or (file.name not in own and (file.name in DOCUMENTS or not known)):
+            why = "this command reads it" if read else "it is another command's"
+            raise UserError(f"{option}, which would replace {file}, but {why}: give another path.")

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.documents import check_form
+from scripts.documents import check_form, check_unowned
 from scripts.errors import UserError
 
 __all__ = [
@@ -36,12 +36,14 @@ __all__ = [
     "write_text",
 ]
 
-NO_SPACE = "make room, then run the command again (a training with --resume True)"
+AGAIN = "then run the command again (a training with --resume auto)"
+NO_SPACE = f"make room, {AGAIN}"
+TOO_LARGE = f"raise the limit of a file's size (ulimit -f) or take another file system (FAT32 ends at 4 GB), {AGAIN}"
 NO_RIGHT = "give a folder that may be written to"
 REMEDIES = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: NO_SPACE,
-    errno.EFBIG: NO_SPACE,
+    errno.EFBIG: TOO_LARGE,
     errno.EROFS: NO_RIGHT,
     errno.EACCES: NO_RIGHT,
     errno.EPERM: NO_RIGHT,
@@ -178,17 +180,34 @@ def check_folder(folder: str | Path, key: str) -> None:
         ) from error
 
 
-def check_output(path: str, key: str, suffix: str) -> None:
-    """Check before any work that a file can be written, and make its folder.
+def check_output(
+    path: str,
+    key: str,
+    suffix: str,
+    beside: Mapping[str, str] | None = None,
+    own: Sequence[str] = (),
+    sources: Sequence[str | Path | None] = (),
+) -> None:
+    """Check before any work that a file can be written and replaces no document of another command; make its folder.
+
+    Args:
+        path: the file.
+        key: the option that names it.
+        suffix: what its name must end in.
+        beside: suffixes of the files that the command writes next to it, with a word that only they hold.
+        own: names of documents that the command may replace.
+        sources: files that the command reads.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot, or would replace one.
     """
     target = Path(path)
     try:
         if target.is_dir() or target.suffix != suffix:
             raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
+        files = {target: ""} | {target.with_suffix(other): word for other, word in (beside or {}).items()}
+        check_unowned(files, f"{key} is {path!r}", own, sources)
     except OSError as error:
         raise UserError(f"{key} {write_error(target, error)}") from error
     check_folder(target.parent, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,16 @@ from scripts.evaluation.metrics import COLUMNS
 from scripts.files import format_table, read_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
-__all__ = ["CaseScore", "Estimate", "Scores", "estimate", "print_table", "read_scores", "write_scores"]
+__all__ = [
+    "CaseScore",
+    "Estimate",
+    "Scores",
+    "check_same_patients",
+    "estimate",
+    "print_table",
+    "read_scores",
+    "write_scores",
+]
 
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
@@ -103,6 +112,23 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, et_th
     write_table(path, rows)
     write_json(path.with_suffix(".json"), describe(table))
     return table
+
+
+def check_same_patients(path: Path, cases: Collection[str]) -> None:
+    """Check that a metrics.csv in the folder of an evaluation will score its patients.
+
+    Raises:
+        UserError: if it would score other ones.
+    """
+    record = path.parent / "evaluation.json"
+    if not (path.name.startswith("metrics") and record.is_file()):
+        return
+    evaluated = {case["case"] for case in read_json(record, "output", {"cases": [{"case": str}]})["cases"]}
+    if others := sorted(evaluated ^ set(cases)):
+        raise UserError(
+            f"output is '{path}', the scores of an evaluation of other patients ({record}; {', '.join(others[:5])}): "
+            "give another path."
+        )
 
 
 def describe(scores: Scores) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from scripts.report.run_folder import STAGES, cases_of_run, read_record, run_rec
 
 __all__ = ["report"]
 
+OWN = ("report.html", "report.csv", "report.json")
+
 
 def report(run: str, training: str | None = None, output: str | None = None) -> None:
     """Make one HTML page of a run: scores, patients to look at, training curves, settings.
@@ -46,14 +48,13 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     """
     folder, history = Path(run), Path(training or run)
     target = Path(output) if output else folder / "report.html"
-    if output:
-        check_output(output, "output", ".html")
     if training and not (history / "history.csv").is_file():
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
     records = {"training": read_record(history / "training.json")}
     records |= {stage: read_record(folder / f"{stage}.json") for stage in STAGES}
     record = run_record(folder)
     cases, class_of = cases_of_run(run, record), class_of_value(record.get("label_values"))
+    check_output(str(target), "output", ".html", beside={".csv": "WT_ml", ".json": "calibration_error"}, own=OWN)
     tables = scores_of(folder, cases)
     rows = score_rows(tables[0]) if tables else region_volumes(cases.values(), class_of)
     shown = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
