@@ -155,6 +155,22 @@ def test_a_page_replaces_no_document_of_the_run(run, name):
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("calibration.csv", "case\nphantom_0000\n"),
+        ("calibration.csv", "region,bin,voxels,probability,frequency\nWT,,10,0.5,0.5\n"),
+        ("calibration.csv", ""),
+        ("history.csv", "epoch,loss/total\n1,low\n"),
+    ],
+)
+def test_a_damaged_table_is_named(run, name, text):
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        report(str(run))
+    assert not (run / "report.html").exists()
+
+
 def test_a_mosaic_has_a_picture_for_every_position(run):
     case = json.loads((run / "evaluation.json").read_text())["cases"][1]
     paths = [run.__class__(case[key]) for key in ("image", "prediction", "label")]

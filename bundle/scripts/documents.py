@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["check_form", "check_unowned"]
+__all__ = ["check_form", "check_rows", "check_unowned", "figure"]
 
 DOCUMENTS = frozenset(  # of runs and data sets, each with one command that writes it
     [f"{stage}.json" for stage in ("training", "evaluation", "inference", "cross_validation", "mlflow", "teacher")]
@@ -72,3 +72,38 @@ def check_unowned(
         if read or (file.name not in own and (file.name in DOCUMENTS or not known)):
             why = "this command reads it" if read else "it is another command's"
             raise UserError(f"{option}, which would replace {file}, but {why}: give another path.")
+
+
+def figure(text: str) -> float:
+    """The number in a cell of a table; NaN for an empty one."""
+    return float(text or "nan")
+
+
+def check_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Mapping[str, Callable[[str], Any]], source: str
+) -> None:
+    """Check the form of a table.
+
+    Args:
+        rows: texts by column, as csv.DictReader gives them.
+        columns: its header.
+        form: columns that it must have, with what reads their texts: int, float, figure; "*" stands for all others.
+        source: its path, for the message.
+
+    Raises:
+        UserError: names the table, the line, what was found and what was expected.
+    """
+    if lacking := [column for column in form if column not in columns and column != "*"]:
+        raise UserError(f"{source} has the columns {columns}, expected also {lacking}: make this table again.")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise UserError(f"{source} has more or fewer cells in line {number} than columns: make this table again.")
+        for column, text in row.items():
+            kind = form.get(column, form.get("*", str))
+            try:
+                kind(text)
+            except ValueError as error:
+                expected = "a whole number" if kind is int else "a number"
+                raise UserError(
+                    f"{source} has {column} {text!r} in line {number}, expected {expected}: make this table again."
+                ) from error

@@ -11,12 +11,12 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.documents import check_form, check_unowned
+from scripts.documents import check_form, check_rows, check_unowned
 from scripts.errors import UserError
 
 __all__ = [
@@ -114,12 +114,12 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def read_table(path: Path, form: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+def read_table(path: Path, form: Mapping[str, Callable[[str], Any]] | None = None) -> list[dict[str, Any]]:
     """Rows of a CSV file with text values; no rows if the file does not exist.
 
     Args:
         path: the file.
-        form: columns that it must have, with the type that their texts stand for; an empty text stands for any.
+        form: columns that it must have, with what reads their texts: int, float, figure; "*" stands for all others.
 
     Raises:
         UserError: if it cannot be read, or has another form.
@@ -128,17 +128,11 @@ def read_table(path: Path, form: Mapping[str, type] | None = None) -> list[dict[
         return []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): make this table again.") from error
-    for number, row in enumerate(rows, 2):
-        for column, kind in (form or {}).items():
-            try:
-                kind(row[column] or 0)
-            except (KeyError, ValueError) as error:
-                found = f"{column} {row[column]!r}" if column in row else f"the columns {list(row)}"
-                expected = f"{column} of type {kind.__name__}"
-                raise UserError(f"{path} has {found} in line {number}, expected {expected}: make it again.") from error
+    check_rows(rows, columns, form or {}, str(path))
     return rows
 
 

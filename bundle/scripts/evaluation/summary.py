@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
+from scripts.documents import figure
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.files import format_table, read_json, read_table, write_json, write_table
@@ -159,8 +160,8 @@ def read_scores(run: str | Path) -> Scores:
         raise UserError(
             f"{path} does not exist: evaluate the run first, or score its label maps (python -m scripts score)."
         )
-    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, float)})
-    values = {(row["case"], row["region"]): {name: float(row[name] or "nan") for name in COLUMNS} for row in rows}
+    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, figure)})
+    values = {(row["case"], row["region"]): {name: figure(row[name]) for name in COLUMNS} for row in rows}
     if not rows or len(values) < len(rows) or values.keys() != {(case, r) for case, _ in values for r in TABLE_ORDER}:
         expected = f"each case once with each of {', '.join(TABLE_ORDER)}"
         raise UserError(

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import UserError
+from scripts.evaluation.calibration import read_calibration
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores
-from scripts.files import check_output, read_table, write_json, write_table, write_text
+from scripts.files import check_output, write_json, write_table, write_text
 from scripts.labels import TABLE_ORDER
 from scripts.report.figures import calibration_error, calibration_figure, distribution_figures, history_figures
 from scripts.report.images import region_volumes
@@ -29,6 +30,7 @@ from scripts.report.page import (
     summary_section,
 )
 from scripts.report.run_folder import STAGES, cases_of_run, read_record, run_record, scores_of
+from scripts.training.history import read_history
 
 __all__ = ["report"]
 
@@ -60,11 +62,11 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     shown = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     drawn = tqdm(shown.values(), desc="Drawing patients", disable=None)
     mosaics = {case: mosaic_of(cases[case], class_of) for case in drawn}
-    calibration = read_table(folder / "calibration.csv") if tables else []
+    calibration = read_calibration(folder / "calibration.csv") if tables else []
     sections = [
         *score_sections(tables, calibration, {title: (case, mosaics[case]) for title, case in shown.items()}),
         patient_section(rows),
-        *history_sections(read_table(history / "history.csv")),
+        *history_sections(read_history(history / "history.csv")),
         provenance_section(records),
     ]
     title = f"{'Evaluation' if tables else 'Label maps'}: {folder.resolve().name}"
