@@ -169,9 +169,7 @@ def check_folder(folder: str | Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(
-            f"{key} is {str(folder)!r}, expected a folder to write to: {write_error(path, error)}"
-        ) from error
+        raise UserError(f"{key} is '{folder}', expected a folder to write to: {write_error(path, error)}") from error
 
 
 def check_output(
