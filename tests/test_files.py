@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from contextlib import contextmanager
 
 import pytest
 
+from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.files import (
     check_folder,
@@ -172,3 +174,20 @@ def test_a_command_replaces_what_it_wrote_itself(tmp_path):
     check_output(
         str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=["metrics.csv", "metrics.json"]
     )
+
+
+@pytest.mark.parametrize(
+    "value, form, words",
+    [
+        (None, {"a": str}, ["a is empty", "expected text"]),
+        (7, {"a": (str, list)}, ["a is the number 7", "expected text or a list"]),
+        ("7", {"a": int}, ["a is the text '7'", "expected a whole number"]),
+        (True, {"a": int}, ["a is true", "expected a whole number"]),
+        ({f"weight_{index}": 0 for index in range(300)}, {"a": {"b": int}}, ["a has no b", "weight_0", "292 more"]),
+    ],
+)
+def test_what_a_document_holds_is_said_in_words_for_people(value, form, words):
+    with pytest.raises(UserError) as error:
+        check_form({"a": value}, form, "source")
+    assert all(word in str(error.value) for word in words)
+    assert len(str(error.value)) < 300 and not re.search("NoneType|str\\b|int\\b|dict", str(error.value))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["check_form", "check_rows", "check_unowned", "figure"]
+__all__ = ["check_form", "check_rows", "check_unowned", "figure", "some"]
 
+WORDS: dict[type, str] = {
+    **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
+    **{dict: "keys with values", list: "a list", NoneType: "empty"},
+}
 DOCUMENTS = frozenset(  # of runs and data sets, each with one command that writes it
     [f"{stage}.json" for stage in ("training", "evaluation", "inference", "cross_validation", "mlflow", "teacher")]
     + [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
@@ -34,18 +39,34 @@ def check_form(value: Any, form: Any, source: str, name: str = "") -> None:
     kind = dict if isinstance(form, dict) else list if isinstance(form, list) else form
     known = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, known) or (isinstance(value, bool) and bool not in known):
-        kinds = " or ".join(item.__name__ for item in known)
-        found = f"{type(value).__name__} {str(value)[:60]!r}"
-        raise UserError(f"{source}: {part_name} is a {found}, expected {kinds}: {advice}.")
+        kinds = " or ".join(WORDS.get(item, item.__name__) for item in known)
+        raise UserError(f"{source}: {part_name} is {in_words(value)}, expected {kinds}: {advice}.")
     for key, part in form.items() if isinstance(form, dict) else ():
         key, optional = key.removesuffix("?"), key.endswith("?")
         if key in value:
             check_form(value[key], part, source, f"{name}::{key}" if name else key)
         elif not optional:
-            keys = ", ".join(map(str, value)) or "nothing"
+            keys = some(value) or "nothing"
             raise UserError(f"{source}: {part_name} has no {key}, only {keys}: {advice}.")
     for index, item in enumerate(value if isinstance(form, list) else ()):
         check_form(item, form[0], source, f"{name}::{index}" if name else str(index))
+
+
+def in_words(value: Any) -> str:
+    """What a value is, for people: empty, the number 7, the text 'x', a list."""
+    if value is None or value == "":
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    return f"the text {value[:60]!r}" if isinstance(value, str) else WORDS.get(type(value), f"a {type(value).__name__}")
+
+
+def some(names: Collection[Any], most: int = 8) -> str:
+    """Names with commas; of many the first ones, and how many more there are."""
+    shown = ", ".join([str(name)[:60] for name in names][:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def check_unowned(
