@@ -65,7 +65,7 @@ def in_words(value: Any) -> str:
 
 def some(names: Collection[Any], most: int = 8) -> str:
     """Names with commas; of many the first ones, and how many more there are."""
-    shown = ", ".join([str(name)[:60] for name in names][:most])
+    shown = ", ".join([str(name)[:200] for name in names][:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 

@@ -57,7 +57,7 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     record = run_record(folder)
     cases, class_of = cases_of_run(run, record), class_of_value(record.get("label_values"))
     check_output(str(target), "output", ".html", beside={".csv": "WT_ml", ".json": "calibration_error"}, own=OWN)
-    tables = scores_of(folder, cases)
+    tables = scores_of(folder, cases, record)
     rows = score_rows(tables[0]) if tables else region_volumes(cases.values(), class_of)
     shown = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     drawn = tqdm(shown.values(), desc="Drawing patients", disable=None)
