@@ -67,11 +67,11 @@ class History:
             logger.warning(f"{self.path} has no row of epoch {epochs}, which this run has done: curves lack them.")
 
     def __call__(self, engine: Engine) -> None:
-        rows = self.rows if self.rows is not None else []
+        self.read_earlier(engine)
         row = {"epoch": engine.state.epoch}
         row |= {f"lr/{group['name']}": group["lr"] for group in engine.optimizer.param_groups}
         row |= engine.state.metrics
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
-        self.rows = [*rows, row]
+        self.rows = [*(self.rows or ()), row]
         write_table(self.path, self.rows)
