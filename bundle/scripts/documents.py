@@ -114,11 +114,12 @@ def check_rows(
     Raises:
         UserError: names the table, the line, what was found and what was expected.
     """
+    advice = "correct it, or make this table again"
     if lacking := [column for column in form if column not in columns and column != "*"]:
-        raise UserError(f"{source} has the columns {columns}, expected also {lacking}: make this table again.")
+        raise UserError(f"{source} has the columns {columns}, expected also {lacking}: {advice}.")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise UserError(f"{source} has more or fewer cells in line {number} than columns: make this table again.")
+            raise UserError(f"{source} has more or fewer cells in line {number} than columns: {advice}.")
         for column, text in row.items():
             kind = form.get(column, form.get("*", str))
             try:
@@ -126,5 +127,5 @@ def check_rows(
             except ValueError as error:
                 expected = "a whole number" if kind is int else "a number"
                 raise UserError(
-                    f"{source} has {column} {text!r} in line {number}, expected {expected}: make this table again."
+                    f"{source} has {column} {text!r} in line {number}, expected {expected}: {advice}."
                 ) from error
