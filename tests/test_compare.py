@@ -139,3 +139,13 @@ def test_of_several_seeds_each_patients_mean_is_compared(run, table):
     other = run("other", [0.1, 0.2, 0.3])
     with pytest.raises(UserError, match=other):
         mean_scores(f"{a},{other}")
+
+
+@pytest.mark.parametrize("name", ["b/metrics.csv", "a/copy.csv"])
+def test_neither_run_is_replaced_by_the_table(run, tmp_path, name):
+    a, b = run("a", [0.5]), run("b", [0.6])
+    (tmp_path / "a" / "metrics.csv").rename(tmp_path / "a" / "copy.csv")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match="output .*would replace"):
+        compare(f"{a}/copy.csv", b, output=str(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == before

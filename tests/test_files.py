@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import re
 import subprocess
 from contextlib import contextmanager
 
 import pytest
 
+from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.files import (
     check_folder,
@@ -139,3 +141,53 @@ def test_a_lock_on_a_folder_that_became_read_only_is_let_go_without_an_error(tmp
     assert capsys.readouterr().err == ""
     FolderLock(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name, suffix, options",
+    [
+        ("metrics.csv", ".csv", {}),
+        ("training.json", ".json", {}),
+        ("training.csv", ".csv", {"beside": {".json": "word"}, "own": ["metrics.csv"]}),
+        ("metrics.html", ".html", {"beside": {".csv": "word", ".json": "word"}}),
+        ("split_in_five.json", ".json", {"sources": [None, "split_in_five.json"]}),
+        ("split_in_five.csv", ".csv", {"beside": {".json": "word"}}),
+    ],
+)
+def test_no_command_replaces_the_document_of_another_one(tmp_path, monkeypatch, name, suffix, options):
+    monkeypatch.chdir(tmp_path)
+    documents = {tmp_path / "training.json", tmp_path / "metrics.csv", tmp_path / "split_in_five.json"}
+    for path in documents:
+        path.write_text("kept")
+    with pytest.raises(UserError, match="output is .*would replace"):
+        check_output(str(tmp_path / name), "output", suffix, **options)
+    assert set(tmp_path.iterdir()) == documents and {path.read_text() for path in documents} == {"kept"}
+
+
+def test_a_command_replaces_what_it_wrote_itself(tmp_path):
+    for name in ("table.csv", "table.json", "metrics.csv", "metrics.json"):
+        (tmp_path / name).write_text("old")
+    check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"}, sources=["none.csv"])
+    (tmp_path / "table.csv").unlink()
+    (tmp_path / "table.json").write_text("the word")
+    check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"})
+    check_output(
+        str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=["metrics.csv", "metrics.json"]
+    )
+
+
+@pytest.mark.parametrize(
+    "value, form, words",
+    [
+        (None, {"a": str}, ["a is empty", "expected text"]),
+        (7, {"a": (str, list)}, ["a is the number 7", "expected text or a list"]),
+        ("7", {"a": int}, ["a is the text '7'", "expected a whole number"]),
+        (True, {"a": int}, ["a is true", "expected a whole number"]),
+        ({f"weight_{index}": 0 for index in range(300)}, {"a": {"b": int}}, ["a has no b", "weight_0", "292 more"]),
+    ],
+)
+def test_what_a_document_holds_is_said_in_words_for_people(value, form, words):
+    with pytest.raises(UserError) as error:
+        check_form({"a": value}, form, "source")
+    assert all(word in str(error.value) for word in words)
+    assert len(str(error.value)) < 300 and not re.search("NoneType|str\\b|int\\b|dict", str(error.value))

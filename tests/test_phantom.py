@@ -1,9 +1,14 @@
 """Phantoms look like glioma to each sequence, and are the same for the same seed."""
 
+import resource
+import subprocess
+import sys
+
 import nibabel as nib
 import numpy as np
 import pytest
 
+from conftest import BUNDLE
 from scripts.data.phantom import draw_patient, make_phantoms
 from scripts.errors import UserError
 
@@ -64,3 +69,23 @@ def test_sizes_that_cannot_hold_a_brain_are_named(tmp_path, options, named):
     with pytest.raises(UserError, match=named):
         make_phantoms(str(tmp_path), **{"cases": 1, **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_no_patient_is_replaced_by_a_phantom(tmp_path):
+    kept = tmp_path / "phantom_0001" / "phantom_0001_seg.nii.gz"
+    kept.parent.mkdir()
+    kept.write_text("real")
+    with pytest.raises(UserError, match="output_dir .*phantom_0001"):
+        make_phantoms(str(tmp_path), cases=2, size=32)
+    assert kept.read_text() == "real" and [path.name for path in tmp_path.iterdir()] == ["phantom_0001"]
+    with pytest.raises(UserError, match=f"output_dir .*{kept.name}"):
+        make_phantoms(str(kept), cases=1, size=32)
+
+
+def test_a_file_over_the_limit_of_its_size_ends_in_a_sentence_and_is_not_left(tmp_path):
+    line = [sys.executable, "-m", "scripts", "phantom", "--output_dir", str(tmp_path), "--cases", "1", "--size", "32"]
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))}
+    result = subprocess.run(line, cwd=BUNDLE, capture_output=True, text=True, timeout=100, **limit)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "phantom_0000_flair.nii.gz" in result.stderr and "ulimit" in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

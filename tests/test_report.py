@@ -147,6 +147,75 @@ def test_what_a_report_needs_and_a_run_lacks_is_named(run, tmp_path):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["training.html", "metrics.html", "history.html"])
+def test_a_page_replaces_no_document_of_the_run(run, name):
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match=r"output .*would replace"):
+        report(str(run), output=str(run / name))
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("calibration.csv", "case\nphantom_0000\n"),
+        ("calibration.csv", "region,bin,voxels,probability,frequency\nWT,,10,0.5,0.5\n"),
+        ("calibration.csv", ""),
+        ("history.csv", "epoch,loss/total\n1,low\n"),
+    ],
+)
+def test_a_damaged_table_is_named(run, name, text):
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        report(str(run))
+    assert not (run / "report.html").exists()
+
+
+def test_a_moved_or_copied_run_shows_its_own_label_maps(run, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(run, copied)
+    for path in run.glob("*_seg.nii.gz"):
+        path.write_bytes(b"of another run")
+    report(str(copied))
+    assert json.loads((copied / "report.json").read_text())["shown"]
+    (copied / "report.html").unlink()
+    for path in copied.glob("*_seg.nii.gz"):
+        path.unlink()
+    with pytest.raises(UserError, match=re.escape(str(copied / "A_<b>1_seg.nii.gz"))):
+        report(str(copied))
+    assert not (copied / "report.html").exists()
+
+
+def test_a_cross_validation_shows_the_label_maps_of_its_folds(run, tmp_path):
+    about = json.loads((run / "evaluation.json").read_text())
+    for index, case in enumerate(about["cases"]):
+        fold = run / f"fold_{index % 2}"
+        fold.mkdir(exist_ok=True)
+        shutil.move(case["prediction"], fold)
+        case["prediction"] = str(tmp_path / "before" / fold.name / f"{case['case']}_seg.nii.gz")
+    (run / "evaluation.json").write_text(json.dumps(about))
+    report(str(run))
+    assert "4 patients" in (run / "report.html").read_text()
+
+
+def test_patients_that_a_report_leaves_out_or_adds_are_named(run, caplog):
+    (run / "B&2_seg.nii.gz").unlink()
+    rows = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(
+        rows + "".join(row.replace("D_4", "E_5") + "\n" for row in rows.split() if "D_4" in row)
+    )
+    report(str(run))
+    assert "B&2_seg.nii.gz" in caplog.text and "E_5" in caplog.text
+
+
+def test_a_truncated_label_map_is_named(run):
+    path = run / "C_3_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(UserError, match=r"C_3_seg\.nii\.gz"):
+        report(str(run))
+    assert not (run / "report.html").exists()
+
+
 def test_a_mosaic_has_a_picture_for_every_position(run):
     case = json.loads((run / "evaluation.json").read_text())["cases"][1]
     paths = [run.__class__(case[key]) for key in ("image", "prediction", "label")]

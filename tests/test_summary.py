@@ -6,7 +6,15 @@ import pytest
 
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.summary import CaseScore, caption, cell, estimate, read_scores, write_scores
+from scripts.evaluation.summary import (
+    CaseScore,
+    caption,
+    cell,
+    check_same_patients,
+    estimate,
+    read_scores,
+    write_scores,
+)
 from scripts.labels import TABLE_ORDER
 
 
@@ -91,3 +99,12 @@ def test_the_record_beside_a_table_must_have_its_form(text, tmp_path):
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(UserError, match=r"metrics\.json"):
         read_scores(tmp_path)
+
+
+def test_scores_of_an_evaluation_are_of_its_patients(tmp_path):
+    (tmp_path / "evaluation.json").write_text('{"cases": [{"case": "a"}, {"case": "b"}]}')
+    for path in (tmp_path / "metrics.csv", tmp_path / "other.csv"):
+        check_same_patients(path, ["b", "a"])
+    check_same_patients(tmp_path / "other.csv", ["c"])
+    with pytest.raises(UserError, match=r"metrics\.csv.*evaluation\.json.* c"):
+        check_same_patients(tmp_path / "metrics.csv", ["a", "b", "c"])

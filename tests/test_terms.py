@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import paper_terms
+from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
@@ -115,3 +116,11 @@ def test_a_term_of_ones_own_is_weighted_and_logged_by_name(label):
     expected = 0.5 * out.student[0].softmax(1).amax(1).mean()
     torch.testing.assert_close(loss(out, label) - before, expected)
     torch.testing.assert_close(loss.values["mine"], expected.detach())
+
+
+def test_a_term_that_is_none_is_named_with_its_class():
+    for wrong in (torch.nn.L1Loss(), {"weight": 1.0}, "DiceLoss", 0.5):
+        with pytest.raises(
+            UserError, match=rf"loss::terms::mine is a .*{type(wrong).__name__}.*scripts\.method\.terms\.Term"
+        ):
+            DistillationLoss({"mine": wrong})

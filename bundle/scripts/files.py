@@ -11,12 +11,12 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.documents import check_form
+from scripts.documents import check_form, check_rows, check_unowned
 from scripts.errors import UserError
 
 __all__ = [
@@ -36,12 +36,14 @@ __all__ = [
     "write_text",
 ]
 
-NO_SPACE = "make room, then run the command again (a training with --resume True)"
+AGAIN = "then run the command again (a training with --resume auto)"
+NO_SPACE = f"make room, {AGAIN}"
+TOO_LARGE = f"raise the limit of a file's size (ulimit -f) or take another file system (FAT32 ends at 4 GB), {AGAIN}"
 NO_RIGHT = "give a folder that may be written to"
 REMEDIES = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: NO_SPACE,
-    errno.EFBIG: NO_SPACE,
+    errno.EFBIG: TOO_LARGE,
     errno.EROFS: NO_RIGHT,
     errno.EACCES: NO_RIGHT,
     errno.EPERM: NO_RIGHT,
@@ -112,12 +114,12 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def read_table(path: Path, form: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
+def read_table(path: Path, form: Mapping[str, Callable[[str], Any]] | None = None) -> list[dict[str, Any]]:
     """Rows of a CSV file with text values; no rows if the file does not exist.
 
     Args:
         path: the file.
-        form: columns that it must have, with the type that their texts stand for; an empty text stands for any.
+        form: columns that it must have, with what reads their texts: int, float, figure; "*" stands for all others.
 
     Raises:
         UserError: if it cannot be read, or has another form.
@@ -126,17 +128,11 @@ def read_table(path: Path, form: Mapping[str, type] | None = None) -> list[dict[
         return []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): make this table again.") from error
-    for number, row in enumerate(rows, 2):
-        for column, kind in (form or {}).items():
-            try:
-                kind(row[column] or 0)
-            except (KeyError, ValueError) as error:
-                found = f"{column} {row[column]!r}" if column in row else f"the columns {list(row)}"
-                expected = f"{column} of type {kind.__name__}"
-                raise UserError(f"{path} has {found} in line {number}, expected {expected}: make it again.") from error
+    check_rows(rows, columns, form or {}, str(path))
     return rows
 
 
@@ -173,22 +169,37 @@ def check_folder(folder: str | Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(
-            f"{key} is {str(folder)!r}, expected a folder to write to: {write_error(path, error)}"
-        ) from error
+        raise UserError(f"{key} is '{folder}', expected a folder to write to: {write_error(path, error)}") from error
 
 
-def check_output(path: str, key: str, suffix: str) -> None:
-    """Check before any work that a file can be written, and make its folder.
+def check_output(
+    path: str,
+    key: str,
+    suffix: str,
+    beside: Mapping[str, str] | None = None,
+    own: Sequence[str] = (),
+    sources: Sequence[str | Path | None] = (),
+) -> None:
+    """Check before any work that a file can be written and replaces no document of another command; make its folder.
+
+    Args:
+        path: the file.
+        key: the option that names it.
+        suffix: what its name must end in.
+        beside: suffixes of the files that the command writes next to it, with a word that only they hold.
+        own: names of documents that the command may replace.
+        sources: files that the command reads.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot, or would replace one.
     """
     target = Path(path)
     try:
         if target.is_dir() or target.suffix != suffix:
             raise UserError(f"{key} is {path!r}, expected the path of a {suffix} file to write.")
         target.parent.mkdir(parents=True, exist_ok=True)
+        files = {target: ""} | {target.with_suffix(other): word for other, word in (beside or {}).items()}
+        check_unowned(files, f"{key} is {path!r}", own, sources)
     except OSError as error:
         raise UserError(f"{key} {write_error(target, error)}") from error
     check_folder(target.parent, key)

@@ -81,7 +81,7 @@ def make_datalist(
     """
     if mapping and not trained_on:
         raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
-    check_output(output, "output", ".json")
+    check_output(output, "output", ".json", sources=(split, trained_on, mapping))
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
     parts, files = find_parts(dataset_dir, choice, unlabelled)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from scripts.errors import UserError
+from scripts.files import check_folder, replacing
 from scripts.labels import BRATS_2018
 
 __all__ = ["make_phantoms", "draw_patient"]
@@ -42,21 +43,22 @@ def make_phantoms(output_dir: str, cases: int = 16, size: int = 64, seed: int = 
         seed: patient i is drawn from (seed, i), so the first patients do not depend on the number of cases.
 
     Raises:
-        UserError: if cases < 1 or size < 32.
+        UserError: if cases < 1 or size < 32, or the folder cannot be written to or holds one of these patients.
     """
     if cases < 1 or size < 32:
         raise UserError(f"cases is {cases} and size {size}, expected at least 1 case of at least 32 voxels.")
+    check_folder(output_dir, "output_dir")
+    folders = [Path(output_dir, f"phantom_{index:04d}") for index in range(cases)]
+    if there := [folder for folder in folders if folder.exists() and (not folder.is_dir() or any(folder.iterdir()))]:
+        raise UserError(f"output_dir {output_dir} holds {there[0].name} already: remove it, or give another folder.")
     spacing = EXTENT / size
     affine = np.diag([-spacing, -spacing, spacing, 1.0])
     affine[1, 3] = spacing * (size - 1)  # as in BraTS, the axes run to the left, to the back, and up
-    for index in range(cases):
-        name = f"phantom_{index:04d}"
-        folder = Path(output_dir, name)
-        folder.mkdir(parents=True, exist_ok=True)
+    for index, folder in enumerate(folders):
         images, label = draw_patient(np.random.default_rng([seed, index]), size)
-        for sequence, image in images.items():
-            nib.save(nib.Nifti1Image(image, affine), folder / f"{name}_{sequence}.nii.gz")
-        nib.save(nib.Nifti1Image(np.asarray(BRATS_2018, np.uint8)[label], affine), folder / f"{name}_seg.nii.gz")
+        for name, voxels in (images | {"seg": np.asarray(BRATS_2018, np.uint8)[label]}).items():
+            with replacing(folder / f"{folder.name}_{name}.nii.gz") as partial:
+                nib.save(nib.Nifti1Image(voxels, affine), partial)
     print(f"{output_dir}: {cases} phantom patients of {size}³ voxels, {spacing:.2f} mm.")
 
 

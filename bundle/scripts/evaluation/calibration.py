@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from scripts.files import read_table, write_table
 from scripts.labels import REGIONS, TABLE_ORDER
 
-__all__ = ["BINS", "Calibration", "bin_counts", "merge_calibration"]
+__all__ = ["BINS", "Calibration", "bin_counts", "merge_calibration", "read_calibration"]
 
 BINS = 10
 COLUMNS = ("region", "bin", "voxels", "probability", "frequency")
@@ -73,11 +73,16 @@ def bin_row(region: str, index: int, voxels: float, probability: float, true: fl
     return dict(zip(COLUMNS, (region, index, int(voxels), *means)))
 
 
+def read_calibration(path: Path) -> list[dict[str, Any]]:
+    """Rows of a calibration.csv; none if it does not exist. Raises UserError if it has another form."""
+    return read_table(path, dict(zip(COLUMNS, (str, int, int, float, float))))
+
+
 def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """Rows of several calibration.csv as one: voxels are added, the other columns are averaged over voxels."""
     sums: dict[tuple[str, int], np.ndarray] = {}
     for path in paths:
-        for row in read_table(path, dict(zip(COLUMNS, (str, int, int, float, float)))):
+        for row in read_calibration(path):
             voxels, means = int(row["voxels"]), [float(row["probability"]), float(row["frequency"])]
             key = (row["region"], int(row["bin"]))
             sums[key] = sums.get(key, np.zeros(3)) + np.array([1.0, *means]) * voxels

@@ -59,7 +59,7 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
             empty regions.
     """
     if output:
-        check_output(output, "output", ".csv")
+        check_output(output, "output", ".csv", sources=[*run_a.split(","), *run_b.split(",")])
     if picture:
         check_output(picture, "picture", ".png")
     a, b = mean_scores(run_a), mean_scores(run_b)

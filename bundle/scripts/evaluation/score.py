@@ -21,7 +21,7 @@ from scripts.data.checks import Fault, report_faults
 from scripts.errors import UserError
 from scripts.evaluation.metrics import region_metrics
 from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
-from scripts.evaluation.summary import CaseScore, print_table, write_scores
+from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.files import check_output
 from scripts.inference.label_maps import clear_small_et
 from scripts.labels import EMPTY_RULES, REGIONS, TABLE_ORDER
@@ -29,6 +29,8 @@ from scripts.labels import EMPTY_RULES, REGIONS, TABLE_ORDER
 __all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
+
+OWN = [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
 
 
 def score(
@@ -67,6 +69,7 @@ def score(
         )
     if rest := sorted(set(true) - set(predicted)):
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
+    check_same_patients(Path(output), predicted)
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
     score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings)
 
@@ -136,7 +139,7 @@ def score_pairs(
 
 def check_options(output: str, empty_rule: str, et_threshold_ml: float) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
-    check_output(output, "output", ".csv")
+    check_output(output, "output", ".csv", beside={".json": "empty_rule_meaning"}, own=OWN)
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:

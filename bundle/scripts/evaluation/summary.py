@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,22 @@ import numpy as np
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
+from scripts.documents import figure
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.files import format_table, read_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
-__all__ = ["CaseScore", "Estimate", "Scores", "estimate", "print_table", "read_scores", "write_scores"]
+__all__ = [
+    "CaseScore",
+    "Estimate",
+    "Scores",
+    "check_same_patients",
+    "estimate",
+    "print_table",
+    "read_scores",
+    "write_scores",
+]
 
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
@@ -105,6 +115,23 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, et_th
     return table
 
 
+def check_same_patients(path: Path, cases: Collection[str]) -> None:
+    """Check that a metrics.csv in the folder of an evaluation will score its patients.
+
+    Raises:
+        UserError: if it would score other ones.
+    """
+    record = path.parent / "evaluation.json"
+    if not (path.name.startswith("metrics") and record.is_file()):
+        return
+    evaluated = {case["case"] for case in read_json(record, "output", {"cases": [{"case": str}]})["cases"]}
+    if others := sorted(evaluated ^ set(cases)):
+        raise UserError(
+            f"output is '{path}', the scores of an evaluation of other patients ({record}; {', '.join(others[:5])}): "
+            "give another path."
+        )
+
+
 def describe(scores: Scores) -> dict[str, Any]:
     """What the JSON beside a metrics.csv holds."""
     summary = {
@@ -133,8 +160,8 @@ def read_scores(run: str | Path) -> Scores:
         raise UserError(
             f"{path} does not exist: evaluate the run first, or score its label maps (python -m scripts score)."
         )
-    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, float)})
-    values = {(row["case"], row["region"]): {name: float(row[name] or "nan") for name in COLUMNS} for row in rows}
+    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, figure)})
+    values = {(row["case"], row["region"]): {name: figure(row[name]) for name in COLUMNS} for row in rows}
     if not rows or len(values) < len(rows) or values.keys() != {(case, r) for case, _ in values for r in TABLE_ORDER}:
         expected = f"each case once with each of {', '.join(TABLE_ORDER)}"
         raise UserError(

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resample, resize_label
@@ -169,16 +170,23 @@ class DistillationLoss(nn.Module):
     Shapes: DistillationOutput, label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
     Raises:
+        UserError: for a term that is no Term.
         ValueError: in forward, if the networks have an output at a lower resolution that no term uses.
     """
 
     def __init__(
         self,
-        terms: Mapping[str, nn.Module | None],
+        terms: Mapping[str, Term | None],
         distilling: bool = False,
         gather: Callable[[Any], list[Any]] | None = None,
     ) -> None:
         super().__init__()
+        for name, term in terms.items():
+            if term is not None and not isinstance(term, Term):
+                raise UserError(
+                    f"loss::terms::{name} is a {type(term).__module__}.{type(term).__qualname__}, expected a class of "
+                    f"{Term.__module__}.Term (docs/extend.md says how to write one), or null."
+                )
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
         self.distilling = distilling
         self.gather = gather or (lambda mine: [mine])

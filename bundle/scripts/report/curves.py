@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts.errors import UserError
-from scripts.files import check_output, named_runs, read_table, replacing
+from scripts.files import check_output, named_runs, replacing
 from scripts.labels import SERIES_COLOURS
+from scripts.training.history import read_history
 
 __all__ = ["PANELS", "columns_of", "draw_curves", "draw_panel"]
 
@@ -54,7 +55,7 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
         raise UserError("give either --run DIR, or --runs NAME=DIR,NAME=DIR to see several side by side.")
     check_output(picture, "picture", ".png")
     if runs is None:
-        rows = read_history(Path(str(run)))
+        rows = history_of(Path(str(run)))
         panels = [(title, columns_of(rows, prefix)) for title, prefix in PANELS]
     else:
         folders = named_runs(runs)
@@ -76,9 +77,9 @@ def columns_of(rows: Sequence[Mapping[str, str]], prefix: str) -> list[str]:
     return [name for name in rows[0] if name.startswith(prefix) and any(row.get(name) for row in rows)]
 
 
-def read_history(folder: Path) -> list[dict[str, str]]:
+def history_of(folder: Path) -> list[dict[str, str]]:
     """The rows of history.csv in a training's folder. Raises UserError if there are none."""
-    rows = read_table(folder / "history.csv")
+    rows = read_history(folder / "history.csv")
     if not rows:
         raise UserError(f"{folder / 'history.csv'} does not exist or is empty: give the output_dir of a training.")
     return rows
@@ -91,7 +92,7 @@ def mean_history(pattern: str) -> list[dict[str, str]]:
         UserError: if a run has no history, or the runs have different numbers of epochs.
     """
     folders = [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir()]
-    histories = [read_history(folder) for folder in folders or [Path(pattern)]]
+    histories = [history_of(folder) for folder in folders or [Path(pattern)]]
     lengths = sorted({len(rows) for rows in histories})
     if len(lengths) > 1:
         raise UserError(f"the runs of {pattern} have {lengths} epochs: give runs of the same length.")

@@ -11,6 +11,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
+from scripts.errors import UserError
 from scripts.evaluation.pairs import to_classes
 from scripts.labels import REGIONS, TABLE_ORDER
 
@@ -18,8 +19,15 @@ __all__ = ["read_classes", "read_image", "region_volumes"]
 
 
 def read_image(path: Path, channel: int | None = None) -> np.ndarray:
-    """Voxels (H, W, D) of a file, or of one channel of a 4-D file, by default the first."""
-    voxels = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+    """Voxels (H, W, D) of a file, or of one channel of a 4-D file, by default the first.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        voxels = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
+    except Exception as error:  # nibabel, gzip and zlib fail in many ways
+        raise UserError(f"{path} is unreadable or truncated ({error}): copy or predict it again.") from error
     return voxels[..., channel or 0] if voxels.ndim == 4 else voxels
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import UserError
+from scripts.evaluation.calibration import read_calibration
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores
-from scripts.files import check_output, read_table, write_json, write_table, write_text
+from scripts.files import check_output, write_json, write_table, write_text
 from scripts.labels import TABLE_ORDER
 from scripts.report.figures import calibration_error, calibration_figure, distribution_figures, history_figures
 from scripts.report.images import region_volumes
@@ -29,8 +30,11 @@ from scripts.report.page import (
     summary_section,
 )
 from scripts.report.run_folder import STAGES, cases_of_run, read_record, run_record, scores_of
+from scripts.training.history import read_history
 
 __all__ = ["report"]
+
+OWN = ("report.html", "report.csv", "report.json")
 
 
 def report(run: str, training: str | None = None, output: str | None = None) -> None:
@@ -46,24 +50,23 @@ def report(run: str, training: str | None = None, output: str | None = None) -> 
     """
     folder, history = Path(run), Path(training or run)
     target = Path(output) if output else folder / "report.html"
-    if output:
-        check_output(output, "output", ".html")
     if training and not (history / "history.csv").is_file():
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
     records = {"training": read_record(history / "training.json")}
     records |= {stage: read_record(folder / f"{stage}.json") for stage in STAGES}
     record = run_record(folder)
     cases, class_of = cases_of_run(run, record), class_of_value(record.get("label_values"))
-    tables = scores_of(folder, cases)
+    check_output(str(target), "output", ".html", beside={".csv": "WT_ml", ".json": "calibration_error"}, own=OWN)
+    tables = scores_of(folder, cases, record)
     rows = score_rows(tables[0]) if tables else region_volumes(cases.values(), class_of)
     shown = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
     drawn = tqdm(shown.values(), desc="Drawing patients", disable=None)
     mosaics = {case: mosaic_of(cases[case], class_of) for case in drawn}
-    calibration = read_table(folder / "calibration.csv") if tables else []
+    calibration = read_calibration(folder / "calibration.csv") if tables else []
     sections = [
         *score_sections(tables, calibration, {title: (case, mosaics[case]) for title, case in shown.items()}),
         patient_section(rows),
-        *history_sections(read_table(history / "history.csv")),
+        *history_sections(read_history(history / "history.csv")),
         provenance_section(records),
     ]
     title = f"{'Evaluation' if tables else 'Label maps'}: {folder.resolve().name}"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
+from scripts.documents import figure
 from scripts.files import read_table, write_table
 from scripts.labels import REGION_NAMES
 
-__all__ = ["History", "RegionDice"]
+__all__ = ["History", "RegionDice", "read_history"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Rows of a history.csv; none if it does not exist. Raises UserError if a row is broken."""
+    return read_table(path, {"epoch": int, "*": figure})
 
 
 class RegionDice:
@@ -34,7 +43,8 @@ class RegionDice:
 class History:
     """Writes one row an epoch to ``history.csv``: learning rates, loss terms, teachers' weights and Dice, validation.
 
-    The file is replaced after every epoch. A resumed run keeps the rows of earlier epochs.
+    The file is replaced after every epoch. A resumed run keeps the rows of earlier epochs; a broken row stops it before
+    its first epoch, and a warning names epochs that have none.
     """
 
     def __init__(self, output_dir: str, evaluator: Engine) -> None:
@@ -43,19 +53,25 @@ class History:
         self.rows: list[dict[str, Any]] | None = None
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.read_earlier)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def rows_before(self, epoch: int) -> list[dict[str, Any]]:
-        """Rows of the file before an epoch."""
-        return [row for row in read_table(self.path, {"epoch": int}) if int(row["epoch"]) < epoch]
+    def read_earlier(self, engine: Engine) -> None:
+        """Read the rows before the first epoch of this process."""
+        if self.rows is not None:
+            return
+        epoch = engine.state.epoch
+        self.rows = [row for row in read_history(self.path) if int(row["epoch"]) < epoch]
+        if lacking := sorted(set(range(1, epoch)) - {int(row["epoch"]) for row in self.rows}):
+            epochs = ", ".join(map(str, lacking[:10])) + (f" and {len(lacking) - 10} more" if lacking[10:] else "")
+            logger.warning(f"{self.path} has no row of epoch {epochs}, which this run has done: curves lack them.")
 
     def __call__(self, engine: Engine) -> None:
-        if self.rows is None:
-            self.rows = self.rows_before(engine.state.epoch)
+        self.read_earlier(engine)
         row = {"epoch": engine.state.epoch}
         row |= {f"lr/{group['name']}": group["lr"] for group in engine.optimizer.param_groups}
         row |= engine.state.metrics
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
-        self.rows.append(row)
+        self.rows = [*(self.rows or ()), row]
         write_table(self.path, self.rows)
