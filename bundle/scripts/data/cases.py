@@ -58,9 +58,10 @@ def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[
     if len(families) > 1:
         examples = " and ".join(f"{family} ({case.name})" for family, case in families.items())
         raise UserError(f"dataset_dir {root} mixes {examples}: make a folder of each.")
-    patients = choice.patients_of([case.name for case in cases])
-    for case in cases:
-        case.patient = patients[case.name]
+    if choice.patient:
+        patients = choice.patients_of({case.name: "/".join(filter(None, (case.group, case.name))) for case in cases})
+        for case in cases:
+            case.patient = patients[case.name]
     return sorted(cases, key=lambda case: case.name), files
 
 
@@ -111,7 +112,7 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
         images = named_images(root, read_names(root, files, choice), sequence, files)
     files.report(root)
     if choice.patient:
-        patients = choice.patients_of([image["case"] for image in images])
+        patients = choice.patients_of({image["case"]: place(image, root) for image in images})
         images = [image | {"patient": patients[image["case"]]} for image in images]
     return images
 
@@ -155,6 +156,12 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
             )
         images[case] = {"image": str(file), "case": case}
     return list(images.values())
+
+
+def place(image: dict[str, Any], root: Path) -> str:
+    """Where the case of an image lies: its name below its folder, which may bear the name itself."""
+    parts = Path(image["image"]).relative_to(root).parts[:-1]
+    return "/".join([*parts[: -1 if parts and parts[-1] == image["case"] else None], image["case"]])
 
 
 def check_clear(plain: list[Path], sequence: str) -> None:

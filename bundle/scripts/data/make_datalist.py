@@ -18,7 +18,7 @@ from scripts.data.checks import CaseReport, Fault, check_case, check_cases, repo
 from scripts.data.datalist import set_aside, warn_of_absent_classes
 from scripts.data.datalist_summary import summary
 from scripts.data.folder_files import FolderFiles
-from scripts.data.folds import HELD_OUT, choose_folds, read_split
+from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parted_patients
 from scripts.data.schemes import endings_text, read_name
 from scripts.data.seen_patients import duplicates, find_overlap
 from scripts.errors import UserError
@@ -89,6 +89,7 @@ def make_datalist(
     split_folds = read_split(split, parts["labelled"]) if split else {}
     labelled = [case for case in parts["labelled"] if case.name in split_folds or not split]
     cases = [*labelled, *parts["training"], *parts["testing"]]
+    warn_of_parted_patients(cases)
     reports = check_files(cases, required, CheckedFiles(output, dataset_dir))
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
