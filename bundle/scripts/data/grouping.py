@@ -110,8 +110,8 @@ def check_one_name(folder: Path, groups: dict[str, dict[str, Path]]) -> None:
 
     BraTS 2020 itself has one such file, which stays the label of its folder's case.
     """
-    own = groups.get(folder.name)
-    for stem in [stem for stem in groups if own is not None and stem != folder.name]:
+    own = groups.get(folder.name, {})
+    for stem in [stem for stem in groups if own and stem != folder.name]:
         if MISNAMED.get(folder.name) == stem:
             own |= {role: path for role, path in groups.pop(stem).items() if role not in own}
         elif len(groups[stem]) == 1 and not set(groups[stem]) & set(own):
