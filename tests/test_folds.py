@@ -98,3 +98,10 @@ def test_a_few_cases_in_one_of_several_folders_are_warned_of(caplog):
 def test_names_that_tell_the_patient_are_not_warned_of(names, caplog):
     warn_of_parted_patients(patients(*names))
     assert not caplog.messages
+
+
+def test_a_datalist_is_no_split(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": [{"case": "a", "fold": 0}], "validation": []}))
+    with pytest.raises(UserError, match=r"split .*list\.json.*training.*case names"):
+        read_split(str(path), patients("a"))

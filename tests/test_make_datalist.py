@@ -295,3 +295,11 @@ def test_copies_under_two_names_are_one_patient(cohort, caplog):
     assert entries["phantom_0004"]["patient"] == entries["phantom_0000"]["patient"]
     assert entries["phantom_0004"]["fold"] == entries["phantom_0000"]["fold"]
     assert "phantom_0000 and phantom_0004" in caplog.text
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), None])
+def test_a_label_whose_header_was_lost_needs_that_of_its_image(cohort, affine):
+    path = scan(cohort, 2, "seg")
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine), path)
+    with pytest.raises(UserError, match=r"phantom_0002_seg\.nii\.gz .*copy that file's header"):
+        make(cohort)

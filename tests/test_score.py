@@ -292,3 +292,9 @@ def test_files_that_score_leaves_out_are_named(tmp_path, truth, caplog):
     save(tmp_path / "pred", "A_mask.nii.gz", truth)
     score(str(tmp_path / "pred"), str(tmp_path / "truth"), str(tmp_path / "m.csv"))
     assert "A_seg_rater2.nii.gz" in caplog.text and "A_mask.nii.gz" in caplog.text
+
+
+def test_label_values_that_are_given_and_do_not_fit_are_said_to_be_given(folders, truth):
+    with pytest.raises(UserError, match=r"unknown label values \[3\]") as error:
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), label_values="brats2018")
+    assert "by the label values given" in str(error.value)

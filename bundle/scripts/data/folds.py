@@ -27,7 +27,13 @@ def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
     Raises:
         UserError: if the file has no such lists, or a case is in both or not among ``cases``.
     """
-    split = read_json(path, "split", {"training?": [str], "validation?": [str]})
+    split = read_json(path, "split", {"training?": list, "validation?": list})
+    for key in ("training", "validation"):
+        if strange := [item for item in split.get(key, []) if not isinstance(item, str)]:
+            raise UserError(
+                f"split {path}: {key} holds {str(strange[0])[:60]}, expected case names alone, not the entries of a "
+                'datalist: {"training": ["NAME", ...], "validation": [...]}.'
+            )
     if not {"training", "validation"} <= set(split):
         raise UserError(
             f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."

@@ -54,8 +54,11 @@ class Meaning:
         """Network classes. Raises ValueError (file, fault, remedy) for values without a meaning, or with two."""
         values = set(np.unique(voxels).tolist())
         if unknown := sorted(values - set(self.class_of)):
-            known = f"expected {sorted(self.class_of)}"
-            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: pass --{self.key} ({NAMES})")
+            known = f"expected {sorted(self.class_of)}{', by the label values given' if self.told else ''}"
+            remedy = (
+                f"{'for this side, ' if self.told else ''}pass {'other ' if self.told else ''}--{self.key} ({NAMES})"
+            )
+            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: {remedy}")
         if not self.told:
             self.enhancing |= dict.fromkeys(values & {3, 4}, path)
             modern = self.key == "truth_values" and NAME_2023.search(f"{path.parent.name}/{path.name}")
