@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts.data.cases import Case
-from scripts.data.folds import HELD_OUT, assign_folds, choose_folds, read_split
+from scripts.data.folds import HELD_OUT, assign_folds, choose_folds, read_split, warn_of_parted_patients
 from scripts.errors import UserError
 
 
@@ -60,3 +60,48 @@ def test_a_split_that_does_not_fit_is_named(tmp_path, split, named):
     (tmp_path / "split.json").write_text(json.dumps(split))
     with pytest.raises(UserError, match=named):
         read_split(str(tmp_path / "split.json"), patients("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("P01_V1", "P01_V2", "P02_V1"),
+        ("P01.a", "P01.b", "P02.a"),
+        ("P01a", "P01b", "P02a"),
+        ("P01_scan_one", "P01_mri_two", "P02_x"),
+    ],
+)
+def test_names_that_seem_to_be_of_one_patient_are_warned_of(names, caplog):
+    warn_of_parted_patients(patients(*names))
+    (message,) = caplog.messages
+    assert f"{names[0]} and {names[1]}" in message and "--patient" in message
+
+
+def test_a_few_cases_in_one_of_several_folders_are_warned_of(caplog):
+    warn_of_parted_patients([Case("A", group="P1"), Case("B", group="P1"), Case("C", group="P2")])
+    assert "A and B" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"phantom_{i:04d}" for i in range(6)],
+        [f"BRATS_{i:03d}" for i in range(20)],
+        ["Brats18_CBICA_AAB_1", "Brats18_CBICA_AAP_1", "Brats18_TCIA09_141_1"],
+        ["BraTS20_Training_001", "BraTS20_Training_002", "BraTS2021_00001"],
+        ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-MET-00002-000"],
+        ["UPENN-GBM-00001_11", "UPENN-GBM-00001_21", "UPENN-GBM-00002_11"],
+        ["UCSF-PDGM-0004", "UCSF-PDGM-0004_FU003d", "UCSF-PDGM-0005"],
+        ["P01_ses-1", "P01_ses-2", "P02_ses-1"],
+    ],
+)
+def test_names_that_tell_the_patient_are_not_warned_of(names, caplog):
+    warn_of_parted_patients(patients(*names))
+    assert not caplog.messages
+
+
+def test_a_datalist_is_no_split(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": [{"case": "a", "fold": 0}], "validation": []}))
+    with pytest.raises(UserError, match=r"split .*list\.json.*training.*case names"):
+        read_split(str(path), patients("a"))

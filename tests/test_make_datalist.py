@@ -190,7 +190,9 @@ def test_an_unlabelled_examination_is_in_the_fold_of_its_patient(cohort):
             path.rename(target)
         (cohort / "data" / f"phantom_{case:04d}").rmdir()
     (cohort / "data" / "patient_2" / "patient_2_seg.nii.gz").unlink()
-    entries = {entry["case"]: entry for entry in make(cohort, patient="(patient)_.", folds=2)["training"]}
+    entries = {
+        entry["case"]: entry for entry in make(cohort, patient="(patient|phantom_.*?)(?:_[12])?", folds=2)["training"]
+    }
     assert "label" not in entries["patient_2"]
     assert entries["patient_2"]["fold"] == entries["patient_1"]["fold"]
 
@@ -253,3 +255,51 @@ def test_folds_are_dealt_after_faulty_cases_are_left_out(cohort):
         scan(cohort, index, "t2").unlink()
     entries = make(cohort, folds=2, strict=False, sequences=SEQUENCES)["training"]
     assert {entry["fold"] for entry in entries} == {0, 1} and len(entries) == 2
+
+
+def test_label_values_say_what_the_labels_mean(cohort):
+    for case in range(6):
+        path = scan(cohort, case, "seg")
+        rewrite(path, lambda label: np.select([label == 1, label == 2, label == 4], [2, 1, 3], 0), np.uint8)
+    for name in ("msd", "nnunet", [0, 2, 1, 3]):
+        make(cohort, label_values=name)
+        assert label_values(str(cohort / "new.json")) == [0, 2, 1, 3]
+    for name in ("brats2024", "brats", [0, 1]):
+        with pytest.raises(UserError, match="label_values is "):
+            make(cohort, label_values=name)
+    with pytest.raises(UserError, match=r"unknown.*3"):
+        make(cohort, label_values="brats2018")
+
+
+def test_every_file_that_is_not_used_is_named_with_its_reason(cohort, capsys):
+    folder = cohort / "data" / "phantom_0001"
+    for name in ("phantom_0001_seg_v2.nii.gz", "phantom_0001_t1ce (1).nii.gz", "phantom_0001_mask.nii.gz"):
+        (folder / name).write_bytes(b"")
+    (folder / "notes.txt").write_text("")
+    (cohort / "data" / "phantom_0009_t1ce.nii.gz").mkdir()
+    make(cohort)
+    said = capsys.readouterr().out
+    for name in [*(path.name for path in folder.iterdir() if not re.search("(flair|t1|t1ce|t2|seg).nii", path.name))]:
+        assert f"phantom_0001/{name}" in said
+    assert "phantom_0001_seg_v2" in said and "phantom_0009_t1ce.nii.gz" in said
+    for index in range(60):
+        (folder / f"odd{index}.nii.gz").write_bytes(b"")
+    make(cohort)
+    assert "and 12 more" in capsys.readouterr().out
+
+
+def test_copies_under_two_names_are_one_patient(cohort, caplog):
+    for role in (*SEQUENCES, "seg"):
+        scan(cohort, 4, role).write_bytes(scan(cohort, 0, role).read_bytes())
+    entries = {entry["case"]: entry for entry in make(cohort, folds=5)["training"]}
+    assert entries["phantom_0004"]["patient"] == entries["phantom_0000"]["patient"]
+    assert entries["phantom_0004"]["fold"] == entries["phantom_0000"]["fold"]
+    assert "phantom_0000 and phantom_0004" in caplog.text
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), None])
+def test_a_label_whose_header_was_lost_needs_that_of_its_image(cohort, affine):
+    path = scan(cohort, 2, "seg")
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine), path)
+    with pytest.raises(UserError, match=r"phantom_0002_seg\.nii\.gz .*copy that file's header"):
+        make(cohort)

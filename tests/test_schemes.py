@@ -330,6 +330,53 @@ def test_patterns_name_files_and_patients_alike_for_datalist_and_prediction(tmp_
     ]
 
 
+NESTED = ["Patient-003/Preop", "Patient-003/Odd", "P4/2020-05-03", "P4/03-04-2021", "P5/Post_op"]
+
+
+@pytest.mark.parametrize(
+    "folders, patients",
+    [
+        (NESTED, {folder.replace("/", "_"): folder.split("/")[0] for folder in NESTED}),
+        (["P1/a", "P1/b", "P2/a"], {"P1_a": "P1", "P1_b": "P1", "P2_a": "P2"}),
+        (["x/P1/mri", "x/P2/mri"], {"P1_mri": "P1", "P2_mri": "P2"}),
+        (
+            ["P1/day1/mri", "P1/day2/mri", "P2/day1/mri"],
+            {"P1_day1_mri": "P1", "P1_day2_mri": "P1", "P2_day1_mri": "P2"},
+        ),
+        (["HGG/A", "LGG/B"], {"A": "A", "B": "B"}),
+    ],
+)
+def test_a_folder_above_is_the_patient_where_the_folders_below_do_not_name_one(tmp_path, folders, patients):
+    fill(tmp_path, *(f"{folder}/{e}.nii" for folder in folders for e in ("t1ce", "seg")))
+    cases = find_cases(tmp_path)
+    assert {case.name: case.patient for case in cases} == patients
+    assert all(set(case.files) == {"t1ce", "label"} for case in cases)
+    if folders != ["HGG/A", "LGG/B"]:
+        assert {case.group for case in cases} == {"x" if folders[0].startswith("x") else ""}
+
+
+def test_folders_of_one_name_in_large_groups_are_not_examinations(tmp_path):
+    fill(tmp_path, *(f"{group}/{i}/t1ce.nii" for group in ("HGG", "LGG") for i in range(7)))
+    with pytest.raises(UserError, match="HGG/.*LGG/"):
+        find_cases(tmp_path)
+
+
+def test_a_label_of_another_name_is_taken_only_where_a_public_data_set_has_it(tmp_path):
+    fill(tmp_path, "P0/P0_t1ce.nii", "P0/P7_seg.nii")
+    with pytest.raises(UserError, match=r"P7_seg\.nii .*P0"):
+        find_cases(tmp_path)
+
+
+def test_a_patient_pattern_must_fit_every_case_and_may_be_of_the_path(tmp_path):
+    fill(tmp_path, "P1/A_t1ce.nii", "P1/B_t1ce.nii", "P2/C_t1ce.nii", "P2/D_t1ce.nii")
+    with pytest.raises(UserError, match=r"patient is '\(A\|B\)'.* C, D\b"):
+        find_cases(tmp_path, Choice(patient="(A|B)"))
+    choice = Choice(patient="(.*)/.*")
+    expected = {"A": "P1", "B": "P1", "C": "P2", "D": "P2"}
+    assert {case.name: case.patient for case in find_cases(tmp_path, choice)} == expected
+    assert {image["case"]: image["patient"] for image in find_images(tmp_path, choice=choice)} == expected
+
+
 def test_a_pattern_with_a_folder_names_cases_by_folder(tmp_path):
     fill(tmp_path, *(f"P{i}/{e}.nii" for i in (1, 2) for e in ("post", "roi")))
     cases = find_cases(tmp_path, Choice({"t1ce": "*/post.nii", "label": "roi.nii"}))

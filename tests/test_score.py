@@ -273,3 +273,28 @@ def test_a_threshold_that_equals_the_volume_up_to_rounding_clears_nothing(folder
     millilitres = int((truth == 4).sum()) / 1000
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), et_threshold_ml=millilitres)
     assert read(folders / "m.csv") == read(folders / "m_et_cleared.csv")
+
+
+@pytest.mark.parametrize("side", ["pred", "truth"])
+def test_two_files_that_may_be_the_label_map_of_a_case_are_both_named(tmp_path, truth, side):
+    for folder in ("pred", "truth"):
+        save(tmp_path / folder, "A_seg.nii.gz", truth)
+    save(tmp_path / side, "A.nii.gz", np.where(truth == 4, 1, truth))
+    with pytest.raises(UserError, match=rf"{side}: .*A\.nii\.gz and .*A_seg\.nii\.gz "):
+        score(str(tmp_path / "pred"), str(tmp_path / "truth"), str(tmp_path / "m.csv"))
+    assert not (tmp_path / "m.csv").exists()
+
+
+def test_files_that_score_leaves_out_are_named(tmp_path, truth, caplog):
+    for folder in ("pred", "truth"):
+        save(tmp_path / folder, "A_seg.nii.gz", truth)
+    save(tmp_path / "truth", "A_seg_rater2.nii.gz", truth)
+    save(tmp_path / "pred", "A_mask.nii.gz", truth)
+    score(str(tmp_path / "pred"), str(tmp_path / "truth"), str(tmp_path / "m.csv"))
+    assert "A_seg_rater2.nii.gz" in caplog.text and "A_mask.nii.gz" in caplog.text
+
+
+def test_label_values_that_are_given_and_do_not_fit_are_said_to_be_given(folders, truth):
+    with pytest.raises(UserError, match=r"unknown label values \[3\]") as error:
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), label_values="brats2018")
+    assert "by the label values given" in str(error.value)

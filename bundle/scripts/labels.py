@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from scripts.errors import UserError
+
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
 SEQUENCE_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 
@@ -20,6 +24,7 @@ LABEL_VALUES = {
     **{"brats2024": {0: 0, 1: 1, 2: 2, 3: 3, 4: 0}},
     **{"msd": dict(zip(MSD, range(4))), "nnunet": dict(zip(MSD, range(4)))},
 }
+BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # where no edition is named: those before 2023 hold 4, later ones 3
 
 # Regions in the channel order of MONAI's ConvertToMultiChannelBasedOnBratsClassesd, as (name, network classes).
 REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
@@ -51,3 +56,22 @@ EMPTY_RULES = {
 SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # lines and groups of a figure
 CLASS_COLOURS = {1: "#0072B2", 2: "#E69F00", 3: "#CC79A7"}  # by network class
 ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, false tumour, tumour of another class
+
+
+def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_values") -> Mapping[int, int]:
+    """Network class of each value on disk, from an edition's name or the list of all values; by default of any BraTS.
+
+    Raises:
+        UserError: for another name or list; the message begins with the key.
+    """
+    if label_values is None:
+        return BRATS_VALUES
+    if isinstance(label_values, str) and label_values in LABEL_VALUES:
+        return LABEL_VALUES[label_values]
+    values = list(label_values) if isinstance(label_values, (list, tuple)) else []
+    if not len(set(values)) == len(values) == len(CLASSES) or not all(isinstance(value, int) for value in values):
+        raise UserError(
+            f"{key} is {label_values!r}, expected one of {sorted(LABEL_VALUES)}, or four numbers, the values of "
+            f'{", ".join(CLASSES)}, such as "[0,1,2,3]".'
+        )
+    return {value: index for index, value in enumerate(values)}

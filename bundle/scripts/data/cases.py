@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from scripts.data.case import Case
 from scripts.data.choice import Choice
 from scripts.data.folder_files import FolderFiles, list_files
 from scripts.data.grouping import Named, build_cases
+from scripts.data.map_files import case_of, find_label_maps, label_map, maps_of
 from scripts.data.schemes import endings_text, is_volume, read_name, strip_suffix
 from scripts.data.task_folders import CHANNEL, find_task, read_task
 from scripts.errors import UserError
-from scripts.labels import ENDINGS, MAP_ENDINGS
+from scripts.labels import ENDINGS
 
 __all__ = [
     "Case",
@@ -58,9 +58,10 @@ def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[
     if len(families) > 1:
         examples = " and ".join(f"{family} ({case.name})" for family, case in families.items())
         raise UserError(f"dataset_dir {root} mixes {examples}: make a folder of each.")
-    patients = choice.patients_of([case.name for case in cases])
-    for case in cases:
-        case.patient = patients[case.name]
+    if choice.patient:
+        patients = choice.patients_of({case.name: "/".join(filter(None, (case.group, case.name))) for case in cases})
+        for case in cases:
+            case.patient = patients[case.name]
     return sorted(cases, key=lambda case: case.name), files
 
 
@@ -111,7 +112,7 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
         images = named_images(root, read_names(root, files, choice), sequence, files)
     files.report(root)
     if choice.patient:
-        patients = choice.patients_of([image["case"] for image in images])
+        patients = choice.patients_of({image["case"]: place(image, root) for image in images})
         images = [image | {"patient": patients[image["case"]]} for image in images]
     return images
 
@@ -157,6 +158,12 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     return list(images.values())
 
 
+def place(image: dict[str, Any], root: Path) -> str:
+    """Where the case of an image lies: its name below its folder, which may bear the name itself."""
+    parts = Path(image["image"]).relative_to(root).parts[:-1]
+    return "/".join([*parts[: -1 if parts and parts[-1] == image["case"] else None], image["case"]])
+
+
 def check_clear(plain: list[Path], sequence: str) -> None:
     """Raises UserError if files without a known ending seem to be several of one patient, or of another sequence."""
     stems = {strip_suffix(file): file for file in plain}
@@ -183,61 +190,3 @@ def heads(stem: str) -> list[str]:
     """The beginnings of a name that it continues by a word: P0 of P0_bet, but not of P0_1."""
     cuts = [match.start() for match in re.finditer("[_-]", stem)]
     return [stem[:cut] for cut in cuts if re.search("[A-Za-z]", stem[cut:])]
-
-
-def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
-    """Label maps by case, sorted: data sets, or a folder of NIfTI files named after their case.
-
-    If any file is named as a label (NAME_seg.nii.gz), only such files are taken. Otherwise all files are taken except
-    sequences.
-
-    Args:
-        path: the folder.
-        key: the option that named it, for messages.
-
-    Raises:
-        UserError: if there is no such folder, no label map in it, or two label maps of one case.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
-    files = list_files(root)
-    files.check(f"{key} {root}")
-    names = {file: read_name(file) for file in files.volumes}
-    known = {file: name for file, name in names.items() if name.role not in ("", "other")}
-    named = [(case.name, case.files["label"]) for case in build_cases(known, root) if "label" in case.files]
-    plain = [
-        (strip_suffix(file), file)
-        for file in files.volumes
-        if file not in known and names[file].ending not in MAP_ENDINGS
-    ]
-    maps: dict[str, Path] = {}
-    for case, file in sorted(named or plain):
-        if case in maps:
-            raise UserError(
-                f"{key}: {maps[case]} and {file} are both of case {case}: keep one, and name files after their case."
-            )
-        maps[case] = file
-    if not maps:
-        raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
-    return maps
-
-
-def case_of(path: str | Path) -> str:
-    """The case of an image: its file name without suffix and without the sequence, if it names one."""
-    name = read_name(Path(path))
-    return name.case if name.role not in ("", "other") else strip_suffix(Path(path))
-
-
-def label_map(output_dir: str, image: str | Sequence[str], case: str | None = None) -> Path:
-    """Path where SaveImaged puts the label map of an image. The first of several (channels) gives the name."""
-    return maps_of(output_dir, image, case)[0]
-
-
-def maps_of(output_dir: str, image: str | Sequence[str], case: str | None = None) -> list[Path]:
-    """Paths of all files that inference writes for an image: the label map and the maps of uncertainty.
-
-    They are named after the case; without one, after the image.
-    """
-    case = case or case_of(image if isinstance(image, str) else image[0])
-    return [Path(output_dir, f"{case}_{ending}.nii.gz") for ending in ("seg", *MAP_ENDINGS)]

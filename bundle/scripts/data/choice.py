@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.data.schemes import CHOSEN, PLAIN, Name, patient_of, read_name
+from scripts.data.schemes import CHOSEN, PLAIN, Name, read_name
 from scripts.errors import UserError
 
 __all__ = ["Choice"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +19,8 @@ class Choice:
 
     A glob with a slash is of the path below the folder, else of the file's name. The case is the part of the name from
     the first to the last wildcard, or the name of the folder if there is none.
+
+    A regular expression with a slash is of the path of the case below the folder, such as "(.*)/scan_.*".
     """
 
     globs: Mapping[str, str | None] = field(default_factory=dict)
@@ -48,21 +47,25 @@ class Choice:
             return Name(case, role, ending, scheme, path.absolute().parent)
         return None
 
-    def patients_of(self, cases: Iterable[str]) -> dict[str, str]:
-        """Patient by case: by the regular expression where one is given, else by the table.
+    def patients_of(self, places: Mapping[str, str]) -> dict[str, str]:
+        """Patient by case, as the regular expression says; one with a slash is of the case's path.
 
-        A case that the expression does not fit is a patient of its own. Raises UserError if it fits none.
+        Args:
+            places: path below the data set's folder, by case.
+
+        Raises:
+            UserError: if it does not fit a case.
         """
-        cases = list(cases)
-        if not self.patient:
-            return {case: patient_of(case) for case in cases}
-        found = {case: match[1] for case in cases if (match := re.fullmatch(self.patient, case)) and match[1]}
-        if cases and not found:
-            raise UserError(f"patient is {self.patient!r}, which fits no case, such as {cases[0]}.")
-        if rest := [case for case in cases if case not in found]:
-            shown = ", ".join(rest[:5]) + (", ..." if len(rest) > 5 else "")
-            logger.warning(f"patient {self.patient!r} does not fit {shown}: each counts as a patient of its own.")
-        return {case: found.get(case, case) for case in cases}
+        texts = {case: path if "/" in str(self.patient) else case for case, path in places.items()}
+        found = {case: match[1] for case, text in texts.items() if (match := re.fullmatch(str(self.patient), text))}
+        if rest := [text for case, text in texts.items() if not found.get(case)]:
+            shown = ", ".join(rest[:10]) + (f" and {len(rest) - 10} more" if len(rest) > 10 else "")
+            fits = "fits no case, such as" if len(rest) == len(texts) else "does not fit"
+            raise UserError(
+                f"patient is {self.patient!r}, which {fits} {shown}: it must fit the whole name of every case, and its "
+                "group must not be empty."
+            )
+        return found
 
 
 def match_glob(glob: str, path: Path, root: Path) -> str:

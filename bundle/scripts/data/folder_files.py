@@ -15,6 +15,8 @@ __all__ = ["FolderFiles", "list_files"]
 
 logger = logging.getLogger(__name__)
 
+MOST = 50  # names of files in a line
+
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file whose own content was not fetched
 IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".npy", ".npz", ".h5")
 
@@ -39,11 +41,18 @@ class FolderFiles:
 
     def report(self, root: Path) -> None:
         """Log what is left out and why; files of another sequence, labels and texts are no surprise."""
-        for reason, paths in self.grouped().items():
-            names = ", ".join(str(path.relative_to(root)) for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
+        for reason, line in self.lines(root).items():
             expected = reason.startswith("is ") or reason in ("no NIfTI file", "map of an inference")
-            log = logger.info if expected else logger.warning
-            log(f"Left out {len(paths)} file(s) ({reason}): {names}")
+            (logger.info if expected else logger.warning)(line)
+
+    def lines(self, root: Path) -> dict[str, str]:
+        """The names of what is left out, by reason."""
+        lines = {}
+        for reason, paths in self.grouped().items():
+            names = ", ".join(str(path.relative_to(root)) for path in paths[:MOST])
+            more = f" and {len(paths) - MOST} more" if len(paths) > MOST else ""
+            lines[reason] = f"Left out {len(paths)} file(s) ({reason}): {names}{more}"
+        return lines
 
     def check(self, key: str) -> None:
         """Raises UserError if anything below the folder that ``key`` names cannot be read."""
@@ -67,6 +76,8 @@ def list_files(root: Path) -> FolderFiles:
                 files.leave_out(Path(folder, name), "links to a folder above")
                 folders.remove(name)
         folders[:] = sorted(name for name in folders if name[0] != ".")
+        if is_volume(Path(folder)) and not any(map(is_volume, map(Path, names))) and Path(folder) != root:
+            files.leave_out(Path(folder), "a folder that is named as a NIfTI file and holds none")
         for name in sorted(name for name in names if name[0] != "."):
             add_file(files, Path(folder, name))
     files.volumes.sort()
@@ -85,6 +96,8 @@ def add_file(files: FolderFiles, path: Path) -> None:
         files.broken.append((path, "holds a pointer, its content was not fetched (git annex get, git lfs pull)"))
     elif path.is_file():
         files.volumes.append(path)
+    else:
+        files.leave_out(path, "neither a file nor a folder")
 
 
 def is_pointer(path: Path) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from scripts.data.cases import Case
+from scripts.data.grouping import FEW
+from scripts.data.schemes import is_of_scheme
 from scripts.errors import UserError
 from scripts.files import read_json
 
-__all__ = ["HELD_OUT", "assign_folds", "choose_folds", "read_split"]
+__all__ = ["HELD_OUT", "assign_folds", "choose_folds", "read_split", "warn_of_parted_patients"]
 
 HELD_OUT = -1  # fold of a split's validation list when only its training list is divided into folds
 logger = logging.getLogger(__name__)
@@ -24,7 +27,13 @@ def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
     Raises:
         UserError: if the file has no such lists, or a case is in both or not among ``cases``.
     """
-    split = read_json(path, "split", {"training?": [str], "validation?": [str]})
+    split = read_json(path, "split", {"training?": list, "validation?": list})
+    for key in ("training", "validation"):
+        if strange := [item for item in split.get(key, []) if not isinstance(item, str)]:
+            raise UserError(
+                f"split {path}: {key} holds {str(strange[0])[:60]}, expected case names alone, not the entries of a "
+                'datalist: {"training": ["NAME", ...], "validation": [...]}.'
+            )
     if not {"training", "validation"} <= set(split):
         raise UserError(
             f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."
@@ -82,3 +91,27 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
     return {
         case.name: int(rounds[index // folds][index % folds]) for index, group in enumerate(order) for case in group
     }
+
+
+def warn_of_parted_patients(cases: Sequence[Case]) -> None:
+    """Warn where cases that count as several patients seem to be examinations of one, by their names or folders.
+
+    They seem so where few cases, but not all, share the beginning of their names, or lie in one of several folders.
+    Names of data sets that tell the patient are left out.
+    """
+    plain = [case for case in cases if case.family == "BraTS" and not is_of_scheme(case.name)]
+    alike: dict[str, list[Case]] = defaultdict(list)
+    for case in plain:
+        for match in re.finditer(r"[_.-]+|(?<=\d)(?=[A-Za-z]$)", case.name):
+            alike[f"{case.group} {case.name[: match.start()]}"].append(case)
+    if len(folders := {case.group for case in cases} - {""}) > 1:
+        for folder in folders:
+            alike[folder] += [case for case in plain if case.group == folder]
+    parted = [group for group in alike.values() if 1 < len({case.patient for case in group}) <= FEW]
+    names = [" and ".join(case.name for case in group[:3]) for group in parted if len(group) < len(cases)]
+    if shown := "; ".join([*dict.fromkeys(names)][:5]):
+        logger.warning(
+            f"These count as different patients and may be in different folds: {shown}. If they are examinations of "
+            'one patient, say what names the patient, by --patient REGEX: "(.*)_.*" of the case\'s name, or with a '
+            'slash, "(.*)/.*", of its path.'
+        )

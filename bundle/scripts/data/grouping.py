@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.data.case import Case
-from scripts.data.schemes import PLAIN, TIME, Name, patient_of
+from scripts.data.schemes import MISNAMED, PLAIN, TIME, Name, patient_of
 from scripts.errors import UserError
 from scripts.labels import ENDINGS_2018, ENDINGS_2023
 
-__all__ = ["Named", "build_cases"]
+__all__ = ["FEW", "Named", "build_cases"]
 
+logger = logging.getLogger(__name__)
+
+FEW = 6  # a patient has hardly more examinations
 Named = dict[Path, Name]
 Folders = dict[Path, dict[str, dict[str, Path]]]  # path by folder, case and role
 
@@ -28,16 +33,16 @@ def build_cases(names: Named, root: Path) -> list[Case]:
                 f'pattern, such as --{name.role} "*{path.name.removeprefix(name.case)}".'
             )
         files[name.role] = path
+    for folder, groups in folders.items():
+        check_one_name(folder, groups)
+    found = [(new_case(stem, folder, folders, root, names), folder) for folder in folders for stem in folders[folder]]
+    name_after_folders(found, root)
     cases: dict[str, Case] = {}
-    for folder, groups in folders.items():
-        merge_misnamed_label(folder, groups)
-    for folder, groups in folders.items():
-        for stem in groups:
-            case = new_case(stem, folder, folders, root, names)
-            if case.name in cases:
-                join(cases[case.name], case, root)
-            else:
-                cases[case.name] = case
+    for case, _ in found:
+        if case.name in cases:
+            join(cases[case.name], case, root)
+        else:
+            cases[case.name] = case
     return list(cases.values())
 
 
@@ -92,15 +97,63 @@ def join(first: Case, second: Case, root: Path) -> None:
     for role in set(first.files) & set(second.files):
         raise UserError(
             f"case {first.name} is in {root} twice, in {first.group or root} and {second.group or root}: "
-            f"{first.files[role]} and {second.files[role]} are both its {role}. Keep one."
+            f"{first.files[role]} and {second.files[role]} are both its {role}. If they are two patients, rename one; "
+            "if it is one file twice, keep one."
         )
     if set(first.files) == {"label"}:
         first.group, first.edition = second.group, second.edition
     first.files |= second.files
 
 
-def merge_misnamed_label(folder: Path, groups: dict[str, dict[str, Path]]) -> None:
-    """Give a label of another name to the patient whose folder this is: W39_1998.09.19_Segm.nii of BraTS20 case 355."""
-    labels_alone = [stem for stem, files in groups.items() if set(files) == {"label"}]
-    if len(labels_alone) == 1 and len(groups) == 2 and folder.name in set(groups) - set(labels_alone):
-        groups[folder.name].setdefault("label", groups.pop(labels_alone[0])["label"])
+def check_one_name(folder: Path, groups: dict[str, dict[str, Path]]) -> None:
+    """Raises UserError if a file that the case of this folder lacks is there under the name of another case.
+
+    BraTS 2020 itself has one such file, which stays the label of its folder's case.
+    """
+    own = groups.get(folder.name, {})
+    for stem in [stem for stem in groups if own and stem != folder.name]:
+        if MISNAMED.get(folder.name) == stem:
+            own |= {role: path for role, path in groups.pop(stem).items() if role not in own}
+        elif len(groups[stem]) == 1 and not set(groups[stem]) & set(own):
+            ((role, path),) = groups[stem].items()
+            raise UserError(
+                f"{path} lies in the folder of case {folder.name}, which has no {role}, but is named after {stem}. "
+                f"Move it to the folder of {stem}. If it is of {folder.name}, rename it, or give "
+                f'--{role} "*/{path.name}".'
+            )
+
+
+def name_after_folders(found: Sequence[tuple[Case, Path]], root: Path) -> None:
+    """Name examinations PATIENT_FOLDER where their own folders do not name the patient, but the folder above does.
+
+    It does so where a folder beside theirs is a time point, or where folders of one name lie in several folders with
+    few cases each: P1/scan_a and P2/scan_a.
+    """
+    top = root.absolute()
+    alike: dict[str, list[tuple[Case, Path]]] = defaultdict(list)
+    for case, folder in found:
+        alike[case.name].append((case, folder))
+    beside = Counter(folder.parent for _, folder in found)
+    twice = {
+        folder.parent.parent
+        for group in alike.values()
+        for case, folder in group
+        if any(set(case.files) & set(other.files) for other, _ in group if other is not case)
+    } - {above.parent for above, count in beside.items() if count > FEW}
+    timed = {folder.parent for _, folder in found if is_time(folder.name)}
+    patients = set()
+    for case, folder in found:
+        above = folder.parent
+        repeated = above.parent in twice
+        while above != top and is_time(above.name):
+            above = above.parent
+        named = any(path.name.startswith(folder.name) for path in case.files.values())
+        inside = above not in (top, *top.parents) and case.name.endswith(folder.name) and not named
+        if inside and (repeated or {folder.parent, above} & timed):
+            case.name = "_".join(folder.relative_to(above.parent).parts)
+            case.patient = above.name
+            case.group = "/".join(above.parent.relative_to(top).parts)
+            patients |= {case.patient} if repeated else set()
+    if patients:
+        names = ", ".join(sorted(patients)[:FEW])
+        logger.warning(f"Folders of one name lie in several folders, which count as patients: {names}. Check this.")

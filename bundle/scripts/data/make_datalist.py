@@ -2,12 +2,12 @@
 
 python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
   [--sequences t1ce,flair] [--unlabelled training] [--trained_on FILE] [--mapping CSV] [--t1ce GLOB] [--t1 GLOB]
-  [--t2 GLOB] [--flair GLOB] [--label GLOB] [--patient REGEX]
+  [--t2 GLOB] [--flair GLOB] [--label GLOB] [--patient REGEX] [--label_values NAME]
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
 from scripts.data.datalist import set_aside, warn_of_absent_classes
 from scripts.data.datalist_summary import summary
+from scripts.data.editions import detect_label_values, possible_labels, values_of
 from scripts.data.folder_files import FolderFiles
-from scripts.data.folds import HELD_OUT, choose_folds, read_split
+from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parted_patients
 from scripts.data.schemes import endings_text, read_name
-from scripts.data.seen_patients import duplicates, find_overlap
+from scripts.data.seen_patients import duplicates, find_overlap, unite_copies
 from scripts.errors import UserError
 from scripts.files import check_output, write_json
-from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, SEQUENCES
+from scripts.labels import CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
 
@@ -45,6 +46,7 @@ def make_datalist(
     flair: str | None = None,
     label: str | None = None,
     patient: str | None = None,
+    label_values: str | Sequence[int] | None = None,
 ) -> None:
     """List the patients of a folder, checked and in folds, in the file that training reads.
 
@@ -74,6 +76,8 @@ def make_datalist(
         flair: the same for FLAIR.
         label: the same for the labels.
         patient: regular expression of a case's name, whose group is the patient, as "(.*)_\\d+".
+        label_values: what values in labels mean: nnunet, brats2018, brats2023, msd, or the values of background, NCR,
+            ED, ET; by default as the naming scheme says.
 
     Raises:
         UserError: for faulty data, files that no rule tells apart, sequences that are unknown or lack T1ce, a split
@@ -82,14 +86,19 @@ def make_datalist(
     if mapping and not trained_on:
         raise UserError("mapping is given without trained_on: pass the datalist of the training as well.")
     check_output(output, "output", ".json", sources=(split, trained_on, mapping))
+    given = values_of(label_values)
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
     parts, files = find_parts(dataset_dir, choice, unlabelled)
+    for case in parts["labelled"]:
+        case.label_values = given or case.label_values
     found = sum(map(len, parts.values()))
     split_folds = read_split(split, parts["labelled"]) if split else {}
     labelled = [case for case in parts["labelled"] if case.name in split_folds or not split]
     cases = [*labelled, *parts["training"], *parts["testing"]]
+    warn_of_parted_patients(cases)
     reports = check_files(cases, required, CheckedFiles(output, dataset_dir))
+    unite_copies(cases, reports)
     values, other_edition = detect_label_values(labelled, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     faults = [Fault(read_name(path).case, str(path), fault, "fetch it, or remove it") for path, fault in files.broken]
@@ -132,6 +141,8 @@ def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tupl
     if unlabelled not in (None, "training", "testing"):
         raise UserError(f"unlabelled is {unlabelled!r}, expected training or testing.")
     cases, files = survey(dataset_dir, choice)
+    for line in files.lines(Path(dataset_dir)).values():
+        print(line)
     groups = {case.group for case in cases if "label" in case.files}
     if not groups:
         files.check(f"dataset_dir {dataset_dir}")
@@ -152,32 +163,6 @@ def check_files(cases: Sequence[Case], required: list[str], checked: CheckedFile
         return check_case(case.name, case.files, [*roles], possible_labels(case), case.channels, checked)
 
     return dict(zip((case.name for case in cases), check_cases(check, len(cases), checked)))
-
-
-def possible_labels(case: Case) -> set[int]:
-    """Values that a case's label may hold. BraTS from 2017 to 2021 stores ET as 4, relabelled copies of it as 3."""
-    by_edition = {"2015": {0, 1, 2, 4}, "2018": {0, 1, 2, 3, 4}, "2023": {0, 1, 2, 3}}
-    return set(case.label_values) or by_edition[case.edition]
-
-
-def detect_label_values(
-    cases: Sequence[Case], reports: Mapping[str, CaseReport]
-) -> tuple[tuple[int, ...], list[Fault]]:
-    """Disk values of the network classes, and a fault for each case that differs from the majority."""
-    cases_with: dict[int, list[str]] = defaultdict(list)
-    for case in cases:
-        for value in reports[case.name].label_values & {3, 4}:
-            cases_with[value].append(case.name)
-    editions = {case.edition for case in cases}
-    if (declared := {case.label_values for case in cases}) != {()}:
-        return declared.pop(), []  # one data set, which says it
-    default = 3 if editions == {"2023"} else 4
-    enhancing = max(cases_with, key=lambda value: len(cases_with[value]), default=default)
-    others = cases_with[7 - enhancing] if len(cases_with) > 1 else []
-    fault = f"ET is {7 - enhancing} in this label, {enhancing} in most of the dataset"
-    remedy = "make a datalist for each edition, or relabel the file"
-    values = BRATS_2018 if enhancing == 4 else BRATS_2023
-    return values, [Fault(name, "-", fault, remedy) for name in others]
 
 
 def patients_in_two_folds(

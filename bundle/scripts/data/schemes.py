@@ -13,12 +13,14 @@ from scripts.labels import ENDINGS, MAP_ENDINGS, SEQUENCES
 
 __all__ = [
     "CHOSEN",
+    "MISNAMED",
     "PLAIN",
     "SCHEMES",
     "TIME",
     "Name",
     "Scheme",
     "endings_text",
+    "is_of_scheme",
     "is_volume",
     "patient_of",
     "read_name",
@@ -78,7 +80,9 @@ CHOSEN = Scheme("the given globs", "(.+)", family="BraTS")
 
 # Words of a time point at the end of another name or as a name of a folder: P01_ses-2, P01_1998.09.19.
 TIME = r"(?:ses|session|tp|time|timepoint|visit|followup|fu|week|month|day)[-_]?\d[\w.-]*"
-TIME += r"|baseline|preop|postop|\d{4}[-.]?\d{2}[-.]?\d{2}"
+TIME += r"|baseline|(?:pre|post)(?:[-_]?(?:op|operative|surgery|treatment|rt))?|recurrence|follow[-_]?up"
+TIME += r"|\d{4}[-.]?\d{2}[-.]?\d{2}|\d{2}[-.]\d{2}[-.]\d{4}"
+MISNAMED = {"BraTS20_Training_355": "W39_1998.09.19"}  # the one label of a public data set with another case's name
 BESIDE = {  # what stands beside the images of a case and is never one of them, by the end of its name
     "mask": r"(\w*_?mask|roi|gtv)",
     "bias field": "(bias|biasfield|bias_field)",
@@ -170,6 +174,11 @@ def patient_of(case: str) -> str:
         if match := re.fullmatch(pattern, case, re.IGNORECASE):
             return match[1]
     return case
+
+
+def is_of_scheme(case: str) -> bool:
+    """Whether a data set's scheme tells the patient of a case."""
+    return any(re.fullmatch(scheme.case, case, re.IGNORECASE) for scheme in SCHEMES)
 
 
 def endings_text(found: Iterable[Path]) -> str:

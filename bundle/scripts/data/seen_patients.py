@@ -10,16 +10,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.checks import Fault
+from scripts.data.case import Case
+from scripts.data.checks import CaseReport, Fault
 from scripts.errors import UserError
 from scripts.files import read_json
 
-__all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "warn_of_seen_patients"]
+__all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "unite_copies", "warn_of_seen_patients"]
 
 logger = logging.getLogger(__name__)
 
 PATIENTS = {"training": [{"case": str, "patient?": str, "checksum?": int}]}  # what counts in a datalist
 RECORD = {"cases?": [{"case": str}], "training?": [{"case": str}], "configuration?": dict}
+
+
+def unite_copies(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> None:
+    """Make one patient of those whose T1ce has the same voxels, so that they never part, and warn of each."""
+    first: dict[int, Case] = {}
+    for case in cases:
+        other = first.setdefault(reports[case.name].checksum, case)
+        if reports[case.name].checksum and case.patient != other.patient:
+            logger.warning(
+                f"{other.name} and {case.name} have the same voxels: {case.patient} counts as patient {other.patient}. "
+                "If this is a copy, remove it."
+            )
+            old = case.patient
+            for item in cases:
+                item.patient = other.patient if item.patient == old else item.patient
 
 
 def duplicates(cases: Sequence[tuple[str, str, object, int]]) -> list[Fault]:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.volumeutils import shape_zoom_affine
 
 from scripts.labels import TARGETS
 
@@ -23,7 +24,6 @@ __all__ = [
 # millimetre moves no voxel into its neighbour.
 TOLERANCE_MM = 0.1
 ROUNDING = 1e-3  # values closer than this to a whole number are that number: rounded by resampling or by a scale
-
 ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
 
 Finding = tuple[str, str]  # (fault, remedy)
@@ -140,6 +140,9 @@ def grid_faults(volume: Volume, first: Volume, name: str) -> list[Finding]:
     fault = f"affine differs from {name} by up to {distance:.3g} mm"
     if distance < voxel_sizes(first.affine).min() / 2:
         return [(fault, "less than half a voxel, as by rounding: if the voxels fit, copy that file's affine")]
+    centred = shape_zoom_affine(shape, voxel_sizes(volume.affine))  # what nibabel gives where the header says nothing
+    if not volume.placed or any(np.allclose(volume.affine, affine) for affine in (np.eye(4), centred)):
+        return [(fault, "its header says no place: if the voxels fit, copy that file's header")]
     return [(fault, "register it and resample it to that file's grid")]
 
 

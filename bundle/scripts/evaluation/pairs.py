@@ -14,13 +14,12 @@ from nibabel.orientations import io_orientation
 
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient, shorten, whole_numbers
 from scripts.errors import UserError
-from scripts.labels import CLASSES, LABEL_VALUES
+from scripts.labels import CLASSES, LABEL_VALUES, class_of_value
 
 __all__ = ["Meaning", "Pair", "class_of_value", "count_pairs", "read_pair", "to_classes", "warn_of_meanings"]
 
 logger = logging.getLogger(__name__)
 
-BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # where no edition is named: those before 2023 hold 4, later ones 3
 NAME_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+")  # of cases from 2023 on
 NAMES = f"{', '.join(LABEL_VALUES)}, or four numbers"
 
@@ -55,8 +54,11 @@ class Meaning:
         """Network classes. Raises ValueError (file, fault, remedy) for values without a meaning, or with two."""
         values = set(np.unique(voxels).tolist())
         if unknown := sorted(values - set(self.class_of)):
-            known = f"expected {sorted(self.class_of)}"
-            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: pass --{self.key} ({NAMES})")
+            known = f"expected {sorted(self.class_of)}{', by the label values given' if self.told else ''}"
+            remedy = (
+                f"{'for this side, ' if self.told else ''}pass {'other ' if self.told else ''}--{self.key} ({NAMES})"
+            )
+            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: {remedy}")
         if not self.told:
             self.enhancing |= dict.fromkeys(values & {3, 4}, path)
             modern = self.key == "truth_values" and NAME_2023.search(f"{path.parent.name}/{path.name}")
@@ -72,25 +74,6 @@ class Meaning:
                 f"{self.enhancing[3]} holds 3 and {self.enhancing[4]} holds 4, so their edition cannot be told: pass "
                 f"--{self.key} ({NAMES}); in brats2024, 4 is the resection cavity."
             )
-
-
-def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_values") -> Mapping[int, int]:
-    """Network class of each value on disk, from an edition's name or the list of all values; by default of any BraTS.
-
-    Raises:
-        UserError: for another name or list; the message begins with the key.
-    """
-    if label_values is None:
-        return BRATS_VALUES
-    if isinstance(label_values, str) and label_values in LABEL_VALUES:
-        return LABEL_VALUES[label_values]
-    values = list(label_values) if isinstance(label_values, (list, tuple)) else []
-    if not len(set(values)) == len(values) == len(CLASSES) or not all(isinstance(value, int) for value in values):
-        raise UserError(
-            f"{key} is {label_values!r}, expected one of {sorted(LABEL_VALUES)}, or four numbers, the values of "
-            f'{", ".join(CLASSES)}, such as "[0,1,2,3]".'
-        )
-    return {value: index for index, value in enumerate(values)}
 
 
 def count_pairs(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

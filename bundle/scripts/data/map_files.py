@@ -1,0 +1,78 @@
+"""Find label maps by their case, and say where inference writes those of a case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.data.folder_files import list_files
+from scripts.data.grouping import build_cases
+from scripts.data.schemes import read_name, strip_suffix
+from scripts.errors import UserError
+from scripts.labels import MAP_ENDINGS
+
+__all__ = ["case_of", "find_label_maps", "label_map", "maps_of"]
+
+
+def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
+    """Label maps by case, sorted: data sets, or a folder of NIfTI files named after their case.
+
+    If any file is named as a label (NAME_seg.nii.gz), only such files are taken. Otherwise all files are taken except
+    sequences. What is left out is logged with the reason.
+
+    Args:
+        path: the folder.
+        key: the option that named it, for messages.
+
+    Raises:
+        UserError: if there is no such folder, no label map in it, or two files that may be the label map of a case.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
+    files = list_files(root)
+    files.check(f"{key} {root}")
+    names = {file: read_name(file) for file in files.volumes}
+    known = {file: name for file, name in names.items() if name.role not in ("", "other")}
+    named = [(case.name, case.files["label"]) for case in build_cases(known, root) if "label" in case.files]
+    plain = [
+        (strip_suffix(file), file)
+        for file in files.volumes
+        if file not in known and names[file].ending not in MAP_ENDINGS
+    ]
+    rivals = [(case, file) for case, file in plain if case in dict(named)]
+    maps: dict[str, Path] = {}
+    for case, file in sorted([*named, *rivals] if named else plain):
+        if case in maps:
+            raise UserError(
+                f"{key}: {maps[case]} and {file} may both be the label map of case {case}: keep one in this folder, "
+                "and name files after their case."
+            )
+        maps[case] = file
+    if not maps:
+        raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
+    for file in sorted(set(files.volumes) - set(maps.values())):
+        role = names[file].role
+        files.leave_out(file, names[file].reason or (f"is {role}" if role else "no label by its name, others are"))
+    files.report(root)
+    return maps
+
+
+def case_of(path: str | Path) -> str:
+    """The case of an image: its file name without suffix and without the sequence, if it names one."""
+    name = read_name(Path(path))
+    return name.case if name.role not in ("", "other") else strip_suffix(Path(path))
+
+
+def label_map(output_dir: str, image: str | Sequence[str], case: str | None = None) -> Path:
+    """Path where SaveImaged puts the label map of an image. The first of several (channels) gives the name."""
+    return maps_of(output_dir, image, case)[0]
+
+
+def maps_of(output_dir: str, image: str | Sequence[str], case: str | None = None) -> list[Path]:
+    """Paths of all files that inference writes for an image: the label map and the maps of uncertainty.
+
+    They are named after the case; without one, after the image.
+    """
+    case = case or case_of(image if isinstance(image, str) else image[0])
+    return [Path(output_dir, f"{case}_{ending}.nii.gz") for ending in ("seg", *MAP_ENDINGS)]
