@@ -156,12 +156,12 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
     lines = []
     monkeypatch.setattr(main, "run_line", lambda line: lines.append(line))
     monkeypatch.chdir(BUNDLE)
-    type_in(choose, "predict", "--dataset_dir", "2021", "--output_dir=1e3", "--mirror", "False", "--ckpt_path", "$x")
+    type_in(choose, "predict", "--dataset_dir", "2021", "--output_dir=1e3", "--mirror", "False", "--ckpt_path", "$@x")
     start = [sys.executable, "-m", "monai.bundle", "run", "evaluating"]
     assert lines[0][:7] == [*start, "--config_file", "['configs/inference.yaml']"]
     options = command_line_options(lines[0])
     read = {key: options[key] for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
-    assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$x"}
+    assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$@x"}
 
 
 def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):

@@ -75,8 +75,8 @@ def test_the_dataset_json_of_msd_serves_prediction(written):
         ({"training": [{"case": "a", "image": "a.nii.gz", "label": "b.nii.gz", "fold": True}]}, "fold"),
         ([{"train": ["a"], "val": ["b"]}], "list"),
         ([], "list"),
-        ("a text", "str"),
-        (None, "None"),
+        ("a text", "the text 'a text'"),
+        (None, "is empty"),
     ],
 )
 def test_what_is_missing_is_named(document, named, written):

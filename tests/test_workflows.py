@@ -155,6 +155,7 @@ def test_a_second_training_leaves_the_first_one_alone(trained, method, command):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_one_of_two_predictions_into_one_folder_waits_for_its_turn(trained, tmp_path, command, cohort_source):
     out, weights = tmp_path / "out", trained / "models" / "model.pt"
     line = ["monai.bundle", "run", "evaluating", "--config_file", "configs/inference.yaml", "--output_dir", out]

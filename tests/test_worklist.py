@@ -140,6 +140,7 @@ def test_a_link_in_the_place_of_a_map_is_not_written_through(tmp_path, cohort_so
     assert victim.read_text() == "kept" and not (out / "phantom_0002_seg.nii.gz").is_symlink()
 
 
+@pytest.mark.slow
 def test_networks_of_several_sequences_predict_from_folders_and_lists(cohort, command, tmp_path):
     """A teacher's probabilities are written by the command that writes the student's."""
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ MOST_FLAT = 0.6  # share of bright neighbours in a brain with the same value; re
 FLAT = 0.005  # of the 99th percentile: values that are closer are the same
 LEAST_ML = 50  # of voxels that are not 0; real brains: above 1,100
 MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real sequences: below 3
-LARGEST = 1e9  # above it, squares overflow in single precision where mean and deviation are taken
+LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
 SAMPLE = 4_000_000  # voxels that are enough to tell
 
 
