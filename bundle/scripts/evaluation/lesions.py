@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
-from scipy.ndimage import binary_dilation, generate_binary_structure
+from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure
 from scipy.ndimage import label as connected_components
 
 __all__ = ["MISSED_MM", "SLACK", "hausdorff_95", "lesion_metrics"]
@@ -34,18 +34,30 @@ def lesion_metrics(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[f
     """
     voxel_mm3 = float(np.prod(spacing))
     components, count = connected_components(predicted, NEIGHBOURS)
-    surroundings, lesions = connected_components(dilate(truth, spacing), NEIGHBOURS)
+    surroundings, _ = connected_components(dilate(truth, spacing), NEIGHBOURS)
+    places = find_objects(components)
     scores = []
     hits: set[int] = set()  # components that touch a lesion
-    for index in range(1, lesions + 1):
-        parts = np.setdiff1d(np.unique(components[surroundings == index]), 0)
+    for index, place in enumerate(find_objects(surroundings), 1):
+        near = surroundings[place] == index
+        parts = np.setdiff1d(np.unique(components[place][near]), 0)
         hits |= set(parts.tolist())
-        lesion = truth & (surroundings == index)
-        if lesion.sum() * voxel_mm3 > SMALLEST_MM3 * SLACK:
-            scores.append(score_lesion(np.isin(components, parts), lesion, spacing) if len(parts) else (0, MISSED_MM))
+        if (truth[place] & near).sum() * voxel_mm3 <= SMALLEST_MM3 * SLACK:
+            continue
+        box = box_around([place, *(places[part - 1] for part in parts)])
+        lesion = truth[box] & (surroundings[box] == index)
+        scores.append(score_lesion(np.isin(components[box], parts), lesion, spacing) if len(parts) else (0, MISSED_MM))
     scores += [(0, MISSED_MM)] * (count - len(hits))
     dice, distance = np.mean(scores, axis=0) if scores else (1, 0)
     return {"lesion_dice": float(dice), "lesion_hd95": float(distance)}
+
+
+def box_around(places: Sequence[tuple[slice, ...]], margin: int = 1) -> tuple[slice, ...]:
+    """The smallest box around boxes, with a margin in voxels."""
+    return tuple(
+        slice(max(min(part.start for part in axis) - margin, 0), max(part.stop for part in axis) + margin)
+        for axis in zip(*places)
+    )
 
 
 def score_lesion(predicted: np.ndarray, lesion: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
