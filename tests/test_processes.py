@@ -1,0 +1,45 @@
+"""Processes that train together end without a thread of gloo, since such a thread may abort Python's end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import BUNDLE
+
+# The first thing that is registered is the last thing that runs. The network refers to itself, as a trainer's does.
+TRAINING = """
+import atexit
+from pathlib import Path
+
+def names():
+    print(sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()))
+
+atexit.register(names)
+import ignite.distributed as idist, torch
+from scripts.training.processes import join_processes
+
+def train():
+    network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    network.trainer = [network]
+    network(torch.ones(1, 2)).sum().backward()
+    idist.finalize()
+    names()
+
+join_processes("gloo")
+train()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")
+def test_no_thread_of_gloo_outlives_the_network(free_port):
+    rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    environment = {**os.environ, **rank, "MASTER_PORT": str(free_port())}
+    line = [sys.executable, "-c", TRAINING]
+    done = subprocess.run(line, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    after, at_end = done.stdout.strip().splitlines()[-2:]
+    assert "gloo" in after and "gloo" not in at_end
