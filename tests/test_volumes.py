@@ -93,6 +93,17 @@ WRONG_HEADERS = {
 }
 
 
+def test_a_sequence_that_is_a_copy_of_another_is_a_fault_in_training_and_in_prediction(brain, tmp_path):
+    files = {
+        role: save(tmp_path / f"p_{role}.nii", brain * scale) for role, scale in {"t1ce": 1, "t1": 1, "t2": 2}.items()
+    }
+    (found,) = check_case("p", files, list(files), set()).faults
+    assert found.file == str(files["t1"]) and found.fault == "the same content as p_t1ce.nii"
+    entry = {"image": [str(path) for path in files.values()], "case": "p"}
+    checked = CheckedImages([entry], Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
+    assert checked["fault"] == "p_t1.nii: the same content as p_t1ce.nii"
+
+
 @pytest.mark.parametrize("kind", WRONG_HEADERS)
 def test_headers_that_contradict_a_head_are_faults_in_training_and_in_prediction(kind, brain, tmp_path):
     options, named = WRONG_HEADERS[kind]
@@ -146,6 +157,11 @@ def test_each_sequence_of_a_4d_file_is_looked_at(brain):
     assert image_faults(Volume(np.stack([brain, mask], -1), AFFINE))
 
 
+def test_a_label_of_the_whole_brain_is_a_fault(brain, tmp_path):
+    (found,) = label_case(tmp_path, brain, (brain > 0).astype(np.uint8)).faults
+    assert found.file.endswith("p_seg.nii.gz") and "869 ml of tumour" in found.fault
+
+
 @pytest.mark.slow
 def test_real_patients_have_no_fault():
     for name in ("brats_1mm", "brats_2mm", "brats_2mm_more", "brats_2mm_unlabelled", "site_2mm"):
@@ -187,10 +203,10 @@ def test_grids_are_compared_in_millimetres(affine, words, brain, tmp_path):
 
 def test_label_values_that_are_whole_up_to_rounding_are_whole(brain, tmp_path):
     label = np.zeros(brain.shape, np.float32)
-    label[10:14], label[14:16], label[16:18] = 0.99999994, 2.0000002, 3.9999998
+    label[10:12], label[12:13], label[14:15] = 0.99999994, 2.0000002, 3.9999998
     report = label_case(tmp_path, brain, label)
     assert report.faults == [] and report.label_values == {0, 1, 2, 4}
-    label[20] = 1.4
+    label[20, :8] = 1.4
     (fault,) = label_case(tmp_path, brain, label).faults
     assert "1.4" in fault.fault and "0.9999" not in fault.fault
 

@@ -155,6 +155,14 @@ def test_a_second_training_leaves_the_first_one_alone(trained, method, command):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+def test_two_trainings_do_not_share_a_folder_of_checkpoints(method, tmp_path, command):
+    shared, out = tmp_path / "shared", tmp_path / "out"
+    lock = FolderLock(str(shared))  # as the other training has it
+    result = command(*TRAIN, *method, "--output_dir", out, "--ckpt_dir", shared)
+    assert result.returncode == 1 and f"{shared} is in use" in result.stderr and "Traceback" not in result.stderr
+    assert lock.hold and [path.name for path in shared.iterdir()] == [".lock"] and not list(out.iterdir())
+
+
 @pytest.mark.slow
 def test_one_of_two_predictions_into_one_folder_waits_for_its_turn(trained, tmp_path, command, cohort_source):
     out, weights = tmp_path / "out", trained / "models" / "model.pt"

@@ -11,9 +11,7 @@ from types import TracebackType
 __all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence"]
 
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
-WORKER_ENDED = (
-    "A loading process was killed, as for lack of memory: run again (train: --resume True), with fewer --num_workers."
-)
+WORKER_ENDED = "A loading process was killed (memory?): run again (train: --resume True), with fewer --num_workers."
 
 
 class UserError(ValueError):

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.data import plausible, volumes
-from scripts.data.plausible import image_faults, probability_faults
+from scripts.data.plausible import image_faults, probability_faults, tumour_faults
 from scripts.data.volumes import Finding, Volume, content_checksum, read_volume
 from scripts.errors import UserError
 from scripts.files import sha256, write_text
@@ -32,7 +32,7 @@ class FileReport(NamedTuple):
 
     shape: Sequence[int]
     affine: Sequence[Sequence[float]]
-    faults: Sequence[Finding] = ()  # of an image
+    faults: Sequence[Finding] = ()
     values: Sequence[float] = ()  # of a label
     tumour_ml: float = 0.0
     checksum: int = 0  # of the first image of a case
@@ -114,7 +114,8 @@ def read_report(role: str, files: Mapping[str, Path], channels: Mapping[str, int
     grid = list(volume.voxels.shape[:3]), volume.affine.tolist()
     if role == "label":
         millilitres = float((volume.voxels > 0).sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000)
-        return FileReport(*grid, values=np.unique(volume.voxels).tolist(), tumour_ml=millilitres)
+        values = np.unique(volume.voxels).tolist()
+        return FileReport(*grid, tumour_faults(millilitres), values, millilitres)
     faults = image_faults(volume)
     if not first or faults:
         return FileReport(*grid, faults)

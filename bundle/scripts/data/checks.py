@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.plausible import label_faults
+from scripts.data.plausible import copy_faults, label_faults
 from scripts.data.volumes import Volume, grid_faults, unique_roles
 from scripts.errors import UserError
 from scripts.files import format_table
@@ -88,6 +88,7 @@ def check_case(
     """
     report, checked = CaseReport(), checked or CheckedFiles()
     first: tuple[Volume, str] | None = None
+    sequences: list[Path] = []
     for role in unique_roles(files, roles):
         try:
             file = checked.report(role, files, channels or {}, first=role == roles[0])
@@ -102,7 +103,8 @@ def check_case(
             continue
         values = {"label": labels, TARGETS: target_labels}.get(role)
         faults = [*file.faults, *(label_faults(np.array(file.values), values) if values is not None else [])]
-        faults += grid_faults(file.grid, *first) if first else []
+        faults += [*(grid_faults(file.grid, *first) if first else []), *copy_faults(files[role], sequences)]
+        sequences += [files[role]] if role not in ("label", TARGETS) else []
         first = first or (file.grid, files[role].name)
         report.faults += [Fault(name, str(files[role]), *fault) for fault in faults]
         if role == "label":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import filecmp
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
 
-__all__ = ["image_faults", "label_faults", "probability_faults"]
+__all__ = ["copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
 
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
 MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
@@ -19,6 +21,7 @@ FLAT = 0.005  # of the 99th percentile: values that are closer are the same
 LEAST_ML = 50  # of voxels that are not 0; real brains: above 1,100
 MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real sequences: below 3
 LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
+MOST_TUMOUR_ML = 800  # largest tumour of real patients here: 330; brains: above 1,100
 SAMPLE = 4_000_000  # voxels that are enough to tell
 
 
@@ -99,6 +102,20 @@ def label_faults(voxels: np.ndarray, labels: Collection[int]) -> list[Finding]:
     return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")] * bool(
         unknown
     )
+
+
+def tumour_faults(tumour_ml: float) -> list[Finding]:
+    """What shows that a label marks a brain and no tumour."""
+    fault = f"{tumour_ml:,.0f} ml of tumour, expected below {MOST_TUMOUR_ML} ml"
+    return [(fault, "replace the label: is it a brain mask?")] if tumour_ml > MOST_TUMOUR_ML else []
+
+
+def copy_faults(path: Path, others: Iterable[Path]) -> list[Finding]:
+    """Another sequence's file with the same bytes, at most one finding."""
+    size = path.stat().st_size
+    others = [other for other in others if other != path and other.is_file() and other.stat().st_size == size]
+    copies = [other for other in others if filecmp.cmp(other, path, shallow=False)]
+    return [(f"the same content as {copy.name}", "replace the one that is not of this sequence") for copy in copies][:1]
 
 
 def probability_faults(voxels: np.ndarray) -> list[Finding]:

@@ -15,7 +15,7 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.data.checks import Fault, report_faults
-from scripts.data.plausible import image_faults
+from scripts.data.plausible import copy_faults, image_faults
 from scripts.data.volumes import (
     Volume,
     check_shape,
@@ -117,10 +117,12 @@ def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
         ValueError: (fault, and remedy if known) for the first that is wrong.
     """
     first = read_volume("image", {"image": Path(paths[0])}, channels)
-    for path in dict.fromkeys(paths):
-        volume = read_volume("image", {"image": Path(path)}, channels)
-        if faults := [*image_faults(volume), *grid_faults(volume, first, Path(paths[0]).name)]:
-            raise ValueError(f"{Path(path).name}: {faults[0][0]}", faults[0][1])
+    files = [Path(path) for path in dict.fromkeys(paths)]
+    for index, file in enumerate(files):
+        volume = read_volume("image", {"image": file}, channels)
+        faults = [*image_faults(volume), *grid_faults(volume, first, files[0].name), *copy_faults(file, files[:index])]
+        if faults:
+            raise ValueError(f"{file.name}: {faults[0][0]}", faults[0][1])
     return torch.as_tensor(first.affine)
 
 

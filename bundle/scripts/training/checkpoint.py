@@ -100,8 +100,8 @@ class RunCheckpoint:
             try:
                 found = path, torch.load(path, map_location="cpu", weights_only=True)
                 break
-            except Exception as error:  # unpickling fails in many ways
-                faults.append(f"{path} is damaged ({type(error).__name__})")
+            except Exception:  # unpickling fails in many ways
+                faults.append(f"{path} is damaged")
         source = found[0]
         marks = idist.all_gather(sha256(str(source)) if source else "")
         if len(set(marks)) > 1:
