@@ -1,4 +1,6 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.inference.worklist import find_work, record_inference
+from scripts.locking import FolderLock
 from scripts.method.resunet import ResUNet
 
 
@@ -47,6 +50,51 @@ def test_a_datalist_names_the_images(cohort_source):
     images = find_work(str(cohort_source / "data"), "t1", str(cohort_source / "datalist.json"))["all"]
     assert [image["case"] for image in images] == [f"phantom_000{index}" for index in range(6)]
     assert all(image["image"].endswith("_t1.nii.gz") and "label" not in image for image in images)
+
+
+def test_shards_take_each_image_once(cohort_source):
+    folder = str(cohort_source / "data")
+    shares = [[image["case"] for image in find_work(folder, shard=f"{part}/4")["all"]] for part in (1, 2, 3, 4)]
+    assert sorted(chain(*shares)) == [f"phantom_000{index}" for index in range(6)]
+    assert [len(share) for share in shares] == [2, 2, 1, 1]
+    for wrong in ("0/4", "5/4", "1", "1/0", "one/4", "7/7"):
+        with pytest.raises(UserError, match=f"shard is '{wrong}', expected K/N .* 6"):
+            find_work(folder, shard=wrong)
+
+
+def test_shards_share_a_folder_and_its_record(cohort_source, tmp_path):
+    out = str(tmp_path)
+    first, second = FolderLock(out, shard="1/2"), FolderLock(out, shard="2/2")
+    for part in ("1/2", "2/2"):  # the second begins before the first has a label map
+        record_inference(
+            out, find_work(str(cohort_source / "data"), shard=part)["all"], [], {"mirror": True}, shard=part
+        )
+    record = json.loads((tmp_path / "inference.json").read_text())
+    assert {case["case"] for case in record["cases"]} == {f"phantom_000{index}" for index in range(6)}
+    (tmp_path / ".part_1").touch()  # what a shard is writing
+    del first
+    with pytest.raises(UserError, match=f"{out} is in use"):
+        FolderLock(out)
+    assert (tmp_path / ".part_1").is_file()
+    del second
+    whole = FolderLock(out)
+    assert whole.hold and {path.name for path in tmp_path.iterdir()} == {".lock", "inference.json"}
+
+
+@pytest.mark.slow
+def test_two_shards_at_a_time_predict_what_one_command_does(cohort_source, command, tmp_path):
+    line = ["scripts", "predict", "--dataset_dir", cohort_source / "data", "--mirror", "False", "--output_dir"]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda part: command(*line, tmp_path / "out", "--shard", part), ["1/2", "2/2"]))
+    results.append(command(*line, tmp_path / "whole"))
+    assert [result.returncode for result in results] == [0, 0, 0], results[0].stderr[-2000:]
+    maps = sorted(path.name for path in (tmp_path / "whole").glob("*_seg.nii.gz"))
+    assert len(maps) == 6 and sorted(path.name for path in (tmp_path / "out").iterdir()) == ["inference.json", *maps]
+    for name in maps:
+        one, other = (nib.load(tmp_path / folder / name).get_fdata() for folder in ("out", "whole"))
+        np.testing.assert_array_equal(one, other)
+    cases = [json.loads((tmp_path / folder / "inference.json").read_text())["cases"] for folder in ("out", "whole")]
+    assert {case["case"] for case in cases[0]} == {case["case"] for case in cases[1]}
 
 
 @pytest.mark.parametrize("sequence", ["t3", ["t1", "t3"]])

@@ -1,9 +1,10 @@
-"""A folder has one writer at a time."""
+"""A folder has one writer at a time, or several that share the patients."""
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -23,25 +24,29 @@ class FolderLock:
     Args:
         folder: the folder, which is made if it does not exist.
         rank: of this process among those that work together; the first takes the lock.
+        shard: name of a share of the patients. The shards of a folder work side by side.
+        wait: seconds to wait for another process, which holds the folder for a moment only.
 
     Raises:
         UserError: if another process holds the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: str, rank: int = 0) -> None:
-        key = str(Path(folder).resolve())
-        self.hold = HELD.get(key)
+    def __init__(self, folder: str, rank: int = 0, shard: str = "", wait: float = 0) -> None:
+        path = Path(folder).resolve() / (f".lock_{shard.replace('/', '_of_')}" if shard else ".lock")
+        self.hold = HELD.get(path)
         if rank == 0 and self.hold is None:
-            HELD[key] = self.hold = Hold(Path(folder, ".lock"))
+            HELD[path] = self.hold = Hold(path, time.monotonic() + wait)
+            if not (shard or wait):
+                keep_out_shards(path.parent)
 
 
 class Hold:
     """An open and locked file, which is removed when this object ends."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, latest: float = 0) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = locked(path)
+            file = locked(path, latest)
         except BlockingIOError as error:
             raise UserError(
                 f"{path.parent} is in use: another process writes to it. Wait until it ends, or give another folder."
@@ -50,15 +55,21 @@ class Hold:
             raise write_error(path, error) from error
         os.register_at_fork(after_in_child=file.close)  # else loading processes would hold it after a kill
         weakref.finalize(self, release, path, file)
-        for stale in [*path.parent.glob(".part_*"), *path.parent.glob("models/.part_*")]:
-            stale.unlink(missing_ok=True)
 
 
-HELD: weakref.WeakValueDictionary[str, Hold] = weakref.WeakValueDictionary()  # by folder, in this process
+def keep_out_shards(folder: Path) -> None:
+    """Raises UserError if a shard writes to the folder. If none does, remove what killed processes were writing."""
+    for lock in folder.glob(".lock_*"):
+        Hold(lock)
+    for stale in [*folder.glob(".part_*"), *folder.glob("models/.part_*")]:
+        stale.unlink(missing_ok=True)
 
 
-def locked(path: Path) -> IO[str]:
-    """The file, open and locked if the file system has locks. Raises BlockingIOError if another process holds it."""
+HELD: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()  # by lock, in this process
+
+
+def locked(path: Path, latest: float) -> IO[str]:
+    """The file, open and locked if the file system has locks. Raises BlockingIOError if it is held after ``latest``."""
     while True:
         file = open(path, "a", opener=open_no_link)  # noqa: SIM115 open as long as it is locked
         try:
@@ -71,7 +82,10 @@ def locked(path: Path) -> IO[str]:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 return file
             file.close()
-            raise
+            if not isinstance(error, BlockingIOError) or time.monotonic() > latest:
+                raise
+            time.sleep(0.1)
+            continue
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             return file
         file.close()  # another process removed it at its end

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
 import sys
 from collections.abc import Set
 from functools import reduce
 from operator import getitem
+from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -46,9 +46,10 @@ def merged_config() -> dict[str, Any]:
 
 def caller(kind: type, attribute: str, default: Any) -> Any:
     """An attribute of the nearest caller that is a method of this class."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(owner := frame.f_locals.get("self"), kind):
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:  # asking a frame for its variables keeps them alive, so only methods are asked
+        is_method = frame.f_code.co_varnames[:1] == ("self",)
+        if is_method and isinstance(owner := frame.f_locals.get("self"), kind):
             return getattr(owner, attribute)
         frame = frame.f_back
     return default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.labels import SEQUENCES
+from scripts.locking import FolderLock
 from scripts.settings.provenance import record_run
 from scripts.training.folder import forget_scores
 
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 RECORD = {"cases?": [CASE], "settings?": dict}
+WAIT = 120  # seconds, while other shards write the record
 
 
 def find_work(
@@ -34,6 +37,7 @@ def find_work(
     overwrite: bool = False,
     names: Mapping[str, str] | None = None,
     patient: str = "",
+    shard: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
@@ -45,6 +49,7 @@ def find_work(
         overwrite: predict images again that have a label map.
         names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
         patient: regular expression of a case's name, whose group is the patient.
+        shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -62,7 +67,7 @@ def find_work(
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
         images = find_images(dataset_dir, sequences[0], choice)
-    images = [image | stamp(image) for image in images]
+    images = [image | stamp(image) for image in share(images, shard)]
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
@@ -70,6 +75,22 @@ def find_work(
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
+
+
+def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
+    """Every n-th image from the k-th on, of a shard "k/n".
+
+    Raises:
+        UserError: if the shard is not of this form, or has no image.
+    """
+    if not shard:
+        return list(images)
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(shard))
+    first, count = map(int, found.groups()) if found else (2, 1)
+    if first > count or first > len(images):
+        expected = f"K/N with K from 1 to N, as 3/16, and K up to the number of images, {len(images)}"
+        raise UserError(f"shard is {shard!r}, expected {expected}.")
+    return list(images)[first - 1 :: count]
 
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
@@ -116,8 +137,12 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
             )
 
 
-def record_groups(output_dir: str) -> list[dict[str, Any]]:
+def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:
     """Settings and cases of earlier inferences into the folder, a group for each settings; cases whose map is there.
+
+    Args:
+        output_dir: the folder.
+        planned: also take cases without a map, which another shard may be predicting.
 
     Raises:
         UserError: if inference.json has another form.
@@ -126,7 +151,7 @@ def record_groups(output_dir: str) -> list[dict[str, Any]]:
     record = read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]}) if path.is_file() else {}
     for group in (record, *record.get("earlier", [])):
         maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
-        cases = [case | {"prediction": str(here)} for case, here in maps if here.is_file()]
+        cases = [case | {"prediction": str(here)} for case, here in maps if planned or here.is_file()]
         groups.append({"settings": group.get("settings", {}), "cases": cases})
     return groups
 
@@ -138,20 +163,22 @@ def record_inference(
     settings: Mapping[str, Any],
     overwrite: bool = False,
     label_values: Sequence[int] | None = None,
+    shard: str = "",
 ) -> None:
     """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
 
     Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one. Maps of other
-    settings that are not made again stay under ``earlier``, with their settings.
+    settings that are not made again stay under ``earlier``, with their settings. Shards take turns to add theirs.
 
     Raises:
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
+    lock = FolderLock(output_dir, wait=WAIT)  # until the end
     settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
     now = {image["case"] for image in images}
     same: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for group in record_groups(output_dir):
+    for group in record_groups(output_dir, planned=bool(shard)):
         other = sorted(key for key in settings if group["settings"].get(key) != settings[key])
         if group["cases"] and other and not overwrite:
             raise UserError(
@@ -174,3 +201,4 @@ def record_inference(
         earlier=others,
         label_values=label_values,
     )
+    del lock
