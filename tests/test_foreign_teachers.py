@@ -12,10 +12,10 @@ import torch
 from monai.networks.nets import SegResNet
 
 from conftest import BUNDLE, TINY
-from scripts.data.targets import regions_to_classes
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
 from scripts.inference.foreign_teachers import heads_to_classes, nnunet, zoo_bundle
+from scripts.method.regions import regions_to_classes
 
 ORDER = ("t1ce", "t1", "t2", "flair")  # of brats_mri_segmentation's channels
 

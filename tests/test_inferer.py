@@ -3,7 +3,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import nn
 
-from scripts.inference.inferer import VolumeInferer
+from scripts.inference.inferer import Mirrored, VolumeInferer
 
 OPTIONS = {"roi_size": [16, 16, 16], "sw_batch_size": 2, "overlap": 0.5, "mode": "gaussian"}
 
@@ -39,16 +39,45 @@ def test_a_volume_that_fits_goes_in_one_pass_of_padded_size(volume):
     assert set(seen) == {(16, 16, 16)} and len(seen) > 1
 
 
-def test_mirroring_is_the_mean_of_probabilities_over_flips_of_no_or_two_axes(network, volume):
+def over_flips(network, image, axes):
+    """Mean of the probabilities over flips of an image (1, C, H, W, D)."""
+    return torch.stack([network(image.flip(axis)).flip(axis).softmax(1) for axis in axes]).mean(0)
+
+
+FLIPS = [(), (2, 3), (2, 4), (3, 4)]
+
+
+def test_mirroring_one_window_is_the_mean_of_probabilities_over_flips_of_no_or_two_axes(network, volume):
+    options = OPTIONS | {"roi_size": [24, 32, 24]}
     with torch.no_grad():
-        mirrored = VolumeInferer(mirror=True, **OPTIONS)(volume, network)
-        plain = SlidingWindowInferer(**OPTIONS)
-        expected = torch.zeros(1, 4, 20, 27, 18)
-        for flags in (0b000, 0b011, 0b101, 0b110):
-            axes = [axis + 2 for axis in range(3) if flags >> axis & 1]
-            expected += plain(volume.flip(axes), network).flip(axes).softmax(1) / 4
+        mirrored = VolumeInferer(mirror=True, **options)(volume, network)
+        expected = over_flips(network, volume, FLIPS)
     assert torch.allclose(mirrored.exp(), expected, atol=1e-6)
     assert torch.allclose(mirrored.softmax(1), expected, atol=1e-6)  # logits as without
+
+
+def test_each_window_takes_two_flips_and_its_neighbours_the_other_two(network):
+    windows = torch.randn(8, 1, 6, 7, 8, generator=torch.Generator().manual_seed(2))  # two along each axis
+    mirrored = Mirrored(network, 2)
+    with torch.no_grad():
+        means = torch.cat([mirrored(batch) for batch in windows.split(2)])
+        pairs = [
+            [over_flips(network, window[None], axes)[0] for axes in (FLIPS[::2], FLIPS[1::2])] for window in windows
+        ]
+    took = [[torch.allclose(mean, option, atol=1e-6) for option in pair] for mean, pair in zip(means, pairs)]
+    assert all(sum(row) == 1 for row in took)
+    first = [row.index(True) for row in took]
+    for step in (1, 4):  # numbers to the neighbour along the last and the first axis
+        assert all({first[n], first[n + step]} == {0, 1} for n in range(8) if not n & step)
+
+
+def test_mirrored_windows_are_blended_like_others(volume):
+    """A network that looks at each voxel alone gives a flipped window the same."""
+    torch.manual_seed(0)
+    network = nn.Conv3d(1, 4, 1).eval()
+    with torch.no_grad():
+        found, expected = VolumeInferer(mirror=True, **OPTIONS)(volume, network), network(volume)
+    assert torch.allclose(found.exp(), expected.softmax(1), atol=1e-5)
 
 
 def test_mirrored_inference_gives_a_turned_volume_the_same_map_turned(network, volume):

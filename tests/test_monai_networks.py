@@ -12,6 +12,7 @@ from scripts.inference.inferer import VolumeInferer
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationNetwork, parameter_groups
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.method.regions import ClassesFromRegions
 from scripts.method.teachers import Teacher
 from scripts.method.terms import DistillationLoss
 from scripts.settings.preflight import check_networks
@@ -42,6 +43,11 @@ NETWORKS = {  # class, options, smallest patch
     "HighResNet": (nets.HighResNet, SOLID, 8),
     "RegUNet": (nets.RegUNet, {**SOLID, "num_channel_initial": 2, "depth": 1}, 16),
     "MedNeXt": (nets.MedNeXt, {**SOLID, **NEXT}, 16),
+    "regions": (
+        lambda **o: ClassesFromRegions(nets.SegResNet(**o)),
+        {**CHANNELS, "out_channels": 3, "init_filters": 8},
+        16,
+    ),
     "AutoEncoder": (nets.AutoEncoder, {**SOLID, "channels": (4, 8), "strides": (2, 2)}, 16),
 }
 NEED_EINOPS = ("SwinUNETR", "UNETR")

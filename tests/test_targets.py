@@ -7,7 +7,7 @@ import torch
 
 from conftest import TINY
 from scripts.data.datalist import load_cases
-from scripts.data.targets import ClassProbabilitiesd, find_targets, regions_to_classes, target_classes
+from scripts.data.targets import ClassProbabilitiesd, find_targets, target_classes
 from scripts.errors import UserError
 from scripts.files import read_json, read_table, write_json
 from scripts.inference.label_maps import write_probabilities
@@ -15,6 +15,7 @@ from scripts.labels import REGIONS
 from scripts.method.distillation import DistillationOutput, Part
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
 from scripts.method.pseudo_labels import PseudoLabels, TeacherResponse
+from scripts.method.regions import ClassesFromRegions, regions_to_classes
 from scripts.method.teachers import StoredTeacher
 from scripts.method.terms import DistillationLoss
 
@@ -195,3 +196,18 @@ def test_own_probabilities_teach_a_student_that_has_no_label(cohort, targets, co
     assert result.returncode == 0, result.stderr
     last = read_table(tmp_path / "run" / "history.csv")[-1]
     assert all(float(last[f"loss/{name}"]) > 0 for name in ("student", "pseudo", "pseudo_deep_1", "soft"))
+
+
+def test_a_network_of_regions_gives_classes_that_give_its_regions_back():
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 3, 3, padding=1)
+    image = torch.randn(2, 1, 5, 6, 7)
+    core, whole, enhancing = network(image).sigmoid().unbind(1)
+    core = torch.maximum(core, enhancing)
+    expected = {"ET": enhancing, "TC": core, "WT": torch.maximum(whole, core)}
+    logits = ClassesFromRegions(network)(image)
+    assert logits.shape == (2, 4, 5, 6, 7)
+    for name, members in REGIONS:  # as a softmax network's are
+        torch.testing.assert_close(logits.softmax(1)[:, list(members)].sum(1), expected[name], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="4 outputs"):
+        ClassesFromRegions(torch.nn.Conv3d(1, 4, 1))(image)

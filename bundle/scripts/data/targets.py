@@ -14,9 +14,10 @@ from monai.utils import convert_to_dst_type
 from scripts.data.cases import find_label_maps, strip_suffix
 from scripts.data.folder_files import list_files
 from scripts.errors import UserError
-from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, REGION_NAMES, TARGETS
+from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
+from scripts.method.regions import regions_to_classes
 
-__all__ = ["ClassProbabilitiesd", "find_targets", "regions_to_classes", "target_classes", "with_targets"]
+__all__ = ["ClassProbabilitiesd", "find_targets", "target_classes", "with_targets"]
 
 
 def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
@@ -75,20 +76,6 @@ def target_classes(target_values: str | None, label_values: Sequence[int]) -> di
     if target_values not in LABEL_VALUES:
         raise UserError(f"target_values is {target_values!r}, expected one of {', '.join(LABEL_VALUES)}.")
     return LABEL_VALUES[target_values]
-
-
-def regions_to_classes(regions: torch.Tensor) -> torch.Tensor:
-    """Class probabilities from those of the nested regions, each of which a network gives by a sigmoid of its own.
-
-    A region is at least as likely as one that lies within it: p(TC) becomes max(p(TC), p(ET)), then p(WT) becomes
-    max(p(WT), p(TC)). The classes are the differences, so they sum to 1, and sums of classes give the regions back.
-
-    Shapes: (3, H, W, D) in the order TC, WT, ET -> (4, H, W, D): background, NCR, ED, ET.
-    """
-    named = dict(zip(REGION_NAMES, regions))
-    core = torch.maximum(named["TC"], named["ET"])
-    whole = torch.maximum(named["WT"], core)
-    return torch.stack([1 - whole, core - named["ET"], whole - core, named["ET"]])
 
 
 class ClassProbabilitiesd(MapTransform):

@@ -25,12 +25,12 @@ from monai.transforms import Invertd
 from tqdm import tqdm
 
 from scripts.data.datalist import datalist_images
-from scripts.data.targets import regions_to_classes
 from scripts.data.task_folders import nnunet_values
 from scripts.errors import UserError
 from scripts.files import read_json, sha256, write_json
 from scripts.inference.label_maps import write_probabilities
 from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
+from scripts.method.regions import regions_to_classes
 from scripts.method.weights import load_weights
 
 __all__ = ["nnunet", "zoo_bundle"]

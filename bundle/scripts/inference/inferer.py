@@ -14,8 +14,9 @@ from scripts.method.resunet import STRIDE
 
 __all__ = ["VolumeInferer"]
 
-# Four of the eight flips: they have most of the gain for half of the time.
-FLIPS = ((), (2, 3), (2, 4), (3, 4))
+# Flips of a window (C, H, W, D) along no or two axes: they have most of the gain of all eight.
+FLIPS = ((), (1, 2), (1, 3), (2, 3))
+FLIPS_OF_A_WINDOW = 2  # windows overlap, so that neighbours can share the four
 
 
 class VolumeInferer(SlidingWindowInferer):
@@ -24,8 +25,9 @@ class VolumeInferer(SlidingWindowInferer):
     Args:
         whole_volume: volumes of up to this many voxels go through the network in one pass, padded to multiples of 8;
             0 always takes windows.
-        mirror: average the probabilities over the volume and its flips along each pair of axes (Simonyan and Zisserman
-            2015, https://arxiv.org/abs/1409.1556); the result is the logarithm of the mean, which serves as logits.
+        mirror: average the probabilities over flips along no or two axes (Simonyan and Zisserman 2015,
+            https://arxiv.org/abs/1409.1556): all four of a volume in one pass; two of each window, and the other two of
+            its neighbours, which overlap it. The result is the logarithm of the mean, which serves as logits.
         amp: let the network compute in bfloat16; windows are still blended in float32.
         options: the options of SlidingWindowInferer.
 
@@ -43,15 +45,35 @@ class VolumeInferer(SlidingWindowInferer):
         size = inputs.shape[2:]
         whole = size.numel() <= self.whole_volume
 
-        def predict(window: torch.Tensor) -> torch.Tensor:
-            with autocast(window.device, self.amp):
-                return logits_list(network(window, *args, **kwargs))[0].float()
+        def predict(windows: torch.Tensor) -> torch.Tensor:
+            with autocast(windows.device, self.amp):
+                return logits_list(network(windows, *args, **kwargs))[0].float()
 
         self.roi_size: Any = [-(-length // STRIDE) * STRIDE for length in size] if whole else self.window
         if not self.mirror:
             return super().__call__(inputs, predict)
+        one_window = all(length <= side for length, side in zip(size, self.roi_size))
+        mean = super().__call__(inputs, Mirrored(predict, len(FLIPS) if one_window else FLIPS_OF_A_WINDOW))
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+
+
+class Mirrored:
+    """Probabilities of windows, averaged over ``count`` of the four flips, which one window after another takes.
+
+    Shapes: windows (B, C, h, w, d) -> (B, classes, h, w, d).
+    """
+
+    def __init__(self, predict: Callable[[torch.Tensor], torch.Tensor], count: int) -> None:
+        self.predict, self.count, self.seen = predict, count, 0
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        numbers = range(self.seen, self.seen + len(windows))
+        self.seen += len(windows)
         total = torch.zeros(())
-        for axes in FLIPS:
-            logits = super().__call__(inputs.flip(axes), predict).flip(axes)
-            total = total.to(logits) + logits.softmax(dim=1)
-        return (total / len(FLIPS)).clamp_min(torch.finfo(total.dtype).tiny).log()
+        for turn in range(self.count):
+            # every fourth window begins elsewhere, so that neighbours along the first axis differ too
+            axes = [FLIPS[(number + number // 4 + turn * len(FLIPS) // self.count) % len(FLIPS)] for number in numbers]
+            logits = self.predict(torch.stack([window.flip(axis) for window, axis in zip(windows, axes)]))
+            flipped = torch.stack([window.flip(axis) for window, axis in zip(logits, axes)])
+            total = total.to(flipped) + flipped.softmax(dim=1)
+        return total / self.count

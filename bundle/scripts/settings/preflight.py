@@ -39,9 +39,7 @@ def check_training(
         UserError: names the key, what was found and what to do.
     """
     if val_interval > epochs:
-        raise UserError(
-            f"val_interval is {val_interval}, expected at most epochs, {epochs}: no student would be saved."
-        )
+        raise UserError(f"val_interval is {val_interval}, expected at most epochs, {epochs}: it saves the students.")
     check_processes(idist.get_world_size(), len(cases["validation"]))
     sources: dict[str, Any] = {
         f"teachers::{name}::checkpoint": teacher.checkpoint for name, teacher in networks.teachers.items()
@@ -106,12 +104,13 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
         try:
             logits = output_shape(network, patch)
         except (RuntimeError, ValueError) as error:
-            if "meta" in str(error):  # it looks at values, which are not there
-                continue
+            if "meta" in str(error):
+                continue  # it looks at values, which are not there
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(f"{given} fails: {reason}. Change the network, its in_channels, or roi_size.") from error
         if logits != (expected := (2, len(CLASSES), *roi_size)):
-            raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: change its out_channels.")
+            way = "change its out_channels, or see regions in docs/extend.md"
+            raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: {way}.")
 
 
 def check_augmentation(
