@@ -81,6 +81,8 @@ def test_loss_terms_are_epoch_means():
 
     def step(engine, batch):
         loss.values = {"a": torch.tensor(float(batch)), "b": torch.tensor(1.0)}
+        if batch == 4:
+            del loss.values["b"]  # of a batch without what it compares
 
     engine = engine_of(step)
     LossTerms(loss).attach(engine)

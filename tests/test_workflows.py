@@ -449,7 +449,7 @@ MISTAKES = {
     "patch size": ({"roi_size": [60, 64, 64]}, "three multiples of 8"),
     "fold": ({"fold": 9}, r"fold is 9, expected one of \[0, 1, 2\]"),
     "resume": ({"resume": True}, r"checkpoint\.pt does not exist"),
-    "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: no student would be saved"),
+    "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: else no student is saved"),
     "device": ({"device": "cuda:99"}, "device is 'cuda:99', expected one of this machine"),
     "cache": ({"cache": "ram"}, "cache is 'ram'"),
 }

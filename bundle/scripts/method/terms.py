@@ -214,7 +214,7 @@ class DistillationLoss(nn.Module):
             parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
             values |= {key: weight * part for key, part in parts.items()}
             idle |= set() if parts else {name}
-        if self.idle is None and idle and labelled:
+        if self.idle is None and idle:
             logger.info(f"Terms of the loss that find nothing to compare: {', '.join(sorted(idle))}.")
         self.idle = idle
         return values
@@ -224,6 +224,7 @@ class DistillationLoss(nn.Module):
 
         A process's value is its share of that mean, times the number of processes, since their gradients are averaged.
         """
+        self.idle = set()  # a term that one part lacks may find something in the next
         sums: dict[str, torch.Tensor] = {}
         counts: dict[str, int] = defaultdict(int)
         for part in output.parts:

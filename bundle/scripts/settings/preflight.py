@@ -39,7 +39,7 @@ def check_training(
         UserError: names the key, what was found and what to do.
     """
     if val_interval > epochs:
-        raise UserError(f"val_interval is {val_interval}, expected at most epochs, {epochs}: it saves the students.")
+        raise UserError(f"val_interval is {val_interval}, expected at most epochs, {epochs}: else no student is saved.")
     check_processes(idist.get_world_size(), len(cases["validation"]))
     sources: dict[str, Any] = {
         f"teachers::{name}::checkpoint": teacher.checkpoint for name, teacher in networks.teachers.items()

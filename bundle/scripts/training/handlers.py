@@ -90,7 +90,8 @@ class ConfidenceUpdate:
 class LossTerms:
     """Epoch means of every named loss term over all ranks, and of their sum, as loss/NAME in ``engine.state.metrics``.
 
-    Where patients lack something, a term's mean is over the steps that have it, and the sum's over all steps.
+    Where patients lack something, a term's mean is over the steps that have it, so that no figure depends on how many
+    patients lack it.
     """
 
     def __init__(self, loss: DistillationLoss) -> None:
@@ -102,13 +103,12 @@ class LossTerms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        engine.state.term_sums, engine.state.term_steps = {}, {"total": 0}  # where RunCheckpoint finds them
+        engine.state.term_sums, engine.state.term_steps = {}, {}  # where RunCheckpoint finds them
 
     def __call__(self, engine: Engine) -> None:
         if not counts(engine):
             return
         sums, steps = engine.state.term_sums, engine.state.term_steps
-        steps["total"] += 1
         for name, term in self.loss.values.items():
             sums[name] = sums.get(name, 0.0) + term
             steps[name] = steps.get(name, 0) + 1
@@ -118,7 +118,7 @@ class LossTerms:
         sums = idist.all_reduce(torch.stack(list(engine.state.term_sums.values())))
         means = sums / (world * sums.new_tensor([steps[name] for name in names]))
         engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(names, means)}
-        engine.state.metrics["loss/total"] = (sums / (world * steps["total"])).sum().item()
+        engine.state.metrics["loss/total"] = means.sum().item()
 
 
 class LossAlone:

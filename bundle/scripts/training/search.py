@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from scripts.data.sightings import Sightings
 from scripts.method.distillation import DistillationNetwork
 
 __all__ = ["TumourSearch"]
+
+logger = logging.getLogger(__name__)
 
 
 class TumourSearch:
@@ -57,6 +60,7 @@ class TumourSearch:
     def __call__(self, engine: Engine) -> None:
         if engine.state.epoch < self.start or (engine.state.epoch - self.start) % self.interval:
             return
+        logger.info(f"Looking for tumour in {len(self.unlabelled)} unlabelled patients, as the teachers see it.")
         teaching = self.network.training
         self.network.eval()
         found = {}
