@@ -1,5 +1,7 @@
 """What another program predicted, as a teacher: label maps and probabilities, of classes and of regions."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -167,8 +169,42 @@ def test_predictions_and_teachers_must_belong_together(cohort, targets, tmp_path
         load_cases(str(cohort / "datalist.json"), str(cohort / "data"), targets=str(targets))
     with pytest.raises(UserError, match="targets is 'none'"):
         find_targets("none", ["a"])
-    with pytest.raises(UserError, match=r"holds phantom_0000.* such as a:"):
+    with pytest.raises(UserError, match=r"holds files such as phantom_0000.* none of a case .* such as a:"):
         find_targets(str(targets), ["a"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"targets .*empty holds no NIfTI file, so none of a case .* such as a: give"):
+        find_targets(str(tmp_path / "empty"), ["a"])
+
+
+def test_only_files_that_are_not_used_are_named(cohort, targets, caplog):
+    """As predict writes them: probabilities beside label maps. A name that differs in case is of nobody."""
+    caplog.set_level("INFO")
+    probabilities = targets / "phantom_0001_probabilities.nii.gz"
+    for name in ("phantom_0000_seg", "phantom_0005_entropy", "Phantom_0005_seg", "phantom_0009_probabilities"):
+        shutil.copy(
+            probabilities if "prob" in name else targets / "phantom_0004_seg.nii.gz", targets / f"{name}.nii.gz"
+        )
+    found = find_targets(str(targets), [f"phantom_{index:04d}" for index in range(6)])
+    lines = {record.getMessage(): record.levelname for record in caplog.records}
+    foreign = "phantom_0009_probabilities.nii.gz"
+    assert lines == {
+        f"targets: 5 of 6 cases have a prediction in {targets}.": "INFO",
+        f"Left out 2 file(s) (of no training case): Phantom_0005_seg.nii.gz, {foreign}": "WARNING",
+        "Left out 1 file(s) (is a label map beside probabilities, which are used): phantom_0000_seg.nii.gz": "INFO",
+        "Left out 1 file(s) (map of an inference): phantom_0005_entropy.nii.gz": "INFO",
+    }
+    assert {case: path.name for case, path in found.items()} == {
+        **{f"phantom_000{index}": f"phantom_000{index}_probabilities.nii.gz" for index in (0, 1)},
+        **{f"phantom_000{index}": f"phantom_000{index}.nii.gz" for index in (2, 3)},
+        "phantom_0004": "phantom_0004_seg.nii.gz",
+    }
+
+
+def test_two_probabilities_of_a_case_are_named(targets):
+    (targets / "more").mkdir()
+    shutil.copy(targets / "phantom_0001_probabilities.nii.gz", targets / "more")
+    with pytest.raises(UserError, match=r"phantom_0001_prob.* and .*phantom_0001_prob.* case phantom_0001: keep one"):
+        find_targets(str(targets), ["phantom_0001"])
 
 
 def test_own_probabilities_teach_a_student_that_has_no_label(cohort, targets, command, tmp_path):
