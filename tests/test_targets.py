@@ -162,6 +162,34 @@ def test_faults_of_predictions_are_found_before_training(cohort, targets, name, 
         load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})
 
 
+def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(cohort, targets, caplog):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    for entry in document["training"][2:4]:
+        del entry["label"], entry["fold"]
+    write_json(cohort / "datalist.json", document)
+    for index in (1, 2, 3):
+        names = [f"phantom_{index:04d}{ending}.nii.gz" for ending in ("_probabilities", "")]
+        (targets / names[index > 1]).write_bytes(b"no image")
+    spoil_grid(cohort / "data" / "phantom_0004" / "phantom_0004_seg.nii.gz")
+    options = {"fold": None, "targets": str(targets), "target_classes": {0, 1, 2, 4}, "strict": False}
+    paths = str(cohort / "datalist.json"), str(cohort / "data")
+    with pytest.raises(UserError, match="4 fault"):
+        load_cases(*paths, sequences=STORED, **{**options, "strict": True})
+    alone = load_cases(*paths, sequences=STORED, **options)
+    has = {entry["case"]: set(entry) - {"case", "image"} for entry in alone["training"]}
+    assert has == {
+        "phantom_0000": {"label", "targets"},
+        "phantom_0001": {"label"},
+        "phantom_0005": {"label"},
+    }  # 2 and 3 have neither label nor teacher, the label of 4 is faulty
+    assert [entry["case"] for entry in alone["validation"]] == list(has)
+    assert "Left out 1 case(s) with faults: phantom_0004" in caplog.text
+    assert "Left out 3 target(s) with faults: phantom_0001, phantom_0002, phantom_0003" in caplog.text
+    both = load_cases(*paths, sequences={**STORED, "flair": ["flair"]}, **options)
+    has = {entry["case"]: set(entry) - {"case", "image"} for entry in both["training"]}
+    assert has["phantom_0001"] == {"label", "flair"} and has["phantom_0002"] == has["phantom_0003"] == {"flair"}
+
+
 def test_predictions_and_teachers_must_belong_together(cohort, targets, tmp_path):
     with pytest.raises(UserError, match="targets is not given"):
         load(cohort)

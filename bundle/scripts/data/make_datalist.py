@@ -7,15 +7,19 @@ python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--fol
 
 from __future__ import annotations
 
+import json
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
-from scripts.data.datalist import set_aside, warn_of_absent_classes
+from scripts.data.datalist import warn_of_absent_classes
 from scripts.data.datalist_summary import summary
 from scripts.data.editions import detect_label_values, possible_labels, values_of
 from scripts.data.folder_files import FolderFiles
@@ -27,6 +31,8 @@ from scripts.files import check_output, write_json
 from scripts.labels import CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
+
+logger = logging.getLogger(__name__)
 
 
 def make_datalist(
@@ -215,3 +221,13 @@ def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
     paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
     entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
     return entry | ({"channels": case.channels} if case.channels else {})
+
+
+def set_aside(path: Path, document: Mapping[str, Any]) -> None:
+    """Rename an earlier file that holds something else, which runs that were made with it need to resume."""
+    with suppress(ValueError):
+        if not path.exists() or json.loads(path.read_bytes()) == document:
+            return
+    kept = next(free for number in count(1) if not (free := path.with_stem(f"{path.stem}_{number}")).exists())
+    path.rename(kept)
+    logger.warning(f"{path} held another list, which is now {kept}: runs that were made with it need it to resume.")

@@ -12,13 +12,14 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
+from scripts.data.checks import Fault, report_faults
 from scripts.data.folder_files import list_files
 from scripts.data.map_files import choose_label_maps, reason_against
 from scripts.data.schemes import strip_suffix
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, REGION_NAMES, TARGETS
 
-__all__ = ["ClassProbabilitiesd", "find_targets", "regions_to_classes", "target_classes", "with_targets"]
+__all__ = ["ClassProbabilitiesd", "find_targets", "leave_out", "regions_to_classes", "target_classes", "with_targets"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,20 @@ def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: C
     return [
         entry | ({TARGETS: str(found[entry["case"]].absolute())} if entry["case"] in found else {}) for entry in own
     ]
+
+
+def leave_out(faults: Sequence[Fault], entries: Sequence[Mapping[str, Any]], strict: bool) -> tuple[set[str], set[str]]:
+    """Names of the cases to leave out, and of those whose prediction by another program is left out alone.
+
+    Raises:
+        UserError: if there is any fault and ``strict`` is set.
+    """
+    target_of = {entry["case"]: entry.get(TARGETS) for entry in entries}
+    of_targets = [fault for fault in faults if fault.file == target_of[fault.case]]
+    others = [fault for fault in faults if fault not in of_targets]
+    if strict:
+        report_faults(faults, strict)
+    return report_faults(others, strict), report_faults(of_targets, strict, what="target(s)")
 
 
 def target_classes(target_values: str | None, label_values: Sequence[int]) -> dict[int, int]:
