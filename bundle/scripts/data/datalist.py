@@ -176,14 +176,19 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     entries = read_datalist(datalist).get("training", [])
     if not any("label" in entry for entry in entries):
         raise UserError(
-            f"datalist {datalist} lists no labelled case under training: make it again (python -m scripts datalist)."
+            f"datalist {datalist} lists no labelled case under training, expected at least two labelled patients: put "
+            "labels beside the images (NAME_seg.nii.gz), or put this folder and a labelled one below one folder, and "
+            "make a datalist of that (python -m scripts datalist)."
         )
     folds = sorted({entry["fold"] for entry in entries if "label" in entry})
     if fold is None:
         logger.warning("fold is null: validation scores are scores of training patients.")
-    elif fold not in folds or (training and len(folds) < 2):
+    elif fold not in folds:
+        raise UserError(f"fold is {fold!r}, expected one of {folds}, the folds of {datalist}.")
+    elif training and len(folds) < 2:
         raise UserError(
-            f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), and another fold to train on."
+            f"fold is {fold!r}, and all labelled patients of {datalist} are in it, so none is left to train on: make a "
+            "datalist of more folds (--folds 5), or train and validate on all patients (--fold '$None')."
         )
     return entries
 
