@@ -290,6 +290,18 @@ def test_real_patients_get_their_split(tmp_path):
     assert {e["case"] for e in entries if e["fold"] == 1} == set(split["training"])
 
 
+def test_values_of_another_edition_name_the_option(cohort):
+    """In a datalist of ET 4, a label of ET 3; a value that no edition has names none."""
+    options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
+    rewrite(scan(cohort, 2, "seg"), lambda v: np.where(v == 4, 3, v))
+    advice = r"\[3\] .*\[0, 1, 2, 4\]: relabel .* datalist --label_values brats2023 or msd or nnunet *\n"
+    with pytest.raises(UserError, match=advice):
+        load_cases(**options)
+    rewrite(scan(cohort, 2, "seg"), lambda v: np.where(v == 3, 9, v))
+    with pytest.raises(UserError, match=r"\[9\] .*\[0, 1, 2, 4\]: relabel the file *\n"):
+        load_cases(**options)
+
+
 def test_an_earlier_datalist_is_kept_under_another_name(cohort, caplog):
     old = (cohort / "datalist.json").read_bytes()
     for folds in (3, 2, 2, 3):  # as before, another, the same, another

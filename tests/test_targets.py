@@ -162,6 +162,16 @@ def test_faults_of_predictions_are_found_before_training(cohort, targets, name, 
         load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})
 
 
+def test_label_maps_of_another_edition_name_the_option(cohort, targets):
+    path = targets / "phantom_0003.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(classes_of(image).astype(np.uint8), image.affine), path)
+    options = {"targets": str(targets), "target_classes": {0, 1, 2, 4}}
+    with pytest.raises(UserError, match=r"phantom_0003 .*\[3\] .* --target_values brats2023 or .* or nnunet"):
+        load(cohort, **options)
+    load(cohort, **options | {"target_classes": set(target_classes("brats2024", []))})
+
+
 def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(cohort, targets, caplog):
     document = read_json(str(cohort / "datalist.json"), "datalist")
     for entry in document["training"][2:4]:

@@ -104,7 +104,7 @@ def check_case(
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
         values = {"label": labels, TARGETS: target_labels}.get(role)
-        faults = [*file.faults, *(label_faults(np.array(file.values), values) if values is not None else [])]
+        faults = [*file.faults, *(label_faults(np.array(file.values), values, role) if values is not None else [])]
         faults += [*(grid_faults(file.grid, *first) if first else []), *copy_faults(files[role], sequences)]
         sequences += [files[role]] if role not in ("label", TARGETS) else []
         first = first or (file.grid, files[role].name)
