@@ -130,6 +130,13 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("cache", ["disk"]),
         ("empty_rule", ["brats"]),
         ("pretrained", 2021),
+        ("unlabelled_share", "half"),
+        ("unlabelled_share", 1.0),
+        ("unlabelled_share", True),
+        ("unlabelled_ramp_up", "few"),
+        ("unlabelled_ramp_up", -1),
+        ("unlabelled_ramp_up", 0.5),
+        ("targets", 2021),
     ],
 )
 def test_a_value_that_would_fail_later_is_named(key, value):
@@ -143,6 +150,8 @@ def test_a_value_that_would_fail_later_is_named(key, value):
     [
         {"fold": "$None", "roi_size": [64, 64, 8], "spacing": None, "overlap": 0.5, "resume": "auto"},
         {"spacing": [1.5, 2, 2], "batch_size": 2, "student_sequence": ["flair", "t1ce"]},
+        {"unlabelled_share": 0, "unlabelled_ramp_up": 3, "targets": "2021"},
+        {"unlabelled_share": None, "targets": {"_target_": "scripts.inference.foreign_teachers.zoo_bundle"}},
         {"learning_rate": "$1e-3", "device": "cpu", "fusion": None},
     ],
 )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import nibabel as nib
 import numpy as np
@@ -95,6 +96,73 @@ def test_what_is_no_such_bundle_is_named(cohort, bundle, tmp_path):
         zoo_bundle(str(folder), *options)
     with pytest.raises(UserError, match="bundle_dir"):
         zoo_bundle(str(tmp_path / "none"), *options)
+
+
+@pytest.mark.parametrize("key, count", [("in_channels", 5), ("out_channels", 4)])
+def test_a_network_of_other_channels_than_its_metadata_names_is_named(cohort, bundle, tmp_path, key, count):
+    folder, network = bundle
+    fitting = network.state_dict()
+    config = folder / "configs" / "inference.json"
+    spoil(config, lambda document: document["network_def"].update({key: count}))
+    options = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1], "in_channels": 4, "out_channels": 3}
+    torch.save(SegResNet(**options | {key: count}).state_dict(), folder / "models" / "model.pt")
+    paths = [str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "predicted")]
+    with pytest.raises(
+        UserError, match=f"bundle_dir {folder} cannot predict phantom_0.*{count} channels.*as its folder"
+    ):
+        zoo_bundle(str(folder), *paths)
+    spoil(config, lambda document: document["network_def"].update(options))
+    torch.save(fitting, folder / "models" / "model.pt")
+    zoo_bundle(str(folder), *paths)  # the failure left no record of another teacher
+    assert len(list((tmp_path / "predicted").glob("*.nii.gz"))) == 6
+
+
+def test_a_bundle_of_unknown_parts_is_named(cohort, bundle, tmp_path):
+    folder, _ = bundle
+    spoil(folder / "configs" / "inference.json", lambda document: document["network_def"].update(_target_="NoNet"))
+    with pytest.raises(UserError, match=f"bundle_dir {folder} holds no bundle.*NoNet"):
+        zoo_bundle(str(folder), str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "predicted"))
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """What nnUNetv2_train makes, as far as it is looked at before nnU-Net loads it."""
+    folder = tmp_path / "nnunet"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    names = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
+    write_json(folder / "dataset.json", {"channel_names": names, "labels": LABELS["classes"]})
+    return folder
+
+
+def test_an_installation_that_fails_is_told_from_the_folder(cohort, model_folder, tmp_path, monkeypatch):
+    """A stand-in for nnU-Net's library fails as with a torchvision of another torch; then there is no library."""
+    asked = []
+
+    class Broken:
+        def __init__(self, **options):
+            asked.append((options["device"].type, options["perform_everything_on_device"]))
+
+        def initialize_from_trained_model_folder(self, *_):
+            raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    parts = ["nnunetv2", "nnunetv2.inference", "nnunetv2.inference.predict_from_raw_data"]
+    for name in parts:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[parts[2]].nnUNetPredictor = Broken
+    options = [str(model_folder), str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "out")]
+    advice = rf"model_folder {model_folder} cannot be loaded \(RuntimeError: .*nms does not exist\): .*pip check"
+    with pytest.raises(UserError, match=advice):
+        nnunet(*options, device="cpu")
+    monkeypatch.setattr("ignite.distributed.device", lambda: torch.device("cuda"))
+    with pytest.raises(UserError, match=advice):
+        nnunet(*options)
+    assert asked == [("cpu", False), ("cuda", True)]  # by default the GPU where there is one
+    for name in parts:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"nnU-Net is not installed: pip install '\.\[nnunet\]'"):
+        nnunet(*options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_heads_of_classes_and_of_regions_become_classes():

@@ -10,7 +10,7 @@ import pytest
 from monai.data import load_decathlon_datalist
 
 from conftest import real_data
-from scripts.data.datalist import label_values, load_cases
+from scripts.data.datalist import datalist_images, label_values, load_cases
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
@@ -182,6 +182,58 @@ def test_patients_are_listed_with_what_they_have(cohort, capsys):
         make(cohort, unlabelled="train")
 
 
+def remove_labels(folder):
+    for path in folder.rglob("*_seg.nii.gz"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("part", ["training", "testing"])
+def test_a_folder_without_labels_is_listed_if_asked_for_and_can_be_predicted(cohort, part):
+    remove_labels(cohort)
+    with pytest.raises(UserError, match="6 cases, no label.* --unlabelled training or --unlabelled testing"):
+        make(cohort)
+    assert not (cohort / "new.json").exists()
+    document = make(cohort, unlabelled=part, folds=None)
+    other = {"training": "testing", "testing": "training"}[part]
+    assert [len(document[part]), document[other]] == [6, []]
+    assert all("fold" not in entry and "label" not in entry for entry in document[part])
+    assert len(datalist_images(str(cohort / "new.json"), str(cohort / "data"))) == 6
+    with pytest.raises(UserError, match="no labelled case .* two labelled patients: .* below one folder"):
+        load_cases(str(cohort / "new.json"), str(cohort / "data"), sequences={"flair": ["flair"]})
+
+
+def test_values_of_a_folder_without_labels_are_as_given(cohort):
+    remove_labels(cohort)
+    make(cohort, unlabelled="training", label_values="brats2023")
+    assert label_values(str(cohort / "new.json")) == [0, 1, 2, 3]
+
+
+def test_a_labelled_and_an_unlabelled_folder_are_joined_by_links(cohort):
+    """As docs/gaps.md says: the unlabelled ones are learnt from, the labelled ones have folds."""
+    (cohort / "more").mkdir()
+    for case in (4, 5):
+        folder = scan(cohort, case, "seg").parent
+        remove_labels(folder)
+        folder.rename(cohort / "more" / folder.name)
+    (cohort / "joined").mkdir()
+    for name in ("data", "more"):
+        (cohort / "joined" / name).symlink_to(cohort / name)
+    output = str(cohort / "joined.json")
+    make_datalist(str(cohort / "joined"), output, folds=2, unlabelled="training")
+    cases = load_cases(output, str(cohort / "joined"), sequences={"flair": ["flair"]})
+    assert sorted(e["case"] for e in cases["training"] if "label" not in e) == ["phantom_0004", "phantom_0005"]
+    assert len([entry for entry in cases["training"] if "label" in entry]) == 2
+
+
+def test_one_fold_alone_names_the_way_out(cohort):
+    make(cohort, folds=1)
+    options = {"datalist": str(cohort / "new.json"), "dataset_dir": str(cohort / "data")}
+    with pytest.raises(UserError, match=r"fold is 0, .* none is left to train on: .*--folds .*--fold '\$None'"):
+        load_cases(**options)
+    assert len(load_cases(**options, training=False)["validation"]) == 6
+    assert len(load_cases(**options, fold=None)["training"]) == 6
+
+
 def test_an_unlabelled_examination_is_in_the_fold_of_its_patient(cohort):
     for case, name in {4: "patient_1", 5: "patient_2"}.items():
         for path in list(scan(cohort, case, "seg").parent.iterdir()):
@@ -236,6 +288,18 @@ def test_real_patients_get_their_split(tmp_path):
     entries = json.loads((tmp_path / "list.json").read_text())["training"]
     assert {e["case"] for e in entries if e["fold"] == 0} == set(split["validation"])
     assert {e["case"] for e in entries if e["fold"] == 1} == set(split["training"])
+
+
+def test_values_of_another_edition_name_the_option(cohort):
+    """In a datalist of ET 4, a label of ET 3; a value that no edition has names none."""
+    options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
+    rewrite(scan(cohort, 2, "seg"), lambda v: np.where(v == 4, 3, v))
+    advice = r"\[3\] .*\[0, 1, 2, 4\]: relabel .* datalist --label_values brats2023 or msd or nnunet *\n"
+    with pytest.raises(UserError, match=advice):
+        load_cases(**options)
+    rewrite(scan(cohort, 2, "seg"), lambda v: np.where(v == 3, 9, v))
+    with pytest.raises(UserError, match=r"\[9\] .*\[0, 1, 2, 4\]: relabel the file *\n"):
+        load_cases(**options)
 
 
 def test_an_earlier_datalist_is_kept_under_another_name(cohort, caplog):

@@ -45,6 +45,20 @@ def predict(source, output, ckpt_path, **options):
     bundle_run("evaluating", config_file=config, **folders, **{**settings, **windows, **options})
 
 
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        *[("probabilities", value, "True or False") for value in ("float16", "8bit", "yes", 1)],
+        ("ckpt_path", "[a.pt,b.pt]", r"files that exist, several as \"\['a\.pt','b\.pt'\]\""),
+    ],
+)
+def test_values_that_predict_does_not_take_are_named(key, value, expected, weights, cohort_source, tmp_path):
+    options = {"ckpt_path": weights[0], key: value}
+    with pytest.raises(UserError, match=f"{key} is {re.escape(repr(value))}, expected {expected}"), bare_errors():
+        predict(cohort_source / "data", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def read(folder, case, kind="seg"):
     return nib.load(folder / f"{case}_{kind}.nii.gz").get_fdata()
 

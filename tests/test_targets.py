@@ -1,5 +1,7 @@
 """What another program predicted, as a teacher: label maps and probabilities, of classes and of regions."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -161,6 +163,44 @@ def test_faults_of_predictions_are_found_before_training(cohort, targets, name, 
         load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})
 
 
+def test_label_maps_of_another_edition_name_the_option(cohort, targets):
+    path = targets / "phantom_0003.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(classes_of(image).astype(np.uint8), image.affine), path)
+    options = {"targets": str(targets), "target_classes": {0, 1, 2, 4}}
+    with pytest.raises(UserError, match=r"phantom_0003 .*\[3\] .* --target_values brats2023 or .* or nnunet"):
+        load(cohort, **options)
+    load(cohort, **options | {"target_classes": set(target_classes("brats2024", []))})
+
+
+def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(cohort, targets, caplog):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    for entry in document["training"][2:4]:
+        del entry["label"], entry["fold"]
+    write_json(cohort / "datalist.json", document)
+    for index in (1, 2, 3):
+        names = [f"phantom_{index:04d}{ending}.nii.gz" for ending in ("_probabilities", "")]
+        (targets / names[index > 1]).write_bytes(b"no image")
+    spoil_grid(cohort / "data" / "phantom_0004" / "phantom_0004_seg.nii.gz")
+    options = {"fold": None, "targets": str(targets), "target_classes": {0, 1, 2, 4}, "strict": False}
+    paths = str(cohort / "datalist.json"), str(cohort / "data")
+    with pytest.raises(UserError, match="4 fault"):
+        load_cases(*paths, sequences=STORED, **{**options, "strict": True})
+    alone = load_cases(*paths, sequences=STORED, **options)
+    has = {entry["case"]: set(entry) - {"case", "image"} for entry in alone["training"]}
+    assert has == {
+        "phantom_0000": {"label", "targets"},
+        "phantom_0001": {"label"},
+        "phantom_0005": {"label"},
+    }  # 2 and 3 have neither label nor teacher, the label of 4 is faulty
+    assert [entry["case"] for entry in alone["validation"]] == list(has)
+    assert "Left out 1 case(s) with faults: phantom_0004" in caplog.text
+    assert "Left out 3 target(s) with faults: phantom_0001, phantom_0002, phantom_0003" in caplog.text
+    both = load_cases(*paths, sequences={**STORED, "flair": ["flair"]}, **options)
+    has = {entry["case"]: set(entry) - {"case", "image"} for entry in both["training"]}
+    assert has["phantom_0001"] == {"label", "flair"} and has["phantom_0002"] == has["phantom_0003"] == {"flair"}
+
+
 def test_predictions_and_teachers_must_belong_together(cohort, targets, tmp_path):
     with pytest.raises(UserError, match="targets is not given"):
         load(cohort)
@@ -168,8 +208,42 @@ def test_predictions_and_teachers_must_belong_together(cohort, targets, tmp_path
         load_cases(str(cohort / "datalist.json"), str(cohort / "data"), targets=str(targets))
     with pytest.raises(UserError, match="targets is 'none'"):
         find_targets("none", ["a"])
-    with pytest.raises(UserError, match=r"holds phantom_0000.* such as a:"):
+    with pytest.raises(UserError, match=r"holds files such as phantom_0000.* none of a case .* such as a:"):
         find_targets(str(targets), ["a"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"targets .*empty holds no NIfTI file, so none of a case .* such as a: give"):
+        find_targets(str(tmp_path / "empty"), ["a"])
+
+
+def test_only_files_that_are_not_used_are_named(cohort, targets, caplog):
+    """As predict writes them: probabilities beside label maps. A name that differs in case is of nobody."""
+    caplog.set_level("INFO")
+    probabilities = targets / "phantom_0001_probabilities.nii.gz"
+    for name in ("phantom_0000_seg", "phantom_0005_entropy", "Phantom_0005_seg", "phantom_0009_probabilities"):
+        shutil.copy(
+            probabilities if "prob" in name else targets / "phantom_0004_seg.nii.gz", targets / f"{name}.nii.gz"
+        )
+    found = find_targets(str(targets), [f"phantom_{index:04d}" for index in range(6)])
+    lines = {record.getMessage(): record.levelname for record in caplog.records}
+    foreign = "phantom_0009_probabilities.nii.gz"
+    assert lines == {
+        f"targets: 5 of 6 cases have a prediction in {targets}.": "INFO",
+        f"Left out 2 file(s) (of no training case): Phantom_0005_seg.nii.gz, {foreign}": "WARNING",
+        "Left out 1 file(s) (is a label map beside probabilities, which are used): phantom_0000_seg.nii.gz": "INFO",
+        "Left out 1 file(s) (map of an inference): phantom_0005_entropy.nii.gz": "INFO",
+    }
+    assert {case: path.name for case, path in found.items()} == {
+        **{f"phantom_000{index}": f"phantom_000{index}_probabilities.nii.gz" for index in (0, 1)},
+        **{f"phantom_000{index}": f"phantom_000{index}.nii.gz" for index in (2, 3)},
+        "phantom_0004": "phantom_0004_seg.nii.gz",
+    }
+
+
+def test_two_probabilities_of_a_case_are_named(targets):
+    (targets / "more").mkdir()
+    shutil.copy(targets / "phantom_0001_probabilities.nii.gz", targets / "more")
+    with pytest.raises(UserError, match=r"phantom_0001_prob.* and .*phantom_0001_prob.* case phantom_0001: keep one"):
+        find_targets(str(targets), ["phantom_0001"])
 
 
 def test_own_probabilities_teach_a_student_that_has_no_label(cohort, targets, command, tmp_path):

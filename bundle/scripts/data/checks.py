@@ -25,6 +25,8 @@ __all__ = ["CaseReport", "Fault", "check_case", "check_cases", "report_faults"]
 
 logger = logging.getLogger(__name__)
 
+ADVICE = "fix them, or leave these cases out (--strict False)."
+
 
 class Fault(NamedTuple):
     """One thing wrong with one file of one case, and what to do about it."""
@@ -102,7 +104,7 @@ def check_case(
             report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
             continue
         values = {"label": labels, TARGETS: target_labels}.get(role)
-        faults = [*file.faults, *(label_faults(np.array(file.values), values) if values is not None else [])]
+        faults = [*file.faults, *(label_faults(np.array(file.values), values, role) if values is not None else [])]
         faults += [*(grid_faults(file.grid, *first) if first else []), *copy_faults(files[role], sequences)]
         sequences += [files[role]] if role not in ("label", TARGETS) else []
         first = first or (file.grid, files[role].name)
@@ -115,12 +117,8 @@ def check_case(
     return report
 
 
-def report_faults(
-    faults: Sequence[Fault],
-    strict: bool,
-    advice: str = "fix them, or leave these cases out (--strict False).",
-) -> set[str]:
-    """Names of the cases with faults, which are to be left out. All faults are reported in one table.
+def report_faults(faults: Sequence[Fault], strict: bool, advice: str = ADVICE, what: str = "case(s)") -> set[str]:
+    """Names of the cases with faults, of which ``what`` is to be left out. All faults are reported in one table.
 
     Raises:
         UserError: if there is any fault and ``strict`` is set. The message is the table and the advice.
@@ -132,5 +130,5 @@ def report_faults(
     table = format_table(rows, right=False)
     if strict:
         raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
-    logger.warning(f"\n{table}\nLeft out {len(names)} case(s) with faults: {', '.join(sorted(names))}.")
+    logger.warning(f"\n{table}\nLeft out {len(names)} {what} with faults: {', '.join(sorted(names))}.")
     return names

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.checks import CaseReport, Fault, check_case, check_cases
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
-from scripts.data.targets import with_targets
+from scripts.data.targets import leave_out, with_targets
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
 
-__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "set_aside", "warn_of_absent_classes"]
+__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +53,7 @@ def load_cases(
         student_sequence: what ``image`` holds; several names are stacked.
         sequences: what each teacher sees besides, by its name. A training case may lack any of them, and cases without
             a label are for training if some teacher sees them.
-        strict: stop at faulty files. False leaves their cases out and names them.
+        strict: stop at faulty files. False leaves their cases, or faulty targets alone, out and names them.
         training: False reads the validation cases only.
         targets: folder of what another program predicted, for a StoredTeacher.
         target_classes: values that label maps in it may hold.
@@ -77,25 +74,33 @@ def load_cases(
     teachers = [set(names) for names in (sequences or {}).values()]
     entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
-    validation = [entry for entry in entries if "label" in entry and fold in (None, entry["fold"])]
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
-    learnt = [e for e in learnt if "label" in e or any(names <= files[e["case"]] for names in teachers)]
-    extra = {entry["case"]: sorted(set().union(*teachers) & files[entry["case"]]) for entry in learnt}
-    chosen = list({entry["case"]: entry for entry in [*learnt, *validation]}.values())
+
+    def roles_of_learnt() -> dict[str, list[str]]:
+        """What there is for teachers, by case; cases without label and teacher are left out."""
+        taught = [e["case"] for e in learnt if "label" in e or any(names <= files[e["case"]] for names in teachers)]
+        return {case: sorted(set().union(*teachers) & files[case]) for case in taught}
+
+    extra = roles_of_learnt()
+    validation: dict[str, list[str]] = {
+        entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
+    }
+    chosen = [entry for entry in entries if entry["case"] in validation or entry["case"] in extra]
     needed = {entry["case"]: [*student, *extra.get(entry["case"], [])] for entry in chosen}
     values = label_values(datalist)
-    reports = check_entries(
-        chosen, dataset_dir, needed, set(values), CheckedFiles(datalist, dataset_dir), target_classes
-    )
-    left_out = report_faults(find_faults(chosen, reports, of_t1ce=student[0] == "t1ce"), strict)
+    checked = CheckedFiles(datalist, dataset_dir)
+    reports = check_entries(chosen, dataset_dir, needed, set(values), checked, target_classes)
+    left_out, untaught = leave_out(find_faults(chosen, reports, of_t1ce=student[0] == "t1ce"), chosen, strict)
+    for case in untaught:
+        files[case] -= {TARGETS}
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
 
-    def data(part: Sequence[Mapping[str, Any]], extra: Mapping[str, Sequence[str]]) -> list[dict]:
-        kept = [entry for entry in part if entry["case"] not in left_out]
-        return [network_entry(entry, dataset_dir, student, extra.get(entry["case"], ())) for entry in kept]
+    def data(part: Mapping[str, Sequence[str]]) -> list[dict]:
+        kept = [entry for entry in entries if entry["case"] in part and entry["case"] not in left_out]
+        return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
-    return {"training": data(learnt, extra), "validation": data(validation, {})}
+    return {"training": data(roles_of_learnt()), "validation": data(validation)}
 
 
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
@@ -171,14 +176,19 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     entries = read_datalist(datalist).get("training", [])
     if not any("label" in entry for entry in entries):
         raise UserError(
-            f"datalist {datalist} lists no labelled case under training: make it again (python -m scripts datalist)."
+            f"datalist {datalist} lists no labelled case under training, expected at least two labelled patients: put "
+            "labels beside the images (NAME_seg.nii.gz), or put this folder and a labelled one below one folder, and "
+            "make a datalist of that (python -m scripts datalist)."
         )
     folds = sorted({entry["fold"] for entry in entries if "label" in entry})
     if fold is None:
         logger.warning("fold is null: validation scores are scores of training patients.")
-    elif fold not in folds or (training and len(folds) < 2):
+    elif fold not in folds:
+        raise UserError(f"fold is {fold!r}, expected one of {folds}, the folds of {datalist}.")
+    elif training and len(folds) < 2:
         raise UserError(
-            f"fold is {fold!r}, expected one of {folds} (the folds of {datalist}), and another fold to train on."
+            f"fold is {fold!r}, and all labelled patients of {datalist} are in it, so none is left to train on: make a "
+            "datalist of more folds (--folds 5), or train and validate on all patients (--fold '$None')."
         )
     return entries
 
@@ -238,13 +248,3 @@ def network_entry(
             name: channels[name] for name in sequences if name in channels
         }
     return data
-
-
-def set_aside(path: Path, document: Mapping[str, Any]) -> None:
-    """Rename an earlier file that holds something else, which runs that were made with it need to resume."""
-    with suppress(ValueError):
-        if not path.exists() or json.loads(path.read_bytes()) == document:
-            return
-    kept = next(free for number in count(1) if not (free := path.with_stem(f"{path.stem}_{number}")).exists())
-    path.rename(kept)
-    logger.warning(f"{path} held another list, which is now {kept}: runs that were made with it need it to resume.")

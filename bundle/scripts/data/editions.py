@@ -45,7 +45,7 @@ def detect_label_values(
         for value in reports[case.name].label_values & {3, 4}:
             cases_with[value].append(case.name)
     editions = {case.edition for case in cases}
-    if (declared := {case.label_values for case in cases}) != {()}:
+    if declared := {case.label_values for case in cases} - {()}:
         return declared.pop(), []  # one data set, which says it
     default = 3 if editions == {"2023"} else 4
     enhancing = max(cases_with, key=lambda value: len(cases_with[value]), default=default)

@@ -7,15 +7,19 @@ python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--fol
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
-from scripts.data.datalist import set_aside, warn_of_absent_classes
+from scripts.data.datalist import warn_of_absent_classes
 from scripts.data.datalist_summary import summary
 from scripts.data.editions import detect_label_values, possible_labels, values_of
 from scripts.data.folder_files import FolderFiles
@@ -27,6 +31,8 @@ from scripts.files import check_output, write_json
 from scripts.labels import CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
+
+logger = logging.getLogger(__name__)
 
 
 def make_datalist(
@@ -66,7 +72,7 @@ def make_datalist(
         strict: stop at faulty files and at patients seen in training. False leaves their cases out and names them.
         sequences: sequences that every case must have, T1ce among them (t1ce).
         unlabelled: where all cases without a label are listed: "training", to learn from them by distillation, or
-            "testing".
+            "testing". A folder without any label needs it.
         trained_on: the datalist of a training whose patients must not be in this list.
         mapping: the organisers' CSV of names in several editions, for ``trained_on``.
         t1ce: which files are T1ce, as "*_T1post.nii.gz" or, with folders, "*/post.nii.gz". What the wildcards stand
@@ -90,7 +96,7 @@ def make_datalist(
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
     parts, files = find_parts(dataset_dir, choice, unlabelled)
-    for case in parts["labelled"]:
+    for case in itertools.chain(*parts.values()):
         case.label_values = given or case.label_values
     found = sum(map(len, parts.values()))
     split_folds = read_split(split, parts["labelled"]) if split else {}
@@ -99,14 +105,14 @@ def make_datalist(
     warn_of_parted_patients(cases)
     reports = check_files(cases, required, CheckedFiles(output, dataset_dir))
     unite_copies(cases, reports)
-    values, other_edition = detect_label_values(labelled, reports)
+    values, other_edition = detect_label_values(labelled or cases, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     faults = [Fault(read_name(path).case, str(path), fault, "fetch it, or remove it") for path, fault in files.broken]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
     faulty = set() if strict else {fault.case for fault in faults}  # else a fold might be left empty
     divided = [case for case in labelled if case.name not in faulty] or labelled
     sizes = {name: report.tumour_ml for name, report in reports.items()}
-    fold_of = choose_folds(divided, sizes, split_folds, folds, seed)
+    fold_of = choose_folds(divided, sizes, split_folds, folds, seed) if divided else {}
     of_patient = {case.patient: fold_of[case.name] for case in divided}
     fold_of |= {case.name: of_patient[case.patient] for case in parts["training"] if case.patient in of_patient}
     faults += patients_in_two_folds([*divided, *parts["training"]], reports, fold_of)
@@ -136,7 +142,7 @@ def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tupl
     """Cases by part, and all files. The parts are labelled, and of the others those for training and for testing.
 
     Raises:
-        UserError: if no case has a label, or unlabelled is another word.
+        UserError: if no case has a label and unlabelled is not given, or it is another word.
     """
     if unlabelled not in (None, "training", "testing"):
         raise UserError(f"unlabelled is {unlabelled!r}, expected training or testing.")
@@ -144,9 +150,12 @@ def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tupl
     for line in files.lines(Path(dataset_dir)).values():
         print(line)
     groups = {case.group for case in cases if "label" in case.files}
-    if not groups:
+    if not groups and not unlabelled:
         files.check(f"dataset_dir {dataset_dir}")
-        raise UserError(f"dataset_dir {dataset_dir} holds {len(cases)} cases, no label. {endings_text(files.volumes)}")
+        raise UserError(
+            f"dataset_dir {dataset_dir} holds {len(cases)} cases, no label. {endings_text(files.volumes)} If there are "
+            "no labels, pass --unlabelled training or --unlabelled testing."
+        )
     parts: dict[str, list[Case]] = {"labelled": [], "training": [], "testing": []}
     for case in cases:
         other = unlabelled or ("training" if case.group in groups else "testing")
@@ -215,3 +224,13 @@ def datalist_entry(case: Case, root: Path) -> dict[str, Any]:
     paths = {role: path.relative_to(root).as_posix() for role, path in case.files.items()}
     entry: dict[str, Any] = {"case": case.name, "image": paths.pop("t1ce"), **paths}
     return entry | ({"channels": case.channels} if case.channels else {})
+
+
+def set_aside(path: Path, document: Mapping[str, Any]) -> None:
+    """Rename an earlier file that holds something else, which runs that were made with it need to resume."""
+    with suppress(ValueError):
+        if not path.exists() or json.loads(path.read_bytes()) == document:
+            return
+    kept = next(free for number in itertools.count(1) if not (free := path.with_stem(f"{path.stem}_{number}")).exists())
+    path.rename(kept)
+    logger.warning(f"{path} held another list, which is now {kept}: runs that were made with it need it to resume.")

@@ -11,7 +11,7 @@ from scripts.data.schemes import read_name, strip_suffix
 from scripts.errors import UserError
 from scripts.labels import MAP_ENDINGS
 
-__all__ = ["case_of", "find_label_maps", "label_map", "maps_of"]
+__all__ = ["case_of", "choose_label_maps", "find_label_maps", "label_map", "maps_of", "reason_against"]
 
 
 def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
@@ -32,13 +32,26 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
         raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
     files = list_files(root)
     files.check(f"{key} {root}")
-    names = {file: read_name(file) for file in files.volumes}
+    maps = choose_label_maps(files.volumes, root, key)
+    if not maps:
+        raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
+    for file in sorted(set(files.volumes) - set(maps.values())):
+        files.leave_out(file, reason_against(file))
+    files.report(root)
+    return maps
+
+
+def choose_label_maps(volumes: Sequence[Path], root: Path, key: str) -> dict[str, Path]:
+    """Label maps by case, sorted, of these files: those that are named as labels, or else all but sequences.
+
+    Raises:
+        UserError: if two files may be the label map of a case.
+    """
+    names = {file: read_name(file) for file in volumes}
     known = {file: name for file, name in names.items() if name.role not in ("", "other")}
     named = [(case.name, case.files["label"]) for case in build_cases(known, root) if "label" in case.files]
     plain = [
-        (strip_suffix(file), file)
-        for file in files.volumes
-        if file not in known and names[file].ending not in MAP_ENDINGS
+        (strip_suffix(file), file) for file in volumes if file not in known and names[file].ending not in MAP_ENDINGS
     ]
     rivals = [(case, file) for case, file in plain if case in dict(named)]
     maps: dict[str, Path] = {}
@@ -49,13 +62,13 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
                 "and name files after their case."
             )
         maps[case] = file
-    if not maps:
-        raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
-    for file in sorted(set(files.volumes) - set(maps.values())):
-        role = names[file].role
-        files.leave_out(file, names[file].reason or (f"is {role}" if role else "no label by its name, others are"))
-    files.report(root)
     return maps
+
+
+def reason_against(file: Path) -> str:
+    """Why a file beside label maps is none, by its name."""
+    name = read_name(file)
+    return name.reason or (f"is {name.role}" if name.role else "no label by its name, others are")
 
 
 def case_of(path: str | Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
+from scripts.labels import CLASSES, LABEL_VALUES, TARGETS
 
 __all__ = ["copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
 
@@ -94,14 +95,20 @@ def flatness(voxels: np.ndarray, top: float) -> float:
     return min(shares)
 
 
-def label_faults(voxels: np.ndarray, labels: Collection[int]) -> list[Finding]:
-    """Values of a label that have no meaning."""
+def label_faults(voxels: np.ndarray, labels: Collection[int], role: str = "label") -> list[Finding]:
+    """Values of a label, or of another program's label map, that have no meaning, and what gives them one."""
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
-    unknown = sorted(set(np.unique(voxels).tolist()) - set(labels))
-    return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file")] * bool(
-        unknown
-    )
+    values = set(np.unique(voxels).tolist())
+    if not (unknown := sorted(values - set(labels))):
+        return []
+    editions = {name: known for name, known in LABEL_VALUES.items() if values <= set(known)}
+    option = "--target_values"
+    if role != TARGETS:  # a datalist has one value a class
+        editions = {name: known for name, known in editions.items() if len(known) == len(CLASSES)}
+        option = "python -m scripts datalist --label_values"
+    also = f", or say what all such files hold: {option} {' or '.join(editions)}" if editions else ""
+    return [(f"unknown label values {shorten(unknown)}", f"expected {sorted(labels)}: relabel the file{also}")]
 
 
 def tumour_faults(tumour_ml: float) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,37 +12,61 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from scripts.data.cases import find_label_maps, strip_suffix
+from scripts.data.checks import Fault, report_faults
 from scripts.data.folder_files import list_files
+from scripts.data.map_files import choose_label_maps, reason_against
+from scripts.data.schemes import strip_suffix
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
 from scripts.method.regions import regions_to_classes
 
-__all__ = ["ClassProbabilitiesd", "find_targets", "target_classes", "with_targets"]
+__all__ = ["ClassProbabilitiesd", "find_targets", "leave_out", "target_classes", "with_targets"]
+
+logger = logging.getLogger(__name__)
 
 
 def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
     """Another program's prediction of each case: NAME_probabilities.nii.gz, or else a label map.
 
+    Says how many cases have one, and which files are not used.
+
     Raises:
-        UserError: if there is no such folder, or nothing of these cases in it.
+        UserError: if there is no such folder, nothing of these cases in it, or two files may be of one case.
     """
     root, cases = Path(targets), list(cases)
     if not root.is_dir():
         raise UserError(f"targets is {targets!r}, expected a folder of label maps or probabilities.")
     files = list_files(root)
     files.check(f"targets {root}")
-    ending = f"_{PROBABILITIES}"
-    stems = {strip_suffix(path): path for path in files.volumes}
-    found = {stem.removesuffix(ending): path for stem, path in stems.items() if stem.endswith(ending)}
-    if len(found) < len(stems):
-        found = find_label_maps(root, "targets") | {case: stems[case] for case in cases if case in stems} | found
-    if not set(found) & set(cases):
+    soft = probability_files(files.volumes)
+    rest = [path for path in files.volumes if path not in soft.values()]
+    stems = {strip_suffix(path): path for path in rest}
+    maps = choose_label_maps(rest, root, "targets") | {case: stems[case] for case in cases if case in stems}
+    found = {case: path for case, path in (maps | soft).items() if case in cases}
+    if not found:
+        names = ", ".join(path.name for path in files.volumes[:3])
         raise UserError(
-            f"targets {targets} holds {', '.join(sorted(found)[:3]) or 'no NIfTI file'}, but no case of the datalist, "
-            f"such as {cases[0]}: name files NAME_probabilities.nii.gz or NAME.nii.gz after their case."
+            f"targets {targets} holds {f'files such as {names}, but none' if names else 'no NIfTI file, so none'} of a "
+            f"case of the datalist, such as {cases[0]}: give a folder of NAME_probabilities.nii.gz or NAME.nii.gz."
         )
-    return {case: found[case] for case in cases if case in found}
+    case_of_file = {path: case for part in (maps, soft) for case, path in part.items()}
+    for path in [path for path in files.volumes if path not in found.values()]:
+        case = case_of_file.get(path)
+        against = "is a label map beside probabilities, which are used" if case in found else "of no training case"
+        files.leave_out(path, against if case else reason_against(path))
+    logger.info(f"targets: {len(found)} of {len(cases)} cases have a prediction in {root}.")
+    files.report(root)
+    return found
+
+
+def probability_files(volumes: Iterable[Path]) -> dict[str, Path]:
+    """The files NAME_probabilities.nii.gz by case. Raises UserError for two of one case."""
+    found: dict[str, Path] = {}
+    for path in volumes:
+        case = strip_suffix(path).removesuffix(f"_{PROBABILITIES}")
+        if case != strip_suffix(path) and (other := found.setdefault(case, path)) != path:
+            raise UserError(f"targets: {other} and {path} are both probabilities of case {case}: keep one of them.")
+    return found
 
 
 def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: Collection[str]) -> list[dict[str, Any]]:
@@ -59,6 +84,20 @@ def with_targets(entries: Sequence[dict[str, Any]], targets: str | None, seen: C
     return [
         entry | ({TARGETS: str(found[entry["case"]].absolute())} if entry["case"] in found else {}) for entry in own
     ]
+
+
+def leave_out(faults: Sequence[Fault], entries: Sequence[Mapping[str, Any]], strict: bool) -> tuple[set[str], set[str]]:
+    """Names of the cases to leave out, and of those whose prediction by another program is left out alone.
+
+    Raises:
+        UserError: if there is any fault and ``strict`` is set.
+    """
+    target_of = {entry["case"]: entry.get(TARGETS) for entry in entries}
+    of_targets = [fault for fault in faults if fault.file == target_of[fault.case]]
+    others = [fault for fault in faults if fault not in of_targets]
+    if strict:
+        report_faults(faults, strict)
+    return report_faults(others, strict), report_faults(of_targets, strict, what="target(s)")
 
 
 def target_classes(target_values: str | None, label_values: Sequence[int]) -> dict[int, int]:

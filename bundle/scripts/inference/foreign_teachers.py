@@ -42,7 +42,7 @@ Predict = Callable[[list[str]], np.ndarray]  # a patient's files, in the teacher
 
 def nnunet(
     model_folder: str, datalist: str, dataset_dir: str, output_dir: str, folds: Sequence[int] | None = None,
-    checkpoint: str = "checkpoint_final.pth", mirror: bool = True, device: str = "cpu",
+    checkpoint: str = "checkpoint_final.pth", mirror: bool = True, device: str | None = None,
 ) -> str:  # fmt: skip
     """Class probabilities of all patients by a trained nnU-Net v2; the folder in which they are.
 
@@ -57,29 +57,31 @@ def nnunet(
         folds: of the cross-validation; None takes all that are there.
         checkpoint: file of each fold.
         mirror: average over flips, as nnU-Net does.
-        device: that predicts.
+        device: that predicts; None takes the GPU where there is one.
 
     Raises:
-        UserError: if nnU-Net is not installed, or the folder holds no such model, or one of other labels or channels.
+        UserError: if nnU-Net is not installed or fails, or the folder holds no such model, or one of other labels or
+            channels.
     """
     folder, where = Path(model_folder), Path(model_folder, "dataset.json")
     document = read_json(where, "model_folder", {"channel_names": dict, "labels": dict})
     channels, values = sequences_of_names(document["channel_names"], where), nnunet_values(document["labels"], where)
 
     def load() -> Predict:
+        place = torch.device(device or idist.device())
         try:
             from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-        except ImportError as error:
-            raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
-        on_gpu, place = device != "cpu", torch.device(device)
-        predictor = nnUNetPredictor(
-            use_mirroring=mirror, device=place, perform_everything_on_device=on_gpu, allow_tqdm=False
-        )
-        try:
+
+            predictor = nnUNetPredictor(
+                use_mirroring=mirror, device=place, perform_everything_on_device=place.type == "cuda", allow_tqdm=False
+            )
             predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
         except Exception as error:  # a missing file, another version: the user needs the folder, not the way
+            if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nnunetv2"):
+                raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
             raise UserError(
-                f"model_folder {folder} cannot be loaded ({error}): give the folder that nnUNetv2_train made."
+                f"model_folder {folder} cannot be loaded ({short(error)}): give the folder that nnUNetv2_train made. "
+                "If a library is named, install one that fits (pip check), such as the torchvision of this torch."
             ) from error
         manager, reader = predictor.label_manager, predictor.plans_manager.image_reader_writer_class()
         heads = [member_classes(head, values) for head in manager.all_regions or manager.all_labels]
@@ -97,7 +99,8 @@ def nnunet(
             f"model_folder {folder} holds no fold_*/{checkpoint}: give the folder that nnUNetv2_train made."
         )
     settings = [f"folds {folds}, mirror {mirror}"]
-    return predict_all(load, channels, datalist, dataset_dir, output_dir, weights + settings)
+    source = f"model_folder {folder}"
+    return predict_all(load, channels, datalist, dataset_dir, output_dir, weights + settings, source)
 
 
 def in_image_grid(probabilities: np.ndarray, reader: Any, properties: Mapping[str, Any]) -> np.ndarray:
@@ -134,7 +137,7 @@ def heads_to_classes(probabilities: np.ndarray, heads: Sequence[tuple[int, ...]]
     raise UserError(f"the teacher's outputs are of the classes {list(of)}, expected all four, or TC, WT and ET.")
 
 
-def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str, device: str = "cpu") -> str:
+def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str, device: str | None = None) -> str:
     """Class probabilities of all patients by a Model Zoo bundle such as brats_mri_segmentation; their folder.
 
     Its inference config gives network, preprocessing and inferer, its metadata the channels of input and output: three
@@ -145,22 +148,22 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
         datalist, dataset_dir, output_dir, device: as for ``nnunet``.
 
     Raises:
-        UserError: if the folder holds no such bundle, or one of other channels.
+        UserError: if the folder holds no such bundle, or one of other channels, or its network fails.
     """
-    folder = Path(bundle_dir).resolve()
+    folder, place = Path(bundle_dir).resolve(), torch.device(device or idist.device())
     formats = read_json(folder / "configs" / "metadata.json", "bundle_dir", {"network_data_format": dict})
     try:
         formats = formats["network_data_format"]
         inputs, outputs = formats["inputs"]["image"]["channel_def"], formats["outputs"]["pred"]["channel_def"]
         parser = ConfigParser()
         parser.read_config(str(folder / "configs" / "inference.json"))
-        parser.update({"bundle_root": str(folder), "device": torch.device(device)})
-        network = parser.get_parsed_content("network_def").to(device).eval()
+        parser.update({"bundle_root": str(folder), "device": place})
+        network = parser.get_parsed_content("network_def").to(place).eval()
         preprocessing, inferer = (parser.get_parsed_content(key) for key in ("preprocessing", "inferer"))
-    except (OSError, KeyError, RuntimeError) as error:
+    except Exception as error:  # of any class that it names
         raise UserError(
             f"bundle_dir {folder} holds no bundle: configs/inference.json needs network_def, preprocessing and "
-            f"inferer, and configs/metadata.json channels ({type(error).__name__}: {error})."
+            f"inferer, and configs/metadata.json channels ({short(error)})."
         ) from error
     weights = folder / "models" / "model.pt"
     load_weights(network, str(weights))
@@ -170,13 +173,16 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
     @torch.no_grad()
     def predict(files: list[str]) -> np.ndarray:
         data = preprocessing({"image": files})
-        logits = inferer(data["image"][None].to(device), network)
+        logits = inferer(data["image"][None].to(place), network)
+        if len(logits[0]) != len(outputs):
+            raise ValueError(f"the network gives {len(logits[0])} channels, its metadata names {len(outputs)}")
         data["pred"] = MetaTensor(logits[0].cpu().sigmoid(), meta=data["image"].meta)
         back = Invertd("pred", preprocessing, "image", nearest_interp=False, to_tensor=True)(data)["pred"]
         return regions_to_classes(torch.as_tensor(back).as_subclass(torch.Tensor)[regions]).numpy()
 
     channels = sequences_of_names(inputs, where)
-    return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, [sha256(str(weights))])
+    digest, source = [sha256(str(weights))], f"bundle_dir {folder}"
+    return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, digest, source)
 
 
 def sequences_of_names(names: Mapping[str, str], where: Path) -> list[str]:
@@ -197,19 +203,15 @@ def regions_of_names(names: Mapping[str, str], where: Path) -> list[int]:
 
 
 def predict_all(
-    load: Callable[[], Predict],
-    channels: Sequence[str],
-    datalist: str,
-    dataset_dir: str,
-    output_dir: str,
-    weights: list[str],
-) -> str:
+    load: Callable[[], Predict], channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str,
+    weights: list[str], source: str,
+) -> str:  # fmt: skip
     """Write each patient's class probabilities, unless they are there; the folder. Rank 0 works, the others wait.
 
     The teacher is loaded only if there is something to predict, so a training resumes without it.
 
     Raises:
-        UserError: if the folder holds another teacher's predictions, or no patient has all channels.
+        UserError: if the folder holds another teacher's predictions, no patient has all channels, or the teacher fails.
     """
     folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
     if idist.get_rank() == 0:
@@ -220,14 +222,28 @@ def predict_all(
             raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
         if left := [image for image in images if not path_of(folder, image["case"]).is_file()]:
             predict = load()
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(made, record)
             for image in tqdm(left, "the teacher predicts"):
                 files = [image["image"]] if isinstance(image["image"], str) else image["image"]
-                write_probabilities(path_of(folder, image["case"]), predict(files), nib.load(files[0]).affine)
+                try:
+                    found = predict(files)
+                except UserError:
+                    raise
+                except Exception as error:  # another program's, which fails in many ways
+                    raise UserError(
+                        f"{source} cannot predict {image['case']} ({short(error)}): its network must take the channels "
+                        f"{', '.join(channels)}, as its folder says."
+                    ) from error
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(made, record)  # once it can predict
+                write_probabilities(path_of(folder, image["case"]), found, nib.load(files[0]).affine)
     idist.barrier()
     return str(folder)
 
 
 def path_of(folder: Path, case: str) -> Path:
     return folder / f"{case}_{PROBABILITIES}.nii.gz"
+
+
+def short(error: Exception) -> str:
+    """The error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scripts.method.resunet import STRIDE
 __all__ = ["TEXT", "check_values"]
 
 TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce", "patient"}
-TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri"}
+TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri", "targets"}
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -74,11 +75,14 @@ SIZE: Rule = (
     lambda v: listed(v, 3, lambda n: whole(n, 1) and n % STRIDE == 0),
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
-FLAGS = "strict overwrite lr_from_validation activation_checkpointing amp channels_last mirror uncertainty"
+FLAGS = (
+    "strict overwrite lr_from_validation activation_checkpointing amp channels_last mirror uncertainty probabilities"
+)
+COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {
     **dict.fromkeys(FLAGS.split(), FLAG),
     **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval"), AT_LEAST_1),
-    **dict.fromkeys(("seed", "num_workers", "warm_up_epochs", "distillation_warm_up", "whole_volume"), AT_LEAST_0),
+    **dict.fromkeys(COUNTS.split(), AT_LEAST_0),
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
     **dict.fromkeys(("roi_size", "window_size"), SIZE),
     **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
@@ -89,15 +93,13 @@ RULES: dict[str, Rule] = {
         f"three positive numbers in mm, such as [2,2,2], or for each volume's own {NONE}",
     ),
     "overlap": (lambda v: number(v) and 0 <= v < 1, "a number from 0 to below 1"),
+    "unlabelled_share": (lambda v: v is None or (number(v) and 0 <= v < 1), f"a number from 0 to below 1, or {NONE}"),
     "patch_ratios": (
         lambda v: listed(v, 4, lambda n: number(n) and n >= 0) and sum(v) > 0,
         'four numbers of at least 0 (background, NCR, ED, ET), such as "[9,1,1,1]"',
     ),
     "cache": (lambda v: v in ("disk", "memory", "none"), '"disk", "memory" or "none"'),
-    "output_dir": (
-        writable,
-        "a folder to write to, whose models and cache are no links to elsewhere (--ckpt_dir and --cache_dir may be)",
-    ),
+    "output_dir": (writable, "a folder whose models and cache are no links (--ckpt_dir and --cache_dir may be)"),
     "resume": (lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "clip_gradient": (lambda v: v is None or (number(v) and v > 0), f"a number above 0, or {NONE}"),
     "device": (usable, "one of this machine, such as cpu or cuda:0"),
@@ -107,7 +109,7 @@ RULES: dict[str, Rule] = {
         'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
     ),
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
-    "ckpt_path": (lambda v: each(v, lambda p: Path(p).is_file()), "files that exist: train first, or give others"),
+    "ckpt_path": (lambda v: each(v, os.path.isfile), "files that exist, several as \"['a.pt','b.pt']\": train first"),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
     "empty_rule": (lambda v: v in list(EMPTY_RULES), f"one of {sorted(EMPTY_RULES)}"),
