@@ -66,6 +66,21 @@ def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_
     assert all("label" in entry for entry in labels_alone["training"])
 
 
+def test_cases_without_a_label_are_used_if_a_teacher_is_frozen_or_can_learn(cohort, caplog):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    without = document["training"][-1]
+    for entry in document["training"]:
+        for key in ("fold", "label") if entry is without else ("flair",):
+            del entry[key]
+    write_json(cohort / "datalist.json", document)
+    options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
+    options["sequences"] = {"flair": ["flair"]}
+    used = [case["case"] for case in load_cases(**options)["training"]]
+    assert without["case"] not in used and len(used) == len(document["training"]) - 1
+    assert "1 case(s) are not used for training" in caplog.text and without["case"] in caplog.text
+    assert without["case"] in [case["case"] for case in load_cases(**options, frozen=["flair"])["training"]]
+
+
 def rewrite_labels(cohort, change):
     for path in (cohort / "data").glob("*/*_seg.nii.gz"):
         image = nib.load(path)

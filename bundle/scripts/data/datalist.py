@@ -9,13 +9,14 @@ from typing import Any
 
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, Fault, check_case, check_cases
+from scripts.data.editions import warn_of_absent_classes
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.targets import leave_out, with_targets
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
 
-__all__ = ["datalist_images", "gaps", "label_values", "load_cases", "warn_of_absent_classes"]
+__all__ = ["datalist_images", "gaps", "label_values", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def load_cases(
     fold: int | None = 0,
     student_sequence: str | Sequence[str] = "t1ce",
     sequences: Mapping[str, Sequence[str]] | None = None,
+    frozen: Collection[str] = (),
     strict: bool = True,
     training: bool = True,
     targets: str | None = None,
@@ -52,7 +54,8 @@ def load_cases(
         fold: the validation fold. The other folds are for training. None trains and validates on every patient.
         student_sequence: what ``image`` holds; several names are stacked.
         sequences: what each teacher sees besides, by its name. A training case may lack any of them, and cases without
-            a label are for training if some teacher sees them.
+            a label are for training if some teacher sees them that is frozen or has labelled cases to learn from.
+        frozen: names of the teachers that do not learn.
         strict: stop at faulty files. False leaves their cases, or faulty targets alone, out and names them.
         training: False reads the validation cases only.
         targets: folder of what another program predicted, for a StoredTeacher.
@@ -71,15 +74,17 @@ def load_cases(
     if not dataset_dir or not Path(dataset_dir).is_dir():
         raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
-    teachers = [set(names) for names in (sequences or {}).values()]
-    entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers))
+    teachers = {name: set(names) for name, names in (sequences or {}).items()}
+    entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
 
     def roles_of_learnt() -> dict[str, list[str]]:
         """What there is for teachers, by case; cases without label and teacher are left out."""
-        taught = [e["case"] for e in learnt if "label" in e or any(names <= files[e["case"]] for names in teachers)]
-        return {case: sorted(set().union(*teachers) & files[case]) for case in taught}
+        labelled = [files[entry["case"]] for entry in learnt if "label" in entry]
+        able = [own for name, own in teachers.items() if name in frozen or any(own <= has for has in labelled)]
+        taught = [e["case"] for e in learnt if "label" in e or any(own <= files[e["case"]] for own in able)]
+        return {case: sorted(set().union(*able) & files[case]) for case in taught}
 
     extra = roles_of_learnt()
     validation: dict[str, list[str]] = {
@@ -100,28 +105,16 @@ def load_cases(
         kept = [entry for entry in entries if entry["case"] in part and entry["case"] not in left_out]
         return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
-    return {"training": data(roles_of_learnt()), "validation": data(validation)}
+    extra = roles_of_learnt()
+    if unused := [entry["case"] for entry in learnt if entry["case"] not in extra]:
+        reason = "which have no label, and no teacher that sees them and can learn"
+        logger.warning(f"{len(unused)} case(s) are not used for training, {reason}, such as {unused[0]}.")
+    return {"training": data(extra), "validation": data(validation)}
 
 
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
     """Whether any training case lacks one of the sequences, or the label."""
     return any(name not in entry for entry in data for name in (*sequences, "label"))
-
-
-def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:
-    """Warn of classes that no label of the whole data set holds.
-
-    Args:
-        found: the values in each label.
-        values: the value on disk of each network class.
-    """
-    present = set().union(*found)
-    absent = [f"{name} ({value})" for name, value in list(zip(CLASSES, values))[1:] if value not in present]
-    if found and absent:
-        logger.warning(
-            f"No label of the whole data set holds {' or '.join(absent)}: a network cannot learn it. Are these "
-            f"whole-tumour masks, or are the values other than {list(values)} (background, NCR, ED, ET)?"
-        )
 
 
 def check_entries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,9 @@ from scripts.data.checks import CaseReport, Fault
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, class_of_value
 
-__all__ = ["detect_label_values", "possible_labels", "values_of"]
+__all__ = ["detect_label_values", "possible_labels", "values_of", "warn_of_absent_classes"]
+
+logger = logging.getLogger(__name__)
 
 
 def values_of(label_values: str | Sequence[int] | None) -> tuple[int, ...]:
@@ -54,3 +57,19 @@ def detect_label_values(
     remedy = "make a datalist for each edition, or relabel the file"
     values = BRATS_2018 if enhancing == 4 else BRATS_2023
     return values, [Fault(name, "-", fault, remedy) for name in others]
+
+
+def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:
+    """Warn of classes that no label of the whole data set holds.
+
+    Args:
+        found: the values in each label.
+        values: the value on disk of each network class.
+    """
+    present = set().union(*found)
+    absent = [f"{name} ({value})" for name, value in list(zip(CLASSES, values))[1:] if value not in present]
+    if found and absent:
+        logger.warning(
+            f"No label of the whole data set holds {' or '.join(absent)}: a network cannot learn it. Are these "
+            f"whole-tumour masks, or are the values other than {list(values)} (background, NCR, ED, ET)?"
+        )
