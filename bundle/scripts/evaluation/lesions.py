@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from monai.metrics import compute_hausdorff_distance
-from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure
+from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import label as connected_components
 
-__all__ = ["MISSED_MM", "SLACK", "hausdorff_95", "lesion_metrics"]
+from scripts.evaluation.surfaces import edges, percentile_distance
+
+__all__ = ["MISSED_MM", "SLACK", "lesion_metrics"]
 
 REACH_MM = 3  # dilation of the truth: parts whose dilations touch are one lesion
 SMALLEST_MM3 = 50  # true lesions up to this volume do not count
@@ -34,43 +34,36 @@ def lesion_metrics(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[f
     """
     voxel_mm3 = float(np.prod(spacing))
     components, count = connected_components(predicted, NEIGHBOURS)
-    surroundings, _ = connected_components(dilate(truth, spacing), NEIGHBOURS)
-    places = find_objects(components)
+    surroundings, lesions = connected_components(dilate(truth, spacing), NEIGHBOURS)
+    touches = np.unique(surroundings[predicted].astype(np.int64) * (count + 1) + components[predicted])
+    near, part = np.divmod(touches[touches > count], count + 1)  # pairs of a lesion and a component that touches it
+    found = np.bincount(components[predicted], minlength=count + 1)  # voxels
+    real = np.bincount(surroundings[truth], minlength=lesions + 1)
+    overlap = np.bincount(surroundings[predicted & truth], minlength=lesions + 1)  # what is found there touches it
+    points = surface_points(predicted, components, count, spacing)
+    true_points = surface_points(truth, surroundings, lesions, spacing)
     scores = []
-    hits: set[int] = set()  # components that touch a lesion
-    for index, place in enumerate(find_objects(surroundings), 1):
-        near = surroundings[place] == index
-        parts = np.setdiff1d(np.unique(components[place][near]), 0)
-        hits |= set(parts.tolist())
-        if (truth[place] & near).sum() * voxel_mm3 <= SMALLEST_MM3 * SLACK:
+    for index in range(1, lesions + 1):
+        parts = part[near == index]
+        if real[index] * voxel_mm3 <= SMALLEST_MM3 * SLACK:
             continue
-        box = box_around([place, *(places[part - 1] for part in parts)])
-        lesion = truth[box] & (surroundings[box] == index)
-        scores.append(score_lesion(np.isin(components[box], parts), lesion, spacing) if len(parts) else (0, MISSED_MM))
-    scores += [(0, MISSED_MM)] * (count - len(hits))
+        if not len(parts):
+            scores.append((0, MISSED_MM))
+            continue
+        dice = 2 * overlap[index] / (found[parts].sum() + real[index])
+        together = np.concatenate([points[item] for item in parts])
+        scores.append((dice, percentile_distance(together, true_points[index])))
+    scores += [(0, MISSED_MM)] * (count - len(np.unique(part)))
     dice, distance = np.mean(scores, axis=0) if scores else (1, 0)
     return {"lesion_dice": float(dice), "lesion_hd95": float(distance)}
 
 
-def box_around(places: Sequence[tuple[slice, ...]], margin: int = 1) -> tuple[slice, ...]:
-    """The smallest box around boxes, with a margin in voxels."""
-    return tuple(
-        slice(max(min(part.start for part in axis) - margin, 0), max(part.stop for part in axis) + margin)
-        for axis in zip(*places)
-    )
-
-
-def score_lesion(predicted: np.ndarray, lesion: np.ndarray, spacing: Sequence[float]) -> tuple[float, float]:
-    """Dice and HD95 (mm) of one lesion and the components that touch its dilation; neither mask is empty."""
-    dice = 2 * (predicted & lesion).sum() / (predicted.sum() + lesion.sum())
-    return float(dice), hausdorff_95(predicted, lesion, spacing)
-
-
-def hausdorff_95(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> float:
-    """95th percentile of surface distances in mm, the larger of both directions; neither mask (H, W, D) is empty."""
-    masks = [torch.from_numpy(mask[None, None]) for mask in (predicted, truth)]  # (1, 1, H, W, D)
-    millimetres = [float(size) for size in spacing]
-    return compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=millimetres).item()
+def surface_points(mask: np.ndarray, labels: np.ndarray, count: int, spacing: Sequence[float]) -> list[np.ndarray]:
+    """Surface voxels of each label from 0 to ``count``, in mm. Shapes: mask, labels (H, W, D) -> (N, 3) by label."""
+    places = np.argwhere(edges(mask))
+    label = labels[tuple(places.T)]
+    order = np.argsort(label, kind="stable")
+    return np.split(places[order] * np.asarray(spacing), np.searchsorted(label[order], range(1, count + 1)))
 
 
 def dilate(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
@@ -78,5 +71,11 @@ def dilate(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     BraTS: offsets of at most 3 along each axis, and of at most 6 in sum."""
     reach = REACH_MM * SLACK
     steps = [int(reach // size) for size in spacing]
-    offsets = np.meshgrid(*(np.arange(-n, n + 1) * size for n, size in zip(steps, spacing)), indexing="ij")
-    return binary_dilation(mask, np.abs(offsets).sum(0) <= 2 * reach)
+    offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in steps), indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = offsets[(np.abs(offsets) * spacing).sum(1) <= 2 * reach]
+    grown = np.pad(np.ascontiguousarray(mask), [(n, n) for n in steps])  # room for all offsets
+    flat = grown.reshape(-1)
+    surface = np.flatnonzero(edges(grown))  # what is within reach of the mask is in it, or within reach of its surface
+    for shift in offsets @ (np.array(grown.strides) // grown.itemsize):
+        flat[surface + shift] = True
+    return grown[tuple(slice(n, length - n) for n, length in zip(steps, grown.shape))]

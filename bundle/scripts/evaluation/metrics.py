@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from monai.metrics import compute_surface_dice
 
-from scripts.evaluation.lesions import SLACK, hausdorff_95, lesion_metrics
+from scripts.evaluation.lesions import SLACK, lesion_metrics
+from scripts.evaluation.surfaces import hausdorff_95, surface_dice
 from scripts.labels import EMPTY_RULES, NO_OVERLAP_MM
 
 __all__ = ["COLUMNS", "region_metrics"]
-
-warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)  # MONAI warns of its own call
 
 COLUMNS = (
     "dice", "hd95", "nsd", "sensitivity", "precision", "volume_error_ml", "lesion_dice", "lesion_hd95",
@@ -60,28 +56,18 @@ def region_metrics(
     if empty_rule == "exclude" and not (found and real):
         return metrics
     metrics |= {"volume_error_ml": (found - real) * voxel_ml, "slice_mean_dice": slice_mean_dice(predicted, truth)}
+    box = bounding_box(predicted | truth)  # distances and lesions are the same in it
+    masks = (predicted[box], truth[box])
     if found and real:
         overlap = int((predicted & truth).sum())
         metrics |= {"dice": 2 * overlap / (found + real), "sensitivity": overlap / real, "precision": overlap / found}
-        box = bounding_box(predicted | truth)  # distances are the same in it
-        metrics |= surface_metrics(predicted[box], truth[box], spacing)
-        metrics |= lesion_metrics(predicted[box], truth[box], spacing)
+        tolerance = NSD_TOLERANCE_MM * SLACK
+        metrics |= {"hd95": hausdorff_95(*masks, spacing), "nsd": surface_dice(*masks, spacing, tolerance)}
     else:
         both = not found and not real
         metrics |= dict.fromkeys(OVERLAPS, 1.0 if both else 0.0)
         metrics |= {"hd95": 0.0 if both else NO_OVERLAP_MM}
-        metrics |= lesion_metrics(predicted, truth, spacing)
-    return metrics
-
-
-def surface_metrics(predicted: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
-    """HD95 in mm and surface Dice of two masks that are not empty, (H, W, D)."""
-    masks = [torch.from_numpy(mask[None, None]) for mask in (predicted, truth)]  # (1, 1, H, W, D)
-    millimetres = [float(size) for size in spacing]
-    surface = compute_surface_dice(
-        *masks, [NSD_TOLERANCE_MM * SLACK], include_background=True, spacing=millimetres, use_subvoxels=True
-    )
-    return {"hd95": hausdorff_95(predicted, truth, spacing), "nsd": surface.item()}
+    return metrics | lesion_metrics(*masks, spacing)
 
 
 def slice_mean_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -91,7 +77,7 @@ def slice_mean_dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1.0).mean())
 
 
-def bounding_box(mask: np.ndarray, margin: int = 1) -> tuple[slice, ...]:
-    """Smallest box around a mask that is not empty, with a margin in voxels. Shapes: (H, W, D) -> three slices."""
-    corners = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
-    return tuple(slice(max(first - margin, 0), last + margin + 1) for first, last in corners)
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Smallest box around a mask; without a voxel if the mask is empty. Shapes: (H, W, D) -> three slices."""
+    places = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(slice(found[0], found[-1] + 1) if len(found) else slice(0) for found in places)

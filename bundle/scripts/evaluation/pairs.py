@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -52,7 +52,7 @@ class Meaning:
 
     def classes(self, voxels: np.ndarray, path: Path) -> np.ndarray:
         """Network classes. Raises ValueError (file, fault, remedy) for values without a meaning, or with two."""
-        values = set(np.unique(voxels).tolist())
+        values = values_in(voxels)
         if unknown := sorted(values - set(self.class_of)):
             known = f"expected {sorted(self.class_of)}{', by the label values given' if self.told else ''}"
             remedy = (
@@ -108,10 +108,17 @@ def to_classes(voxels: np.ndarray, class_of: Mapping[int, int]) -> np.ndarray:
     Shapes: any -> the same.
     """
     voxels = whole_numbers(voxels)
-    classes = np.zeros(voxels.shape, np.uint8)
+    classes = np.zeros_like(voxels, dtype=np.uint8)
     for value, index in class_of.items():
-        classes[voxels == value] = index
+        classes += (voxels == value) * np.uint8(index)
     return classes
+
+
+def values_in(voxels: np.ndarray) -> set[Any]:
+    """The values in a label map. Nearly all of its voxels are 0, so only the others are sorted."""
+    flat = voxels.ravel("K")  # in the order in memory
+    others = flat[flat != 0]
+    return set(np.unique(others).tolist()) | ({0} if len(others) < len(flat) else set())
 
 
 def read_pair(pair: Pair, pred: Meaning, true: Meaning) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:

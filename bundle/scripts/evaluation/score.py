@@ -1,29 +1,28 @@
 """Score label maps of any tool against the truth, patient by patient, in the truth's own grid.
 
 python -m scripts score --pred DIR --truth DIR --output metrics.csv [--empty_rule brats] [--et_threshold_ml 0]
-  [--pred_values NAME] [--truth_values NAME]
+  [--pred_values NAME] [--truth_values NAME] [--workers N]
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from scripts.data.cases import find_label_maps, label_map
-from scripts.data.checks import Fault, report_faults
+from scripts.data.faults import Fault, report_faults
 from scripts.errors import UserError
-from scripts.evaluation.metrics import region_metrics
+from scripts.evaluation.metrics import bounding_box, region_metrics
 from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
+from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.files import check_output
-from scripts.inference.label_maps import clear_small_et
 from scripts.labels import EMPTY_RULES, REGIONS, TABLE_ORDER
 
 __all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
@@ -42,6 +41,7 @@ def score(
     label_values: str | Sequence[int] | None = None,
     pred_values: str | Sequence[int] | None = None,
     truth_values: str | Sequence[int] | None = None,
+    workers: int = 0,
 ) -> None:
     """Score label maps of any tool: Dice, HD95 and more of each patient, and their means.
 
@@ -56,6 +56,8 @@ def score(
             msd, or the values of background, NCR, ED, ET; by default 0, 1, 2, and 3 or 4.
         pred_values: the same, of the predictions alone.
         truth_values: the same, of the truth alone.
+        workers: processes that score patients at the same time; by default one for every four patients, and at most
+            one a core. The result is the same with any number.
 
     Raises:
         UserError: if there is nothing to score, a case has no truth, or files do not fit together.
@@ -71,7 +73,7 @@ def score(
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
     check_same_patients(Path(output), predicted)
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers)
 
 
 def score_cases(
@@ -96,54 +98,83 @@ def meanings_of(both: Any, pred: Any = None, truth: Any = None) -> tuple[Meaning
     return first, second
 
 
+class PairScores(NamedTuple):
+    """What scoring one case gives: scores by threshold and region, and what is in its label maps."""
+
+    scores: list[list[CaseScore]]
+    voxels: np.ndarray  # by predicted and true class, (4, 4), in the box around the tumour
+    enhancing: list[dict[int, Path]]  # of prediction and truth, see ``Meaning``
+
+
 def score_pairs(
     pairs: Sequence[Pair],
     output: str,
     empty_rule: str,
     et_threshold_ml: float,
     meanings: tuple[Meaning, Meaning],
+    workers: int = 0,
 ) -> None:
     """Write and print the scores of all pairs, or write nothing and report every faulty file."""
-    check_options(output, empty_rule, et_threshold_ml)
+    check_options(output, empty_rule, et_threshold_ml, workers)
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
-
-    def score_pair(pair: Pair) -> tuple[list[list[CaseScore]], np.ndarray] | Fault:
-        """Scores by threshold and region, and voxels by class, or what is wrong with a file."""
-        try:
-            classes, truth, spacing = read_pair(pair, *meanings)
-        except ValueError as error:
-            path, fault, remedy = error.args
-            return Fault(pair.case, str(path), fault, remedy)
-        voxel_ml = float(np.prod(spacing)) / 1000
-        cleared = [clear_small_et(classes, voxel_ml, threshold) for threshold in thresholds]
-        scores = [case_scores(pair.case, label, truth, spacing, empty_rule) for label in cleared]
-        return scores, count_pairs(classes, truth)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(score_pair, pairs), total=len(pairs), desc="Scoring", disable=None))
-    report_faults([result for result in results if isinstance(result, Fault)], True, "fix them, or take them away.")
-    for meaning in meanings:
+    task = partial(score_pair, meanings=meanings, thresholds=thresholds, empty_rule=empty_rule)
+    in_order = map_in_order(task, pairs, choose_workers(workers, len(pairs)))
+    found = list(tqdm(in_order, total=len(pairs), desc="Scoring", disable=None))
+    report_faults([result for result in found if isinstance(result, Fault)], True, "fix them, or take them away.")
+    results = [result for result in found if isinstance(result, PairScores)]
+    for index, meaning in enumerate(meanings):
+        for result in results:
+            meaning.enhancing |= result.enhancing[index]
         meaning.check_one_edition()
-    found = [result for result in results if not isinstance(result, Fault)]
-    warn_of_meanings(np.sum([voxels for _, voxels in found], axis=0))
+    warn_of_meanings(np.sum([result.voxels for result in results], axis=0))
     plain = Path(output)
     cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
     for stale in (cleared, cleared.with_suffix(".json")):
         stale.unlink(missing_ok=True)  # of an earlier threshold
     for index, threshold in enumerate(thresholds):
-        scores = [item for of_case, _ in found for item in of_case[index]]
+        scores = [item for result in results for item in result.scores[index]]
         path = cleared if threshold else plain
         print_table(write_scores(path, scores, empty_rule, threshold))
         print(f"-> {path}\n")
 
 
-def check_options(output: str, empty_rule: str, et_threshold_ml: float) -> None:
+def score_pair(
+    pair: Pair, meanings: tuple[Meaning, Meaning], thresholds: Sequence[float], empty_rule: str
+) -> PairScores | Fault:
+    """Scores of one case, or what is wrong with a file."""
+    try:
+        classes, truth, spacing = read_pair(pair, *meanings)
+    except ValueError as error:
+        path, fault, remedy = error.args
+        return Fault(pair.case, str(path), fault, remedy)
+    # Nothing lies outside the box, but all slices along the first axis count in slice_mean_dice.
+    box = (slice(None), *bounding_box((classes > 0) | (truth > 0))[1:])
+    classes, truth = np.ascontiguousarray(classes[box]), np.ascontiguousarray(truth[box])
+    scores = []
+    for threshold in thresholds:
+        label = without_small_et(classes, spacing, threshold)
+        scores.append(case_scores(pair.case, label, truth, spacing, empty_rule))
+    return PairScores(scores, count_pairs(classes, truth), [meaning.enhancing for meaning in meanings])
+
+
+def without_small_et(classes: np.ndarray, spacing: Sequence[float], threshold_ml: float) -> np.ndarray:
+    """``clear_small_et`` of a label map in network classes, (H, W, D), where there is a threshold."""
+    if not threshold_ml:
+        return classes
+    from scripts.inference.label_maps import clear_small_et  # imports PyTorch and MONAI, which takes seconds
+
+    return clear_small_et(classes, float(np.prod(spacing)) / 1000, threshold_ml)
+
+
+def check_options(output: str, empty_rule: str, et_threshold_ml: float, workers: int) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
     check_output(output, "output", ".csv", beside={".json": "empty_rule_meaning"}, own=OWN)
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
         raise UserError(f"et_threshold_ml is {et_threshold_ml!r}, expected a volume in ml, or 0.")
+    if not isinstance(workers, int) or workers < 0:
+        raise UserError(f"workers is {workers!r}, expected a whole number of at least 0.")
 
 
 def case_scores(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from scripts.documents import figure
@@ -86,6 +85,8 @@ class Scores:
 
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     """Mean and percentile bootstrap interval of (N,) values, without NaN (Efron and Tibshirani 1993)."""
+    from scipy.stats import bootstrap  # takes half a second, which processes that score do not need to spend
+
     values, mean = values[~np.isnan(values)], mean_of(values)
     if len(values) < 2:
         return Estimate(mean, np.nan, np.nan, len(values))

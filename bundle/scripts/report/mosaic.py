@@ -56,7 +56,7 @@ def draw_mosaic(
     real = read_classes(truth, class_of) if truth else None
     layers = draw_layers(scale_brightness(scan), found, real, read_image(entropy) if entropy else None)
     spacing = voxel_sizes(nib.as_closest_canonical(nib.load(image)).affine)
-    box = bounding_box(scan > 0 if (scan > 0).any() else np.ones_like(scan, bool), margin=0)
+    box = bounding_box(scan > 0 if (scan > 0).any() else np.ones_like(scan, bool))
     marked = found > 0 if real is None else (found > 0) | (real > 0)
     path, start = slider_path(marked if marked.any() else scan > 0, found if real is None else real)
 
@@ -92,7 +92,7 @@ def scale_brightness(scan: np.ndarray) -> np.ndarray:
 def slider_path(marked: np.ndarray, shown: np.ndarray) -> tuple[list[tuple[int, ...]], int]:
     """The voxel of each slider position, from corner to corner of the marked box; and the position that shows most of
     ``shown``."""
-    ends = [(side.start, side.stop - 1) for side in bounding_box(marked, margin=0)]
+    ends = [(side.start, side.stop - 1) for side in bounding_box(marked)]
     path = [tuple(round(a + (b - a) * step / (STEPS - 1)) for a, b in ends) for step in range(STEPS)]
     amounts = [sum(int((np.take(shown, at[axis], axis) > 0).sum()) for axis in range(3)) for at in path]
     return path, int(np.argmax(amounts))

@@ -1,0 +1,43 @@
+"""What is wrong with files, and the table that reports it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.errors import UserError
+from scripts.files import format_table
+
+__all__ = ["Fault", "report_faults"]
+
+logger = logging.getLogger(__name__)
+
+ADVICE = "fix them, or leave these cases out (--strict False)."
+
+
+class Fault(NamedTuple):
+    """One thing wrong with one file of one case, and what to do about it."""
+
+    case: str
+    file: str
+    fault: str
+    remedy: str
+
+
+def report_faults(faults: Sequence[Fault], strict: bool, advice: str = ADVICE, what: str = "case(s)") -> set[str]:
+    """Names of the cases with faults, of which ``what`` is to be left out. All faults are reported in one table.
+
+    Raises:
+        UserError: if there is any fault and ``strict`` is set. The message is the table and the advice.
+    """
+    if not faults:
+        return set()
+    names = {fault.case for fault in faults}
+    rows = [("case", "file", "fault", "remedy"), *((f.case, Path(f.file).name, f.fault, f.remedy) for f in faults)]
+    table = format_table(rows, right=False)
+    if strict:
+        raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
+    logger.warning(f"\n{table}\nLeft out {len(names)} {what} with faults: {', '.join(sorted(names))}.")
+    return names
