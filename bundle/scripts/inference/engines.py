@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,39 +36,33 @@ class TorchEngine:
 
 
 class OpenVino(TorchEngine):
-    """The same, computed by OpenVINO. A network is converted once, and compiled once for each shape of windows.
+    """The same, computed by OpenVINO. Each network is compiled once for each shape of windows, which takes two seconds.
 
     Exported networks are computed as they are.
     """
 
     def __init__(self, amp: bool = False) -> None:
         super().__init__(amp)
-        self.converted: dict[nn.Module, tuple[int, Any]] = {}  # state of the weights, OpenVINO's model
-        self.compiled: dict[tuple[nn.Module, tuple[int, ...]], Any] = {}
+        self.compiled: dict[tuple[nn.Module, tuple[int, ...]], tuple[int, Any]] = {}  # state of the weights, model
 
     def __call__(self, network: Callable, windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not isinstance(network, nn.Module) or isinstance(network, ExportedNetwork) or args or kwargs:
             return super().__call__(network, windows, *args, **kwargs)
-        state = sum(parameter._version for parameter in network.parameters())  # grows with each change in place
-        if self.converted.get(network, (None,))[0] != state:
-            self.convert(network, state, torch.zeros(windows.shape))
+        windows = windows.as_subclass(torch.Tensor).float().contiguous()
         key = network, tuple(windows.shape)
-        if key not in self.compiled:
-            self.compiled[key] = self.compile(*key)
-        logits = self.compiled[key](windows.as_subclass(torch.Tensor).float().contiguous().numpy())[0]
+        state = sum(parameter._version for parameter in network.parameters())  # grows with each change in place
+        if self.compiled.get(key, (None,))[0] != state:
+            self.compiled[key] = state, self.compile(network, windows)
+        logits = self.compiled[key][1](windows.numpy())[0]
         return torch.from_numpy(logits.copy())  # the next call writes to the same memory
 
-    def convert(self, network: nn.Module, state: int, example: torch.Tensor) -> None:
+    def compile(self, network: nn.Module, windows: torch.Tensor) -> Any:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to the web
         import openvino
 
-        self.compiled = {key: model for key, model in self.compiled.items() if key[0] is not network}
-        self.converted[network] = state, openvino.convert_model(FirstOutput(network), example_input=example)
-
-    def compile(self, network: nn.Module, shape: tuple[int, ...]) -> Any:
-        import openvino
-
-        model = self.converted[network][1]
-        model.reshape(list(shape))
+        # traced here, because OpenVINO would run the network seven times for it
+        traced = torch.jit.trace(FirstOutput(network), windows, check_trace=False)
+        model = openvino.convert_model(traced, example_input=windows)
         precision = "bf16" if self.amp else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         return openvino.Core().compile_model(model, "CPU", options)
