@@ -11,7 +11,7 @@ __all__ = ["join_processes"]
 
 
 def join_processes(backend: str) -> None:
-    """``ignite.distributed.initialize``, with an end that cannot abort.
+    """Join the other processes, as ``ignite.distributed.initialize`` does, and free the network before Python ends.
 
     PyTorch's threads of gloo live as long as the network that they served, and one that frees a tensor while Python
     shuts down aborts the process (seen in 1 of 100 ends). So the network is freed first, which ends the threads.
