@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -36,33 +37,36 @@ class TorchEngine:
 
 
 class OpenVino(TorchEngine):
-    """The same, computed by OpenVINO. Each network is compiled once for each shape of windows, which takes two seconds.
+    """The same, computed by OpenVINO, one window at a time.
 
-    Exported networks are computed as they are.
+    A network is converted for the size of the windows, which takes a second, and again if its weights change. Exported
+    networks are computed as they are.
     """
 
     def __init__(self, amp: bool = False) -> None:
         super().__init__(amp)
-        self.compiled: dict[tuple[nn.Module, tuple[int, ...]], tuple[int, Any]] = {}  # state of the weights, model
+        self.converted: dict[nn.Module, tuple[object, Any]] = {}  # of each network what it was made for, and the model
 
     def __call__(self, network: Callable, windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not isinstance(network, nn.Module) or isinstance(network, ExportedNetwork) or args or kwargs:
             return super().__call__(network, windows, *args, **kwargs)
         windows = windows.as_subclass(torch.Tensor).float().contiguous()
-        key = network, tuple(windows.shape)
-        state = sum(parameter._version for parameter in network.parameters())  # grows with each change in place
-        if self.compiled.get(key, (None,))[0] != state:
-            self.compiled[key] = state, self.compile(network, windows)
-        logits = self.compiled[key][1](windows.numpy())[0]
-        return torch.from_numpy(logits.copy())  # the next call writes to the same memory
+        tensors = network.state_dict(keep_vars=True).values()
+        made_for = windows.shape[1:], sum(tensor._version for tensor in tensors)  # which each change in place raises
+        if self.converted.get(network, (None,))[0] != made_for:
+            self.converted[network] = made_for, self.convert(network, windows[:1])
+        model = self.converted[network][1]
+        return torch.cat([torch.from_numpy(model(window.numpy())[0].copy()) for window in windows.split(1)])
 
-    def compile(self, network: nn.Module, windows: torch.Tensor) -> Any:
+    def convert(self, network: nn.Module, window: torch.Tensor) -> Any:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to the web
         import openvino
 
-        # traced here, because OpenVINO would run the network seven times for it
-        traced = torch.jit.trace(FirstOutput(network), windows, check_trace=False)
-        model = openvino.convert_model(traced, example_input=windows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that other sizes of window may need another trace: they get one
+            # traced here, because OpenVINO would run the network seven times for it
+            traced = torch.jit.trace(FirstOutput(network), window, check_trace=False)
+        model = openvino.convert_model(traced, example_input=window)
         precision = "bf16" if self.amp else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         return openvino.Core().compile_model(model, "CPU", options)
@@ -91,5 +95,5 @@ def make_engine(engine: str = "auto", device: torch.device | str = "cpu", amp: b
     if engine == "openvino" and not cpu:
         raise UserError(f"engine is openvino, but device is {device}: give --device cpu, or --engine torch.")
     if engine == "openvino" and not installed:
-        raise UserError("engine is openvino, which is not installed: pip install 'openvino>=2026,<2027'.")
+        raise UserError("engine is openvino, which is not installed: pip install '.[fast]' in the project's folder.")
     return OpenVino(amp) if engine == "openvino" or (engine == "auto" and installed and cpu) else TorchEngine(amp)

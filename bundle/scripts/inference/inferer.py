@@ -28,7 +28,7 @@ class VolumeInferer(SlidingWindowInferer):
             https://arxiv.org/abs/1409.1556): all four of a volume in one pass; two of each window, and the other two of
             its neighbours, which overlap it. The result is the logarithm of the mean, which serves as logits.
         amp: let the network compute in bfloat16; windows are still blended in float32. Not used with ``engine``.
-        engine: computes the network; None takes PyTorch.
+        engine: computes the network in windows; None takes PyTorch, as one pass does, whose size differs by volume.
         options: the options of SlidingWindowInferer.
 
     Shapes: inputs (B, C, H, W, D) -> logits (B, classes, H, W, D).
@@ -45,15 +45,18 @@ class VolumeInferer(SlidingWindowInferer):
         super().__init__(**options)
         self.whole_volume = whole_volume
         self.mirror = mirror
-        self.engine = engine or TorchEngine(amp)
+        self.torch = TorchEngine(engine.amp if engine else amp)
+        self.engine = engine or self.torch
         self.window = options["roi_size"]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = inputs.shape[2:]
         whole = size.numel() <= self.whole_volume
 
+        engine = self.torch if whole else self.engine
+
         def predict(windows: torch.Tensor) -> torch.Tensor:
-            return self.engine(network, windows, *args, **kwargs)
+            return engine(network, windows, *args, **kwargs)
 
         self.roi_size: Any = [-(-length // STRIDE) * STRIDE for length in size] if whole else self.window
         if not self.mirror:
