@@ -174,9 +174,7 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
         (["--code_dir", "mine"], False),
     ],
 )
-def test_only_a_prediction_without_code_of_a_user_leaves_packages_out(
-    options, expected, type_in, monkeypatch, tmp_path
-):
+def test_a_prediction_is_lean_where_no_code_is_a_users(options, expected, type_in, monkeypatch, tmp_path):
     chosen = []
     monkeypatch.setattr(main, "run_line", lambda line, lean: chosen.append(lean))
     monkeypatch.chdir(BUNDLE)
