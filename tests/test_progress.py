@@ -105,6 +105,18 @@ def test_an_epochs_line_has_the_dice_of_its_own_validation_by_region(caplog):
     assert second == "epoch 2/3, loss 1.5000, Dice WT 0.500 TC 0.250 ET 0.125"
 
 
+def test_a_resumed_run_counts_its_own_epochs_for_the_time_left(caplog, monkeypatch):
+    seconds = iter([0.0, 60.0, 120.0])  # one minute an epoch
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    engine = Engine(lambda engine, batch: None)
+    engine.state.metrics["loss/total"] = 0.5
+    EpochLine(Engine(lambda engine, batch: None)).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 8))  # as a checkpoint's loader does
+    with caplog.at_level("INFO", logger="scripts.training.progress"):
+        engine.run([1], max_epochs=10)
+    assert [message.rsplit(", ", 1)[1] for message in caplog.messages] == ["1 min left", "0 s left"]
+
+
 def test_the_time_left_is_that_of_the_epochs_left(caplog, monkeypatch):
     """A clock of which each epoch takes a minute; epochs before a resumed one do not count."""
     engine = Engine(lambda engine, batch: None)

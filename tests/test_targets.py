@@ -22,6 +22,7 @@ from scripts.method.teachers import StoredTeacher
 from scripts.method.terms import DistillationLoss
 
 STORED = {"stored": ["targets"]}
+BRATS_2018 = target_classes("brats2018", [])
 
 
 def label_of(cohort, case):
@@ -119,7 +120,7 @@ def load(cohort, **options):
 
 
 def test_predictions_are_found_by_case(cohort, targets):
-    entries = {e["case"]: e for e in load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})["training"]}
+    entries = {e["case"]: e for e in load(cohort, targets=str(targets), target_classes=BRATS_2018)["training"]}
     assert [case for case in sorted(entries) if "targets" not in entries[case]] == ["phantom_0005"]
     assert entries["phantom_0001"]["targets"].endswith("phantom_0001_probabilities.nii.gz")
     assert entries["phantom_0004"]["targets"].endswith("phantom_0004_seg.nii.gz")
@@ -160,17 +161,28 @@ def spoil_channels(path):
 def test_faults_of_predictions_are_found_before_training(cohort, targets, name, spoil, word):
     spoil(targets / name)
     with pytest.raises(UserError, match=f"{name[:12]} +{name} .*{word}"):
-        load(cohort, targets=str(targets), target_classes={0, 1, 2, 4})
+        load(cohort, targets=str(targets), target_classes=BRATS_2018)
 
 
 def test_label_maps_of_another_edition_name_the_option(cohort, targets):
     path = targets / "phantom_0003.nii.gz"
     image = nib.load(path)
     nib.save(nib.Nifti1Image(classes_of(image).astype(np.uint8), image.affine), path)
-    options = {"targets": str(targets), "target_classes": {0, 1, 2, 4}}
+    options = {"targets": str(targets), "target_classes": BRATS_2018}
     with pytest.raises(UserError, match=r"phantom_0003 .*\[3\] .* --target_values brats2023 or .* or nnunet"):
         load(cohort, **options)
-    load(cohort, **options | {"target_classes": set(target_classes("brats2024", []))})
+    load(cohort, **options | {"target_classes": target_classes("brats2024", [])})
+
+
+def test_predictions_whose_values_mean_something_else_are_found_where_there_are_labels(cohort, targets):
+    """nnU-Net numbers oedema 1 and necrosis 2, BraTS 2023 the other way round: every value has a meaning in both."""
+    for path in targets.glob("*_000[234]*"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.array([0, 2, 1, 3], np.uint8)[classes_of(image)], image.affine), path)
+    read = {name: target_classes(name, []) for name in ("brats2023", "nnunet")}
+    with pytest.raises(UserError, match=r"phantom_0002.* in \d+% .* in 100% with --target_values msd or nnunet"):
+        load(cohort, targets=str(targets), target_classes=read["brats2023"])
+    assert load(cohort, targets=str(targets), target_classes=read["nnunet"])
 
 
 def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(cohort, targets, caplog):
@@ -182,7 +194,7 @@ def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(
         names = [f"phantom_{index:04d}{ending}.nii.gz" for ending in ("_probabilities", "")]
         (targets / names[index > 1]).write_bytes(b"no image")
     spoil_grid(cohort / "data" / "phantom_0004" / "phantom_0004_seg.nii.gz")
-    options = {"fold": None, "targets": str(targets), "target_classes": {0, 1, 2, 4}, "strict": False}
+    options = {"fold": None, "targets": str(targets), "target_classes": BRATS_2018, "strict": False}
     paths = str(cohort / "datalist.json"), str(cohort / "data")
     with pytest.raises(UserError, match="4 fault"):
         load_cases(*paths, sequences=STORED, **{**options, "strict": True})

@@ -12,7 +12,7 @@ from scripts.data.checks import CaseReport, Fault, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
-from scripts.data.targets import leave_out, with_targets
+from scripts.data.targets import check_meaning, leave_out, with_targets
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
 
@@ -44,7 +44,7 @@ def load_cases(
     strict: bool = True,
     training: bool = True,
     targets: str | None = None,
-    target_classes: Collection[int] = (),
+    target_classes: Mapping[int, int] | None = None,
 ) -> dict[str, list[dict]]:
     """Checked cases of a datalist, as MONAI's transforms take them: absolute paths by key.
 
@@ -59,7 +59,7 @@ def load_cases(
         strict: stop at faulty files. False leaves their cases, or faulty targets alone, out and names them.
         training: False reads the validation cases only.
         targets: folder of what another program predicted, for a StoredTeacher.
-        target_classes: values that label maps in it may hold.
+        target_classes: network class of each value in its label maps.
 
     Returns:
         ``training`` (image, and what there is of the sequences and the label) and ``validation`` (image, label; never a
@@ -94,7 +94,7 @@ def load_cases(
     needed = {entry["case"]: [*student, *extra.get(entry["case"], [])] for entry in chosen}
     values = label_values(datalist)
     checked = CheckedFiles(datalist, dataset_dir)
-    reports = check_entries(chosen, dataset_dir, needed, set(values), checked, target_classes)
+    reports = check_entries(chosen, dataset_dir, needed, set(values), checked, target_classes or {})
     left_out, untaught = leave_out(find_faults(chosen, reports, of_t1ce=student[0] == "t1ce"), chosen, strict)
     for case in untaught:
         files[case] -= {TARGETS}
@@ -106,10 +106,12 @@ def load_cases(
         return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
     extra = roles_of_learnt()
+    learning = data(extra)
+    check_meaning(learning, values, target_classes or {})
     if unused := [entry["case"] for entry in learnt if entry["case"] not in extra]:
         reason = "which have no label, and no teacher that sees them and can learn"
         logger.warning(f"{len(unused)} case(s) are not used for training, {reason}, such as {unused[0]}.")
-    return {"training": data(extra), "validation": data(validation)}
+    return {"training": learning, "validation": data(validation)}
 
 
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -16,13 +19,19 @@ from scripts.data.checks import Fault, report_faults
 from scripts.data.folder_files import list_files
 from scripts.data.map_files import choose_label_maps, reason_against
 from scripts.data.schemes import strip_suffix
+from scripts.data.volumes import whole_numbers
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
 from scripts.method.regions import regions_to_classes
 
-__all__ = ["ClassProbabilitiesd", "find_targets", "leave_out", "target_classes", "with_targets"]
+__all__ = [
+    "ClassProbabilitiesd", "check_meaning", "find_targets", "leave_out", "target_classes", "with_targets",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+COMPARED = 5  # patients whose predictions are compared with their labels
+CLEARLY = 0.2  # of the tumour's voxels
 
 
 def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
@@ -115,6 +124,41 @@ def target_classes(target_values: str | None, label_values: Sequence[int]) -> di
     if target_values not in LABEL_VALUES:
         raise UserError(f"target_values is {target_values!r}, expected one of {', '.join(LABEL_VALUES)}.")
     return LABEL_VALUES[target_values]
+
+
+def check_meaning(
+    entries: Iterable[Mapping[str, Any]], label_values: Sequence[int], classes: Mapping[int, int]
+) -> None:
+    """Compare another program's label maps with the labels, in patients that have both.
+
+    Args:
+        entries: as the network takes them.
+        label_values: value of each network class in the labels.
+        classes: network class of each value in the label maps.
+
+    Raises:
+        UserError: if the values of a known edition fit much better.
+    """
+    both = [(entry["label"], entry[TARGETS]) for entry in entries if {"label", TARGETS} <= entry.keys()]
+    pairs = [pair for pair in both if not strip_suffix(Path(pair[1])).endswith(f"_{PROBABILITIES}")]
+    counts: Counter[tuple[int, int]] = Counter()
+    for label, predicted in pairs[:COMPARED]:
+        truth, values = (whole_numbers(np.asanyarray(nib.load(path).dataobj)) for path in (label, predicted))
+        for index, value in enumerate(label_values[1:], start=1):
+            found, voxels = np.unique(values[truth == value], return_counts=True)
+            counts.update({(index, int(one)): int(many) for one, many in zip(found, voxels) if one})
+
+    def agreement(meaning: Mapping[int, int]) -> float:
+        same = sum(many for (index, value), many in counts.items() if meaning.get(value) == index)
+        return same / max(1, counts.total())
+
+    own, best = agreement(classes), max(map(agreement, LABEL_VALUES.values()))
+    if best > own + CLEARLY:
+        names = [name for name, meaning in LABEL_VALUES.items() if agreement(meaning) == best]
+        raise UserError(
+            f"target_values: the predictions, such as {pairs[0][1]}, name the tumour's parts as the labels do in "
+            f"{own:.0%} of its voxels, and in {best:.0%} with --target_values {' or '.join(names)}: give that."
+        )
 
 
 class ClassProbabilitiesd(MapTransform):

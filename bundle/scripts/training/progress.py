@@ -57,17 +57,18 @@ class EpochLine:
     def __init__(self, evaluator: Engine) -> None:
         self.evaluator = evaluator
         self.start = 0.0
-        self.first = 0
+        self.epochs = 0  # since the start: a resumed run begins later than at 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.begin)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def begin(self, engine: Engine) -> None:
-        self.start, self.first = time.monotonic(), engine.state.epoch
+        self.start, self.epochs = time.monotonic(), 0
 
     def __call__(self, engine: Engine) -> None:
         epoch, last = engine.state.epoch, engine.state.max_epochs
+        self.epochs += 1
         parts = [f"epoch {epoch}/{last}", f"loss {engine.state.metrics['loss/total']:.4f}"]
         if skipped := engine.state.metrics.get("skipped_steps"):
             parts.append(f"{skipped} of {engine.state.epoch_length} steps skipped")
@@ -75,7 +76,7 @@ class EpochLine:
             scores = self.evaluator.state.metrics
             dice = [f"{name} {scores[key]:.3f}" for name in TABLE_ORDER if (key := f"dice/{name}") in scores]
             parts.append(" ".join(["Dice", *dice]))
-        seconds = (time.monotonic() - self.start) / (epoch - self.first)
+        seconds = (time.monotonic() - self.start) / self.epochs
         parts.append(f"{duration(seconds * (last - epoch))} left")
         logger.info(", ".join(parts))
 
