@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 
@@ -154,7 +155,7 @@ def test_a_folder_named_like_a_number_is_a_folder_for_datalist(cohort, type_in, 
 
 def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypatch):
     lines = []
-    monkeypatch.setattr(main, "run_line", lambda line: lines.append(line))
+    monkeypatch.setattr(main, "run_line", lambda line, lean: lines.append(line))
     monkeypatch.chdir(BUNDLE)
     type_in(choose, "predict", "--dataset_dir", "2021", "--output_dir=1e3", "--mirror", "False", "--ckpt_path", "$@x")
     start = [sys.executable, "-m", "monai.bundle", "run", "evaluating"]
@@ -162,6 +163,38 @@ def test_a_folder_named_like_a_number_is_a_folder_for_predict(type_in, monkeypat
     options = command_line_options(lines[0])
     read = {key: options[key] for key in ("dataset_dir", "output_dir", "mirror", "ckpt_path")}
     assert read == {"dataset_dir": "2021", "output_dir": "1e3", "mirror": "False", "ckpt_path": "$@x"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--method", "full_resolution", "--t2", "*_w.nii.gz"], True),
+        (["--method", "full_resolution,/mine.yaml"], False),
+        (["--label_map::transforms::1::keys", "pred"], False),
+        (["--code_dir", "mine"], False),
+    ],
+)
+def test_a_prediction_is_lean_where_no_code_is_a_users(options, expected, type_in, monkeypatch, tmp_path):
+    chosen = []
+    monkeypatch.setattr(main, "run_line", lambda line, lean: chosen.append(lean))
+    monkeypatch.chdir(BUNDLE)
+    (tmp_path / "mine.yaml").touch()
+    type_in(choose, "predict", "DIR", "OUT", *(option.replace("/mine", f"{tmp_path}/mine") for option in options))
+    assert chosen == [expected]
+
+
+def test_a_lean_run_has_monai_and_ignite_without_what_no_label_map_needs(tmp_path, capfd):
+    (tmp_path / "probe.py").write_text(
+        "import sys, monai.bundle, monai.engines, monai.handlers\n"
+        "from ignite.handlers import Checkpoint\n"
+        "print(sys.argv[1:], *sorted({'mlflow', 'pandas', 'torch.distributed.fsdp', 'ignite'} & {\n"
+        "    name for name, module in sys.modules.items() if module}))\n"
+    )
+    path = os.pathsep.join([str(BUNDLE), str(tmp_path)])
+    subprocess.run(
+        [sys.executable, "-m", "scripts.lean", "probe", "a"], env=os.environ | {"PYTHONPATH": path}, check=True
+    )
+    assert capfd.readouterr().out == "['a'] ignite\n"
 
 
 def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):
@@ -181,7 +214,7 @@ def test_overlays_are_found_by_name_or_path(monkeypatch, tmp_path):
 
 def test_several_processes_are_started_by_torchrun(type_in, monkeypatch):
     lines = []
-    monkeypatch.setattr(main, "run_line", lambda line: lines.append(line))
+    monkeypatch.setattr(main, "run_line", lambda line, lean: lines.append(line))
     monkeypatch.chdir(BUNDLE)
     type_in(choose, "train", "DIR", "FILE", "--processes", "2", "--epochs", "3")
     assert lines[0][2:6] == ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]

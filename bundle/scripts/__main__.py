@@ -82,13 +82,17 @@ def predict(dataset_dir: str, output_dir: str, method: str = "", **keys: str) ->
     roles = {*SEQUENCES, "label"} - {"t1ce"}  # inference.yaml names T1ce alone
     named = {f"names::{key}" if key in roles else key: value for key, value in keys.items()}
     options = {"dataset_dir": dataset_dir, "output_dir": output_dir, **named}
-    start("evaluating", config_files("inference", method), options)
+    files = config_files("inference", method)
+    plain = files == [f"configs/{Path(file).name}" for file in files] and not any("::" in key for key in keys)
+    start("evaluating", files, options, lean=plain and "code_dir" not in keys)  # else code may need any package
 
 
-def start(run_id: str, files: Sequence[str], options: Mapping[str, str], processes: int = 1) -> None:
+def start(
+    run_id: str, files: Sequence[str], options: Mapping[str, str], processes: int = 1, lean: bool = False
+) -> None:
     """Check the keys of a workflow's command, run it, and end with its exit code."""
     check_keys(files, options)
-    if code := run_line(workflow_line(run_id, files, options, processes)):
+    if code := run_line(workflow_line(run_id, files, options, processes), lean):
         sys.exit(code)
 
 

@@ -109,14 +109,14 @@ def shown(text: str) -> str:
     return f'"{text}"' if plain else shlex.quote(text)
 
 
-def run_line(line: Sequence[str]) -> int:
-    """The exit code of a command, which is printed and run in its own process.
+def run_line(line: Sequence[str], lean: bool = False) -> int:
+    """The exit code of a command, which is printed and run in its own process; ``lean`` as in lean.py.
 
     If this process is interrupted or terminated, it passes the signal on and waits for the command's end. Otherwise a
     second run could write to the same folder at the same time.
     """
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
-    with subprocess.Popen(line) as process:
+    with subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]]) as process:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)

@@ -18,7 +18,10 @@ from scripts.data.volumes import whole_numbers
 from scripts.labels import CLASSES, TARGETS
 from scripts.method.gaps import fill
 
-__all__ = ["ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd", "not_zero"]
+__all__ = [
+    "SLAB", "ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd",
+    "largest_class", "not_zero",
+]  # fmt: skip
 
 LARGE = 2**25  # voxels of a volume that is brought back to its own grid in parts
 SLAB = 2**22  # voxels of a part
@@ -194,10 +197,15 @@ class ArgMaxd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            values = result[key].as_subclass(torch.Tensor)
-            largest, index = values[0], torch.zeros_like(values[0], dtype=torch.uint8)
-            for channel in range(1, len(values)):
-                index.masked_fill_(values[channel] > largest, channel)
-                largest = torch.maximum(largest, values[channel])
-            result[key] = convert_to_dst_type(index[None], result[key], dtype=torch.uint8)[0]
+            classes = largest_class(result[key].as_subclass(torch.Tensor))
+            result[key] = convert_to_dst_type(classes, result[key], dtype=torch.uint8)[0]
         return result
+
+
+def largest_class(values: torch.Tensor) -> torch.Tensor:
+    """(C, H, W, D) -> (1, H, W, D), uint8."""
+    largest, index = values[0], torch.zeros_like(values[0], dtype=torch.uint8)
+    for channel in range(1, len(values)):
+        index.masked_fill_(values[channel] > largest, channel)
+        largest = torch.maximum(largest, values[channel])
+    return index[None]

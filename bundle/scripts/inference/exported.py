@@ -10,7 +10,7 @@ from torch import nn
 
 from scripts.errors import UserError
 
-__all__ = ["is_exported", "load_exported"]
+__all__ = ["ExportedNetwork", "is_exported", "load_exported"]
 
 
 def is_exported(path: str) -> bool:
@@ -35,7 +35,11 @@ def load_exported(path: str, device: torch.device) -> nn.Module:
         raise UserError(f"ckpt_path {path} cannot be loaded ({reason}): export it again.") from error
 
 
-class ScriptedNetwork(nn.Module):
+class ExportedNetwork(nn.Module):
+    """A network from a file that holds its computation too."""
+
+
+class ScriptedNetwork(ExportedNetwork):
     """A TorchScript file."""
 
     def __init__(self, path: str, device: torch.device) -> None:
@@ -47,7 +51,7 @@ class ScriptedNetwork(nn.Module):
             return self.network(image.float())
 
 
-class OnnxNetwork(nn.Module):
+class OnnxNetwork(ExportedNetwork):
     """An ONNX file, run by onnxruntime: on the GPU if onnxruntime can use it, else on the CPU."""
 
     def __init__(self, path: str, device: torch.device) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInferer
 
-from scripts.device import autocast
-from scripts.method.features import logits_list
+from scripts.inference.engines import TorchEngine
 from scripts.method.resunet import STRIDE
 
 __all__ = ["VolumeInferer"]
@@ -28,26 +27,36 @@ class VolumeInferer(SlidingWindowInferer):
         mirror: average the probabilities over flips along no or two axes (Simonyan and Zisserman 2015,
             https://arxiv.org/abs/1409.1556): all four of a volume in one pass; two of each window, and the other two of
             its neighbours, which overlap it. The result is the logarithm of the mean, which serves as logits.
-        amp: let the network compute in bfloat16; windows are still blended in float32.
+        amp: let the network compute in bfloat16; windows are still blended in float32. Not used with ``engine``.
+        engine: computes the network in windows; None takes PyTorch, as one pass does, whose size differs by volume.
         options: the options of SlidingWindowInferer.
 
     Shapes: inputs (B, C, H, W, D) -> logits (B, classes, H, W, D).
     """
 
-    def __init__(self, whole_volume: int = 0, mirror: bool = False, amp: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        whole_volume: int = 0,
+        mirror: bool = False,
+        amp: bool = False,
+        engine: TorchEngine | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.whole_volume = whole_volume
         self.mirror = mirror
-        self.amp = amp
+        self.torch = TorchEngine(engine.amp if engine else amp)
+        self.engine = engine or self.torch
         self.window = options["roi_size"]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = inputs.shape[2:]
         whole = size.numel() <= self.whole_volume
 
+        engine = self.torch if whole else self.engine
+
         def predict(windows: torch.Tensor) -> torch.Tensor:
-            with autocast(windows.device, self.amp):
-                return logits_list(network(windows, *args, **kwargs))[0].float()
+            return engine(network, windows, *args, **kwargs)
 
         self.roi_size: Any = [-(-length // STRIDE) * STRIDE for length in size] if whole else self.window
         if not self.mirror:

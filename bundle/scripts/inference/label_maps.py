@@ -105,15 +105,22 @@ class SaveProbabilitiesd(MapTransform):
     """Writes class probabilities in the image's own grid, NAME_probabilities.nii.gz: (H, W, D, C), 8 bit, scale 1/255.
 
     Programs that read NIfTI get numbers from 0 to 1.
+
+    Args:
+        keys: class probabilities in the grid of the preprocessed image, (C, h, w, d).
+        transform: the preprocessing, which is inverted.
+        output_dir: the folder to write to.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str) -> None:
+    def __init__(self, keys: KeysCollection, transform: Compose, output_dir: str) -> None:
         super().__init__(keys)
+        self.back = Invertd(keys, transform, "image", nearest_interp=False)
         self.output_dir = output_dir
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        for key in self.key_iterator(dict(data)):
-            volume = data[key]
+        inverted = self.back(dict(data))
+        for key in self.key_iterator(inverted):
+            volume = inverted[key]
             name = case_name(data["image"].meta, None)["subject"].replace(".nii.gz", f"_{PROBABILITIES}.nii.gz")
             write_probabilities(Path(self.output_dir, name), volume.cpu().numpy(), volume.affine.numpy())
         return dict(data)
