@@ -66,7 +66,7 @@ def compare(patients: str, work: str = "", turns: int = 3, mirror: bool = False)
             times["this bundle"].append(run(ours, here))
             times["nnU-Net"].append(run(theirs, here))
     rows = [[name, *(f"{statistics.median(part):.1f}" for part in zip(*values))] for name, values in times.items()]
-    print(format_table(["command", "CPU s", "wall s"], rows))
+    print(format_table([["command", "CPU s", "wall s"], *rows]))
 
 
 def make_model(work: Path, cases: Sequence[Path]) -> None:
