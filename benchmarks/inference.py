@@ -1,8 +1,9 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
 All run inference.yaml; peers get its crop to the brain, its bfloat16 and its allocator too, but work at the patient's
-own spacing, as they do at home. The student as shipped is mirrored, all others are not. Weights are random: they do not
-change the time. On a CPU SwinUNETR runs in float32, which is faster for it, and DynUNet is not channels last.
+own spacing, as they do at home, and in PyTorch. The student as shipped is mirrored, all others are not. Weights are
+random: they do not change the time. On a CPU SwinUNETR runs in float32, which is faster for it, and DynUNet is not
+channels last.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from measure import interleave, show, timed
 from scripts.device import keep_freed_memory
 from scripts.files import format_table
+from scripts.inference.engines import OpenVino
 from scripts.inference.predictor import CheckedImages, make_members
 
 __all__ = ["inference", "shipped_memory"]
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
-ONCE = {"mirror": False}
+ONCE = {"mirror": False, "engine": "torch"}
 NATIVE = {**ONCE, "spacing": None, "window_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0}
 PEERS = {
     "SegResNet 16 (zoo brats_mri_segmentation)": {
@@ -60,7 +62,8 @@ STAGES = ("read", "preprocess", "network", "postprocess", "write")
 def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
     """The first patient of the folder; without a warm-up round, as a user meets it."""
     image = str(sorted(Path(dataset_dir).glob("*/*_t1ce.nii.gz"))[0])
-    contenders: dict[str, Mapping[str, Any]] = {"student as shipped": {}, **WIDTHS}
+    contenders: dict[str, Mapping[str, Any]] = {"student as shipped": {}, "the same in PyTorch": {"engine": "torch"}}
+    contenders |= WIDTHS
     contenders |= {name: {**NATIVE, "network_def": network} for name, network in PEERS.items()}
     if not torch.cuda.is_available():
         contenders |= {name: {**contenders[name], **options} for name, options in FASTER_ON_CPU.items()}
@@ -73,7 +76,7 @@ def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
         stages = {stage: float(np.median([turn[stage] for turn in patient.turns])) for stage in STAGES}
         report["results"][name] |= {"parameters": patient.parameters, "gflop": patient.gflop, "stages": stages}
         shares = [f"{stages[stage]:.2f}" for stage in STAGES]
-        rows.append([name, f"{patient.parameters:,}", f"{patient.gflop:.0f}", *shares])
+        rows.append([name, f"{patient.parameters:,}", f"{patient.gflop:.0f}" if patient.gflop else "", *shares])
     print(f"\n{format_table(rows)}", flush=True)
     return report
 
@@ -117,7 +120,7 @@ class Patient:
             data = self.clocked(turn, "preprocess" if index else "read", transform, data)
         data["image"] = self.clocked(turn, "preprocess", data["image"].to, self.device)
         volume = data["image"][None]
-        if self.turns:
+        if self.turns or isinstance(self.inferer.engine, OpenVino):
             logits = self.clocked(turn, "network", self.inferer, volume, self.network)
         else:
             with FlopCounterMode(display=False) as counter:
