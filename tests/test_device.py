@@ -37,9 +37,10 @@ def test_patches_too_small_for_it_on_a_cpu_are_left_in_float32():
     assert not fast_bfloat16("cpu", [64, 64, 16])
 
 
-def test_channels_last_is_for_cpus_in_float32():
+def test_channels_last_is_for_cpus_in_float32_and_for_training():
     chosen = [(device, amp) for device in ("cpu", "cuda:0") for amp in (False, True) if fast_channels_last(device, amp)]
     assert chosen == [("cpu", False)]
+    assert fast_channels_last("cpu", True, training=True) and not fast_channels_last("cuda:0", True, training=True)
 
 
 def test_a_device_that_does_not_exist_is_left_for_the_check_of_settings():

@@ -52,9 +52,9 @@ def warn_of_amp(amp: bool, device: torch.device | str, patch: Sequence[int] = ()
         logger.warning(f"amp is True, but {device} {fault}: leave --amp out, then it is on where it is faster.")
 
 
-def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
-    """Whether this layout is faster: on CPUs in float32, but not in bfloat16 or on an H100 (docs/speed.md)."""
-    return kind(device) == "cpu" and not amp
+def fast_channels_last(device: torch.device | str, amp: bool, training: bool = False) -> bool:
+    """Whether this layout is faster: on CPUs to train, and to predict in float32; not on an H100 (docs/speed.md)."""
+    return kind(device) == "cpu" and (training or not amp)
 
 
 def kind(device: torch.device | str) -> str:
@@ -75,7 +75,8 @@ def lay_channels_last(network: nn.Module) -> None:
     """
     for parameter in network.parameters():
         if parameter.ndim == 5 and parameter[0, 0].numel() > 1:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            last = torch.empty_like(parameter.data, memory_format=torch.channels_last_3d)  # of one channel, too
+            parameter.data = last.copy_(parameter.data)
 
 
 def keep_freed_memory(device: torch.device | str) -> None:
