@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import BUNDLE
-from scripts.device import autocast, fast_bfloat16, fast_channels_last, warn_of_amp
+from scripts.device import autocast, fast_bfloat16, fast_channels_last, seed_everything, warn_of_amp
 from scripts.inference.inferer import VolumeInferer
 from scripts.method.distillation import DistillationNetwork
 from scripts.method.losses import SegmentationLoss
@@ -110,3 +110,19 @@ def test_freed_memory_of_tensors_on_a_cpu_stays_with_the_process(device, kept):
     program = PROGRAM.format(device=device)
     found = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True, check=True)
     assert (float(found.stdout) > 200) == kept
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_cudnn_tries_kernels_only_where_runs_need_not_repeat(deterministic, monkeypatch):
+    """Also where the seed is set again, as at each epoch's start."""
+    for flag in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+    drawn = []
+    for _ in range(2):
+        seed_everything(3, deterministic)
+        drawn.append(torch.rand(4))
+        assert torch.backends.cudnn.deterministic == deterministic
+        assert torch.backends.cudnn.benchmark != deterministic
+        seed_everything(3)
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert torch.equal(*drawn)

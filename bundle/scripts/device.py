@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from monai.utils import set_determinism
 from torch import nn
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "kind",
     "lay_channels_last",
     "prepare_device",
+    "seed_everything",
     "warn_of_amp",
 ]
 
@@ -99,3 +101,16 @@ def prepare_device(device: torch.device | str, amp: bool, patch: Sequence[int] =
     """Prepare the device once at the start of a run. Arguments as for ``fast_bfloat16``."""
     warn_of_amp(amp, device, patch)
     keep_freed_memory(device)
+
+
+def seed_everything(seed: int, deterministic: bool = True) -> None:
+    """Seed Python, NumPy and PyTorch, and choose how cuDNN finds its kernels on GPUs.
+
+    Args:
+        seed: at least 0.
+        deterministic: kernels that give the same each time. False lets cuDNN time its kernels for each shape and take
+            the fastest (autotuning): a run is then not repeated bit for bit on a GPU. CPUs give the same either way.
+    """
+    set_determinism(seed)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
