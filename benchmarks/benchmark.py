@@ -82,7 +82,7 @@ def calls_of(dataset_dir: str, repeats: int, cuda: bool) -> dict[str, list[tuple
     """Functions and their arguments, by part."""
     widths = FULL if cuda else SMALL
     half = fast_bfloat16("cuda" if cuda else "cpu")
-    last = fast_channels_last("cuda" if cuda else "cpu", half)
+    last = fast_channels_last("cuda" if cuda else "cpu", half, training=True)
     variants: dict[str, dict] = {"one patch": {"batch_size": 1}, "other layout": {"channels_last": not last}}
     if half:
         variants["float32"] = {"amp": False}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import BUNDLE
-from scripts.device import autocast, fast_bfloat16, fast_channels_last, warn_of_amp
+from scripts.device import autocast, fast_bfloat16, fast_channels_last, seed_everything, warn_of_amp
 from scripts.inference.inferer import VolumeInferer
 from scripts.method.distillation import DistillationNetwork
 from scripts.method.losses import SegmentationLoss
@@ -37,9 +37,10 @@ def test_patches_too_small_for_it_on_a_cpu_are_left_in_float32():
     assert not fast_bfloat16("cpu", [64, 64, 16])
 
 
-def test_channels_last_is_for_cpus_in_float32():
+def test_channels_last_is_for_cpus_in_float32_and_for_training():
     chosen = [(device, amp) for device in ("cpu", "cuda:0") for amp in (False, True) if fast_channels_last(device, amp)]
     assert chosen == [("cpu", False)]
+    assert fast_channels_last("cpu", True, training=True) and not fast_channels_last("cuda:0", True, training=True)
 
 
 def test_a_device_that_does_not_exist_is_left_for_the_check_of_settings():
@@ -109,3 +110,19 @@ def test_freed_memory_of_tensors_on_a_cpu_stays_with_the_process(device, kept):
     program = PROGRAM.format(device=device)
     found = subprocess.run([sys.executable, "-c", program], cwd=BUNDLE, capture_output=True, text=True, check=True)
     assert (float(found.stdout) > 200) == kept
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_cudnn_tries_kernels_only_where_runs_need_not_repeat(deterministic, monkeypatch):
+    """Also where the seed is set again, as at each epoch's start."""
+    for flag in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+    drawn = []
+    for _ in range(2):
+        seed_everything(3, deterministic)
+        drawn.append(torch.rand(4))
+        assert torch.backends.cudnn.deterministic == deterministic
+        assert torch.backends.cudnn.benchmark != deterministic
+        seed_everything(3)
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert torch.equal(*drawn)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from monai.utils import set_determinism
 from torch import nn
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "kind",
     "lay_channels_last",
     "prepare_device",
+    "seed_everything",
     "warn_of_amp",
 ]
 
@@ -52,9 +54,9 @@ def warn_of_amp(amp: bool, device: torch.device | str, patch: Sequence[int] = ()
         logger.warning(f"amp is True, but {device} {fault}: leave --amp out, then it is on where it is faster.")
 
 
-def fast_channels_last(device: torch.device | str, amp: bool) -> bool:
-    """Whether this layout is faster: on CPUs in float32, but not in bfloat16 or on an H100 (docs/speed.md)."""
-    return kind(device) == "cpu" and not amp
+def fast_channels_last(device: torch.device | str, amp: bool, training: bool = False) -> bool:
+    """Whether this layout is faster: on CPUs to train, and to predict in float32; not on an H100 (docs/speed.md)."""
+    return kind(device) == "cpu" and (training or not amp)
 
 
 def kind(device: torch.device | str) -> str:
@@ -75,7 +77,8 @@ def lay_channels_last(network: nn.Module) -> None:
     """
     for parameter in network.parameters():
         if parameter.ndim == 5 and parameter[0, 0].numel() > 1:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            last = torch.empty_like(parameter.data, memory_format=torch.channels_last_3d)  # of one channel, too
+            parameter.data = last.copy_(parameter.data)
 
 
 def keep_freed_memory(device: torch.device | str) -> None:
@@ -98,3 +101,16 @@ def prepare_device(device: torch.device | str, amp: bool, patch: Sequence[int] =
     """Prepare the device once at the start of a run. Arguments as for ``fast_bfloat16``."""
     warn_of_amp(amp, device, patch)
     keep_freed_memory(device)
+
+
+def seed_everything(seed: int, deterministic: bool = True) -> None:
+    """Seed Python, NumPy and PyTorch, and choose how cuDNN finds its kernels on GPUs.
+
+    Args:
+        seed: at least 0.
+        deterministic: kernels that give the same each time. False lets cuDNN time its kernels for each shape and take
+            the fastest (autotuning): a run is then not repeated bit for bit on a GPU. CPUs give the same either way.
+    """
+    set_determinism(seed)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic

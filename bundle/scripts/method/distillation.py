@@ -58,8 +58,7 @@ class DistillationNetwork(nn.Module):
         activation_checkpointing: keep no activations for the backward pass, but compute each network's again when its
             turn comes (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a second forward pass.
         amp: let the networks compute in bfloat16. The losses are float32, so no gradient needs scaling.
-        channels_last: keep weights and activations in this layout, which suits convolutions of GPUs (and of CPUs in
-            float32).
+        channels_last: keep weights and activations in this layout, which suits convolutions of CPUs.
         student_feature_layers: submodules of the student whose outputs the loss gets, as ``features["student"]``.
         projection: a module that the first of these goes through, trained with the teachers' learning rate; its
             output is ``features["projected"]``. A 1³ convolution gives it a teacher's number of channels.

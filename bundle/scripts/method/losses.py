@@ -55,7 +55,8 @@ class SegmentationLoss(nn.Module):
         log_probabilities = F.log_softmax(logits.float(), dim=1)
         cross_entropy = F.nll_loss(log_probabilities, classes)
         probabilities = log_probabilities.exp()
-        truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
+        numbers = torch.arange(logits.shape[1], device=label.device).view(-1, 1, 1, 1)
+        truth = (classes[:, None] == numbers).to(probabilities.dtype)  # one-hot; F.one_hot goes by way of int64
         intersection = (probabilities * truth).sum(self.axes)  # (B, C), or (C, D) by slice
         volume = truth.sum(self.axes)
         total = probabilities.sum(self.axes) + volume

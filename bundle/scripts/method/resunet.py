@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.channels_last import GroupNorm, InstanceNorm, last_on_cpu, mean_and_max, scale_channels
+
 __all__ = ["STRIDE", "ResUNet", "ChannelGate", "SpatialGate", "CBAM"]
 
 SLOPE = 0.01  # of every LeakyReLU
@@ -15,7 +17,7 @@ STRIDE = 8  # the bottleneck is at 1/8 resolution, so sizes are multiples of thi
 REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate, at least 1
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """GroupNorm with 6 groups where 6 divides the channels, else 4.
 
     Raises:
@@ -24,7 +26,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     groups = 6 if channels % 6 == 0 else 4
     if channels % groups:
         raise ValueError(f"channels must be a multiple of 4 or 6 (group normalisation), got {channels}.")
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def amax_by_axis(x: torch.Tensor) -> torch.Tensor:
@@ -52,6 +54,10 @@ class ChannelGate(nn.Module):
         return self.fc2(self.act(self.fc1(pooled)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102
+            if last_on_cpu(x):
+                mean, highest = mean_and_max(x)
+                return scale_channels(x, torch.sigmoid(self.mlp(mean) + self.mlp(highest)))
         flat = x.flatten(2)  # (B, C, H·W·D)
         largest = flat.amax(dim=2) if x.is_contiguous() else amax_by_axis(x)
         gate = torch.sigmoid(self.mlp(flat.mean(dim=2)) + self.mlp(largest))  # (B, C)
@@ -93,7 +99,7 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, padding=1)
-        self.norm = nn.InstanceNorm3d(out_channels)
+        self.norm = InstanceNorm(out_channels)
         self.act = nn.LeakyReLU(SLOPE)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1)
         self.skip = nn.Conv3d(in_channels, out_channels, 3, padding=1)

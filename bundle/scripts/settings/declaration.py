@@ -76,7 +76,8 @@ SIZE: Rule = (
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
 FLAGS = (
-    "strict overwrite lr_from_validation activation_checkpointing amp channels_last mirror uncertainty probabilities"
+    "strict overwrite lr_from_validation activation_checkpointing amp channels_last deterministic mirror uncertainty "
+    "probabilities"
 )
 COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {

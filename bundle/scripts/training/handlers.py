@@ -10,8 +10,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.data.utils import set_rnd
 from monai.transforms import Compose
-from monai.utils import set_determinism
 
+from scripts.device import seed_everything
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
 from scripts.training.steps import counts
@@ -25,20 +25,23 @@ class EpochSeed:
     """Seeds every source of randomness from (seed, epoch, rank) at the start of each epoch.
 
     An epoch then does not depend on earlier epochs, so a resumed run with as many loading processes repeats it
-    exactly. Ranks draw different patches and augmentations.
+    exactly. Ranks draw different patches and augmentations. ``deterministic`` is that of ``seed_everything``.
     """
 
-    def __init__(self, seed: int, loader: DataLoader, augmentation: Compose | None = None) -> None:
+    def __init__(
+        self, seed: int, loader: DataLoader, augmentation: Compose | None = None, deterministic: bool = True
+    ) -> None:
         self.seed = seed
         self.loader = loader
         self.augmentation = augmentation
+        self.deterministic = deterministic
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         seed = (self.seed + 1_000_003 * engine.state.epoch + 7919 * idist.get_rank()) % 2**32
-        set_determinism(seed, use_deterministic_algorithms=None)
+        seed_everything(seed, self.deterministic)
         set_rnd([self.loader.dataset, self.augmentation], seed)
         if hasattr(self.loader.sampler, "set_epoch"):
             self.loader.sampler.set_epoch(engine.state.epoch)
