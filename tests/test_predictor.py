@@ -2,6 +2,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -210,6 +211,23 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
     with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 "):
         predictor.run()
     assert Fragile.calls == 6
+
+
+def test_each_image_is_read_once_and_all_but_the_first_in_a_thread(cohort_source):
+    threads = []
+
+    class Load(LoadImaged):
+        def __call__(self, data):
+            threads.append(threading.current_thread())
+            return super().__call__(data)
+
+    images = find_work(str(cohort_source / "data"))["all"]
+    ahead = CheckedImages(images, Compose([Load("image"), EnsureChannelFirstd("image")]))
+    for index, entry in enumerate(images):
+        expected = nib.load(entry["image"]).get_fdata(dtype=np.float32)
+        assert np.array_equal(np.asarray(ahead[index]["image"])[0], expected)
+    main = threading.main_thread()
+    assert [thread is main for thread in threads] == [True, *[False] * (len(images) - 1)]
 
 
 def test_weights_of_other_widths_leave_nothing_behind(cohort_source, tmp_path):

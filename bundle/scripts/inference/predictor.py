@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from monai.data import Dataset, MetaTensor
 from monai.engines import EnsembleEvaluator
 from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
+from torch.utils.data import get_worker_info
 
 from scripts.data.checks import Fault, report_faults
 from scripts.data.plausible import copy_faults, image_faults
@@ -35,12 +37,14 @@ __all__ = ["CheckImaged", "CheckedImages", "Predictor", "load_members", "make_me
 logger = logging.getLogger(__name__)
 
 REMEDY = "repair or replace the file"
+READER = ThreadPoolExecutor(1)
 
 
 class CheckedImages(Dataset):
     """A MONAI dataset that returns a faulty image as its entry with ``fault`` and ``remedy``, and raises no error.
 
-    Each image is checked when it is read, as in training: see ``image_faults``.
+    Each image is checked when it is read, as in training: see ``image_faults``. While the network computes, a thread
+    reads the next one.
 
     Args:
         data: entries as find_work gives them.
@@ -49,14 +53,19 @@ class CheckedImages(Dataset):
 
     def __init__(self, data: Sequence[dict], transform: Compose) -> None:
         super().__init__(data, transform)
+        self.reading: dict[int, Future[dict[str, Any]]] = {}  # the next image, by its index
 
     def __getitem__(self, index: int) -> Any:
         entry = self.data[index]
+        reading, self.reading = self.reading.get(index), {}
         try:
-            loaded = self.read(entry)
+            loaded = reading.result() if reading else self.read(entry)
         except ValueError as error:
             fault, remedy = (*error.args, REMEDY)[:2]
             return entry | {"fault": fault, "remedy": remedy}
+        finally:
+            if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
+                self.reading = {index + 1: READER.submit(self.read, self.data[index + 1])}
         try:
             return self.transform(loaded, start=1)
         except Exception as error:  # the other images must still be predicted
