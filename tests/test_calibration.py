@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.evaluation.calibration import Calibration, bin_counts, merge_calibration
+from scripts.evaluation.calibration import Calibration, bin_counts
+from scripts.evaluation.calibration_table import merge_calibration
 
 
 def test_bins_by_hand():

@@ -127,6 +127,14 @@ def test_the_list_of_commands_and_each_help_import_nothing_heavy():
         assert f"scripts {name} - {first_line}" in text
 
 
+def test_commands_without_a_network_do_not_import_pytorch():
+    names = ("datalist", "phantom", "score", "compare", "report", "curves", "overview")
+    modules = ", ".join(main.COMMANDS[name].split(":")[0] for name in names)
+    code = f"import sys, {modules}; print(*{{'torch', 'monai', 'ignite'}} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_options_read_from_the_source_are_the_functions_own(name):
     module, function = main.COMMANDS[name].split(":")

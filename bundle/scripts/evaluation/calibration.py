@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.files import read_table, write_table
+from scripts.evaluation.calibration_table import BINS, bin_row
+from scripts.files import write_table
 from scripts.labels import REGIONS, TABLE_ORDER
 
-__all__ = ["BINS", "Calibration", "bin_counts", "merge_calibration", "read_calibration"]
-
-BINS = 10
-COLUMNS = ("region", "bin", "voxels", "probability", "frequency")
+__all__ = ["Calibration", "bin_counts"]
 
 
 class Calibration:
@@ -65,25 +60,3 @@ def bin_counts(probability: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     index = (probability * BINS).long().clamp(max=BINS - 1)
     weights = [torch.ones_like(probability), probability, truth.as_subclass(torch.Tensor).to(probability)]
     return torch.stack([torch.bincount(index, weight, minlength=BINS) for weight in weights])
-
-
-def bin_row(region: str, index: int, voxels: float, probability: float, true: float) -> dict[str, Any]:
-    """One row of calibration.csv, from the sums over the voxels of a bin."""
-    means = (f"{total / max(voxels, 1):.6f}" for total in (probability, true))
-    return dict(zip(COLUMNS, (region, index, int(voxels), *means)))
-
-
-def read_calibration(path: Path) -> list[dict[str, Any]]:
-    """Rows of a calibration.csv; none if it does not exist. Raises UserError if it has another form."""
-    return read_table(path, dict(zip(COLUMNS, (str, int, int, float, float))))
-
-
-def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Rows of several calibration.csv as one: voxels are added, the other columns are averaged over voxels."""
-    sums: dict[tuple[str, int], np.ndarray] = {}
-    for path in paths:
-        for row in read_calibration(path):
-            voxels, means = int(row["voxels"]), [float(row["probability"]), float(row["frequency"])]
-            key = (row["region"], int(row["bin"]))
-            sums[key] = sums.get(key, np.zeros(3)) + np.array([1.0, *means]) * voxels
-    return [bin_row(region, index, *total) for (region, index), total in sums.items()]

@@ -25,7 +25,7 @@ from monai.utils import ensure_tuple
 
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
-from scripts.evaluation.calibration import merge_calibration
+from scripts.evaluation.calibration_table import merge_calibration
 from scripts.evaluation.compare import pooled
 from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.files import read_json, write_json, write_table

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts.evaluation.calibration import BINS
+from scripts.evaluation.calibration_table import BINS
 from scripts.evaluation.summary import Scores
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 from scripts.report.curves import PANELS, columns_of, draw_panel

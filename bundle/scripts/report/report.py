@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import UserError
-from scripts.evaluation.calibration import read_calibration
+from scripts.evaluation.calibration_table import read_calibration
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores

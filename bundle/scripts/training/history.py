@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
-
-from ignite.engine import Engine, Events
+from typing import TYPE_CHECKING, Any
 
 from scripts.documents import figure
 from scripts.files import read_table, write_table
 from scripts.labels import REGION_NAMES
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine  # a report reads the table without PyTorch, which takes seconds to import
 
 __all__ = ["History", "RegionDice", "read_history"]
 
@@ -33,6 +34,8 @@ class RegionDice:
         self.key_metric = key_metric
 
     def attach(self, engine: Engine) -> None:
+        from ignite.engine import Events
+
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -53,6 +56,8 @@ class History:
         self.rows: list[dict[str, Any]] | None = None
 
     def attach(self, engine: Engine) -> None:
+        from ignite.engine import Events
+
         engine.add_event_handler(Events.EPOCH_STARTED, self.read_earlier)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
