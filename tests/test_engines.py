@@ -1,6 +1,9 @@
 """OpenVINO gives what PyTorch gives."""
 
+import gc
 import importlib.util
+import os
+import signal
 
 import pytest
 import torch
@@ -45,6 +48,19 @@ def test_a_network_that_is_given_other_weights_is_converted_again():
         member.load_state_dict(network(1).state_dict())
         after, expected = engine(member, window), TorchEngine()(member, window)
     assert close(after, expected) and not close(before, expected)
+
+
+@needs_openvino
+def test_a_signal_after_a_prediction_does_not_end_the_process():
+    """pytest has faulthandler on, as Jupyter has: with a core that ended, this was a segmentation fault."""
+    with torch.no_grad():
+        OpenVino()(network(0), torch.randn(1, 1, 16, 16, 16))
+    gc.collect()
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+    assert came == [signal.SIGTERM]
 
 
 @needs_openvino

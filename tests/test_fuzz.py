@@ -110,6 +110,7 @@ class Said(logging.Handler):
 def predict(source, output, weights, **options):
     """``python -m scripts predict`` in this process, with a tiny network."""
     settings = {"spacing": "$None", "window_size": [16, 16, 16], "overlap": 0, "mirror": False, "amp": False}
+    settings |= {"engine": "torch"}  # OpenVINO converts each network for half a second
     settings |= {"bundle_root": str(BUNDLE), "dataset_dir": str(source), "output_dir": str(output), "device": "cpu"}
     settings |= {"ckpt_path": weights, "student_widths": [4, 4, 8, 8], **options}
     return Said().run(

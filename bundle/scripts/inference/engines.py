@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import warnings
@@ -59,9 +60,7 @@ class OpenVino(TorchEngine):
         return torch.cat([torch.from_numpy(model(window.numpy())[0].copy()) for window in windows.split(1)])
 
     def convert(self, network: nn.Module, window: torch.Tensor) -> Any:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to the web
-        import openvino
-
+        openvino, core = load_openvino()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that other sizes of window may need another trace: they get one
             # traced here, because OpenVINO would run the network seven times for it
@@ -69,7 +68,20 @@ class OpenVino(TorchEngine):
         model = openvino.convert_model(traced, example_input=window)
         precision = "bf16" if self.amp else "f32"
         options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return openvino.Core().compile_model(model, "CPU", options)
+        return core.compile_model(model, "CPU", options)
+
+
+@functools.cache
+def load_openvino() -> tuple[Any, Any]:
+    """OpenVINO and its core, one for the whole process.
+
+    Where the last core ends, OpenVINO 2026.4 frees the stack on which signals are handled. Where there was such a stack
+    before (faulthandler, as in pytest and Jupyter), the next signal would kill the process.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to the web
+    import openvino
+
+    return openvino, openvino.Core()
 
 
 class FirstOutput(nn.Module):
