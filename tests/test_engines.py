@@ -52,10 +52,14 @@ def test_a_network_that_is_given_other_weights_is_converted_again():
 
 @needs_openvino
 def test_a_signal_after_a_prediction_does_not_end_the_process():
-    """pytest has faulthandler on, as Jupyter has: with a core that ended, this was a segmentation fault."""
+    """pytest has faulthandler on, as Jupyter has: with a core for each network, this was a segmentation fault."""
     with torch.no_grad():
-        OpenVino()(network(0), torch.randn(1, 1, 16, 16, 16))
-    gc.collect()
+        engines = [OpenVino(), OpenVino()]
+        for seed in range(2):
+            engines[seed](network(seed), torch.randn(1, 1, 16, 16, 16))
+    while engines:
+        del engines[0]
+        gc.collect()
     came = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
     os.kill(os.getpid(), signal.SIGTERM)

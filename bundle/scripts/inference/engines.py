@@ -75,8 +75,8 @@ class OpenVino(TorchEngine):
 def load_openvino() -> tuple[Any, Any]:
     """OpenVINO and its core, one for the whole process.
 
-    Where the last core ends, OpenVINO 2026.4 frees the stack on which signals are handled. Where there was such a stack
-    before (faulthandler, as in pytest and Jupyter), the next signal would kill the process.
+    With a core for each network, OpenVINO 2026.4 would leave a stack for signals that is gone, if there was one before
+    (faulthandler, as in pytest and Jupyter): the next signal would then be a segmentation fault.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to the web
     import openvino
