@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 
 from scripts.errors import UserError
 from scripts.inference.engines import OpenVino, TorchEngine, make_engine
@@ -48,6 +49,25 @@ def test_a_network_that_is_given_other_weights_is_converted_again():
         member.load_state_dict(network(1).state_dict())
         after, expected = engine(member, window), TorchEngine()(member, window)
     assert close(after, expected) and not close(before, expected)
+
+
+class NotConvertible(nn.Module):
+    def forward(self, image):
+        if torch.jit.is_tracing():
+            raise RuntimeError("no trace of me")
+        return torch.cat([image] * 4, dim=1)
+
+
+@needs_openvino
+def test_a_network_that_cannot_be_converted_is_computed_by_pytorch_or_named(caplog):
+    member, window = NotConvertible(), torch.randn(1, 1, 16, 16, 16)
+    engine = OpenVino()
+    assert all(torch.equal(engine(member, window), member(window)) for _ in range(2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "OpenVINO cannot convert NotConvertible (no trace of me), so PyTorch computes it."
+    ]
+    with pytest.raises(UserError, match=r"NotConvertible .*no trace of me.*--engine torch"):
+        OpenVino(fallback=False)(member, window)
 
 
 @needs_openvino

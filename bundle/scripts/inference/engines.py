@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from scripts.inference.exported import ExportedNetwork
 from scripts.method.features import logits_list
 
 __all__ = ["ENGINES", "OpenVino", "TorchEngine", "make_engine"]
+
+logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "torch", "openvino")
 
@@ -42,10 +45,18 @@ class OpenVino(TorchEngine):
 
     A network is converted for the size of the windows, which takes a second, and again if its weights change. Exported
     networks are computed as they are.
+
+    Args:
+        amp: let the network compute in bfloat16.
+        fallback: let PyTorch compute a network that cannot be converted, with a warning.
+
+    Raises:
+        UserError: without ``fallback``, for such a network.
     """
 
-    def __init__(self, amp: bool = False) -> None:
+    def __init__(self, amp: bool = False, fallback: bool = True) -> None:
         super().__init__(amp)
+        self.fallback = fallback
         self.converted: dict[nn.Module, tuple[object, Any]] = {}  # of each network what it was made for, and the model
 
     def __call__(self, network: Callable, windows: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -55,9 +66,21 @@ class OpenVino(TorchEngine):
         tensors = network.state_dict(keep_vars=True).values()
         made_for = windows.shape[1:], sum(tensor._version for tensor in tensors)  # which each change in place raises
         if self.converted.get(network, (None,))[0] != made_for:
-            self.converted[network] = made_for, self.convert(network, windows[:1])
-        model = self.converted[network][1]
+            self.converted[network] = made_for, self.convert_or_warn(network, windows[:1])
+        if (model := self.converted[network][1]) is None:
+            return super().__call__(network, windows)
         return torch.cat([torch.from_numpy(model(window.numpy())[0].copy()) for window in windows.split(1)])
+
+    def convert_or_warn(self, network: nn.Module, window: torch.Tensor) -> Any:
+        """The converted network, or None if it cannot be converted."""
+        try:
+            return self.convert(network, window)
+        except Exception as error:  # tracing and OpenVINO fail in many ways
+            reason = f"OpenVINO cannot convert {type(network).__name__} ({(str(error).splitlines() or [''])[0][:200]})"
+            if not self.fallback:
+                raise UserError(f"engine is openvino, but {reason}: give --engine torch.") from error
+            logger.warning(f"{reason}, so PyTorch computes it.")
+            return None
 
     def convert(self, network: nn.Module, window: torch.Tensor) -> Any:
         openvino, core = load_openvino()
@@ -108,4 +131,6 @@ def make_engine(engine: str = "auto", device: torch.device | str = "cpu", amp: b
         raise UserError(f"engine is openvino, but device is {device}: give --device cpu, or --engine torch.")
     if engine == "openvino" and not installed:
         raise UserError("engine is openvino, which is not installed: pip install '.[fast]' in the project's folder.")
-    return OpenVino(amp) if engine == "openvino" or (engine == "auto" and installed and cpu) else TorchEngine(amp)
+    if engine == "torch" or not (installed and cpu):
+        return TorchEngine(amp)
+    return OpenVino(amp, fallback=engine == "auto")
