@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ BUNDLE = Path(__file__).resolve().parents[1]
 def versions() -> dict[str, str]:
     """Versions of the bundle, Python and the packages that results depend on."""
     bundle = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
-    return {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    packages = [*PACKAGES, *(["openvino"] if find_spec("openvino") else [])]
+    return {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def revision() -> str | None:

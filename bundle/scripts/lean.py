@@ -10,6 +10,8 @@ import runpy
 import sys
 from types import ModuleType
 
+from scripts.errors import print_sentence
+
 UNUSED = ("mlflow", "pandas", "matplotlib", "sklearn")  # MONAI takes each as not installed
 
 
@@ -23,6 +25,7 @@ def main() -> None:
     optim = ModuleType("torch.distributed.optim")
     vars(optim)["ZeroRedundancyOptimizer"] = ZeroRedundancyOptimizer
     sys.modules[optim.__name__] = optim
+    sys.excepthook = print_sentence  # for Ctrl-C while packages are imported
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

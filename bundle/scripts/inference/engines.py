@@ -32,6 +32,8 @@ class TorchEngine:
         amp: let the network compute in bfloat16.
     """
 
+    name = "torch"
+
     def __init__(self, amp: bool = False) -> None:
         self.amp = amp
 
@@ -53,6 +55,8 @@ class OpenVino(TorchEngine):
     Raises:
         UserError: without ``fallback``, for such a network.
     """
+
+    name = "openvino"
 
     def __init__(self, amp: bool = False, fallback: bool = True) -> None:
         super().__init__(amp)
