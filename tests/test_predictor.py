@@ -147,6 +147,11 @@ def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_p
     assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
     with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"), bare_errors():
         predict(source, tmp_path, weights[1], overlap=0, mirror=True)
+    assert about["settings"]["engine"] in ("torch", "openvino")  # not auto
+    other = "torch" if about["settings"]["engine"] == "openvino" else "auto"
+    with pytest.raises(UserError, match=f"{tmp_path} .*amp") as error, bare_errors():
+        predict(source, tmp_path, weights[0], overlap=0, engine=other, amp=True)
+    assert "engine" in str(error.value) or other == "auto"
     predict(source / "phantom_0000", tmp_path, weights[1], overlap=0, overwrite=True)
     assert len(json.loads((tmp_path / "inference.json").read_text())["cases"]) == 1
     assert not np.array_equal(read(tmp_path, "phantom_0000"), first)
