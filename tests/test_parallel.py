@@ -95,7 +95,9 @@ def test_a_script_that_does_not_ask_for_its_name_is_not_run_by_the_processes(pha
 def test_ctrl_c_stops_all_processes_without_a_traceback(group, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom scripts.errors import print_sentence\nfrom scripts.evaluation.parallel import map_in_order\n"
+        "import signal, sys\nfrom scripts.errors import print_sentence\n"
+        "from scripts.evaluation.parallel import map_in_order\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background has it ignored
         "sys.excepthook = print_sentence\n"
         f"wait = \"open({str(tmp_path)!r} + '/' + str(__import__('os').getpid()) + '.pid', 'w') and "
         "__import__('time').sleep(0.7)\"\nlist(map_in_order(eval, [wait] * 99, 2))\n"
