@@ -1,4 +1,4 @@
-"""``python -m scripts.lean MODULE ...``: ``python -m MODULE ...`` without packages that no label map needs.
+"""``python -m scripts.lean MODULE ...``: ``python -m MODULE ...`` without packages that a prediction does not need.
 
 MONAI and Ignite import whatever is installed, which takes longer than the prediction of a patient: 2.5 of 4.7 seconds
 where mlflow and nnU-Net are installed.

@@ -55,7 +55,7 @@ def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: 
 
 @contextmanager
 def starting_processes() -> Iterator[None]:
-    """Let processes start without the program which the user started, and deaf to Ctrl-C until ``end_with_parent``.
+    """Start processes that do not import the user's program, and ignore Ctrl-C until ``end_with_parent``.
 
     By default they would import that program. It may take seconds (``monai.bundle``), or begin from the start (a
     script without ``if __name__ == ...``). And Ctrl-C would print a traceback while they import their modules.
