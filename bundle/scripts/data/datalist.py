@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.checks import CaseReport, Fault, check_case, check_cases
+from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
+from scripts.data.faults import Fault
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.targets import check_meaning, leave_out, with_targets

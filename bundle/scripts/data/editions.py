@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from scripts.data.case import Case
-from scripts.data.checks import CaseReport, Fault
+from scripts.data.checks import CaseReport
+from scripts.data.faults import Fault
 from scripts.errors import UserError
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, class_of_value
 

@@ -18,9 +18,10 @@ from typing import Any
 
 from scripts.data.cases import Case, Choice, survey
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.checks import CaseReport, Fault, check_case, check_cases, report_faults
+from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.datalist_summary import summary
 from scripts.data.editions import detect_label_values, possible_labels, values_of, warn_of_absent_classes
+from scripts.data.faults import Fault, report_faults
 from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parted_patients
 from scripts.data.schemes import endings_text, read_name

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.case import Case
-from scripts.data.checks import CaseReport, Fault
+from scripts.data.checks import CaseReport
+from scripts.data.faults import Fault
 from scripts.errors import UserError
 from scripts.files import read_json
 

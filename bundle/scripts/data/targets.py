@@ -15,7 +15,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from scripts.data.checks import Fault, report_faults
+from scripts.data.faults import Fault, report_faults
 from scripts.data.folder_files import list_files
 from scripts.data.map_files import choose_label_maps, reason_against
 from scripts.data.schemes import strip_suffix

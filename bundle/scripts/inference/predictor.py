@@ -16,7 +16,7 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 from torch.utils.data import get_worker_info
 
-from scripts.data.checks import Fault, report_faults
+from scripts.data.faults import Fault, report_faults
 from scripts.data.plausible import copy_faults, image_faults
 from scripts.data.volumes import (
     Volume,
