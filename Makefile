@@ -2,6 +2,7 @@
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
 # make label STUDIES=DIR [PORT=8000]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
 # make zoo: what the Model Zoo asks of a bundle
+# make viewer: takes NiiVue, the report's viewer, from its npm package again; wants npm
 # make faults: kills, full and read-only disks, lost helpers, long runs; prints trials and failures; an hour of one core
 # make test: the default tests;  make test-slow: the others;  make lint: ruff and mypy
 
@@ -13,9 +14,11 @@ APP := serving/app
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
 RUN := cd bundle && $(BIN)/python -m scripts
+PAGE := $(abspath bundle/scripts/report/page)
+NIIVUE := 0.69.0
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
-.PHONY: demo test test-slow faults zoo label benchmark lint clean
+.PHONY: demo test test-slow faults zoo label benchmark viewer lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +68,10 @@ benchmark: $(VENV)/ready
 	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }
 	$(BIN)/pip install -q --disable-pip-version-check ".[benchmark]"
 	$(BIN)/python benchmarks/benchmark.py --dataset_dir $(PATIENTS)
+
+viewer:
+	folder=$$(mktemp -d) && cd $$folder && npm pack --silent @niivue/niivue@$(NIIVUE) && tar xzf niivue-*.tgz \
+	  && gzip -9nc package/dist/niivue.umd.js > $(PAGE)/niivue.umd.js.gz && rm -r $$folder
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

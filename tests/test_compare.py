@@ -35,7 +35,7 @@ def run(tmp_path):
     """Write a run with these values of every metric, and give its folder."""
 
     def write(name, values, rule="brats", et_threshold_ml=0.0):
-        write_scores(tmp_path / name / "metrics.csv", scores(values), rule, et_threshold_ml)
+        write_scores(tmp_path / name / "metrics.csv", scores(values), rule, et_threshold_ml=et_threshold_ml)
         return str(tmp_path / name)
 
     return write

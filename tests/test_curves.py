@@ -10,7 +10,9 @@ from scripts.report.curves import draw_curves, draw_panel, mean_history, side_by
 def drawn(monkeypatch):
     """Titles and columns of the panels that are drawn."""
     panels = {}
-    monkeypatch.setattr(curves, "draw_panel", lambda axis, rows, title, columns: panels.update({title: columns}))
+    monkeypatch.setattr(
+        curves, "draw_panel", lambda axis, rows, title, columns, colours: panels.update({title: columns})
+    )
     return panels
 
 

@@ -1,6 +1,8 @@
 import base64
 import csv
+import gzip
 import io
+import itertools
 import json
 import re
 import shutil
@@ -11,14 +13,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nibabel.affines import apply_affine
 from PIL import Image
 
 from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.evaluation.score import score
+from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
 from scripts.method.resunet import ResUNet
-from scripts.report.mosaic import STEPS, draw_mosaic
-from scripts.report.report import ends_and_middle, report
+from scripts.report.report import report
+from scripts.report.run_tables import middle_and_ends
 from test_score import save
 
 BROWSER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -65,19 +69,25 @@ def test_the_page_holds_all_of_a_run_and_needs_no_network(run):
     report(str(run))
     page = (run / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page) and "@import" not in page
-    for text in ("Best, whole-tumour Dice 1.000: A_&lt;b&gt;1", "Worst, whole-tumour Dice 0.000: D_4", "abc123"):
+    for text in (
+        "Best: A_&lt;b&gt;1, Dice 1.000",
+        "Worst: D_4, Dice 0.000",
+        "abc123",
+        "(TC): nothing was predicted in 1 of 4",
+    ):
         assert text in page
     for text in (
         "Confidence in the teachers",
         "Loss of the soft targets",
         "Calibration",
         "373.13 mm",
-        "WT 1, TC 1, ET 1",
+        "Enhancing tumour (ET) is empty in truth or prediction of D_4.",
+        "Surface distance, 95th percentile (mm)",
     ):
         assert text in page
     assert "less than 0.1 ml" in page and "alert(1)</script>" not in page
     images = re.findall(r"<img[^>]*>", page)
-    assert len(images) == 3 * 5 + 3 + 1 + 7
+    assert len(images) == 4 * 5 + 3 + 1 + 7
     assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
 
 
@@ -89,7 +99,8 @@ def test_the_tables_beside_the_page(run):
     document = json.loads((run / "sub" / "page.json").read_text())
     assert document["evaluation"]["seed"] == 5 and document["scores"][0]["cases"] == 4
     assert document["calibration_error"]["WT"] == pytest.approx(0.05)
-    assert next(iter(document["shown"].values())) == "A_<b>1"
+    assert list(document["shown"].values()) == ["C_3", "D_4", "A_<b>1"]
+    assert [path.name for path in (run / "sub" / "page_files").iterdir()] == ["patient_0001.js"]
 
 
 def test_a_prediction_without_truth_is_reported_with_volumes(run):
@@ -104,12 +115,12 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
     (run / "metrics_et_cleared.csv").unlink()
     report(str(run))
     page = (run / "report.html").read_text()
-    assert "Largest tumour, 6.400 ml" in page and "Summary" not in page and 'data-panel="truth"' not in page
+    assert "Largest tumour: A_&lt;b&gt;1, 6.4 ml" in page and ">Summary<" not in page and "Truth of" not in page
     with open(run / "report.csv", newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert rows["C_3"] == {"case": "C_3", "WT_ml": "6.400", "TC_ml": "0.512", "ET_ml": "0.512"}
     assert float(rows["D_4"]["WT_ml"]) == 0
-    assert "missed tumour" not in page and "entropy, yellow is high" in page
+    assert "Missed tumour</span>" not in page and "Uncertainty: yellow" in page
 
 
 def test_label_maps_that_were_scored_after_their_inference_are_reported_with_scores(run):
@@ -118,8 +129,8 @@ def test_label_maps_that_were_scored_after_their_inference_are_reported_with_sco
         path.unlink()
     report(str(run))
     page = (run / "report.html").read_text()
-    assert "Worst, whole-tumour Dice 0.000: D_4" in page and "373.13 mm" in page
-    assert "missed tumour" in page and "entropy" not in page
+    assert "Worst: D_4, Dice 0.000" in page and "373.13 mm" in page
+    assert "Missed tumour</span>" in page and "Uncertainty: yellow" not in page
 
 
 @pytest.mark.parametrize(
@@ -127,12 +138,12 @@ def test_label_maps_that_were_scored_after_their_inference_are_reported_with_sco
     [
         ("", {}),
         ("a", {"Best": "a"}),
-        ("ab", {"Best": "a", "Worst": "b"}),
-        ("abcd", {"Best": "a", "Median": "c", "Worst": "d"}),
+        ("ab", {"Worst": "b", "Best": "a"}),
+        ("abcd", {"Median": "c", "Worst": "d", "Best": "a"}),
     ],
 )
 def test_no_patient_is_shown_twice(order, shown):
-    assert ends_and_middle(order, ["Best", "Median", "Worst"]) == shown
+    assert list(middle_and_ends(order, ["Best", "Median", "Worst"]).items()) == list(shown.items())
 
 
 def test_what_a_report_needs_and_a_run_lacks_is_named(run, tmp_path):
@@ -216,15 +227,103 @@ def test_a_truncated_label_map_is_named(run):
     assert not (run / "report.html").exists()
 
 
-def test_a_mosaic_has_a_picture_for_every_position(run):
+def volumes_in(text):
+    """Image and layers of a script, as the browser gets them."""
+    content = json.loads(re.search(r"addVolumes\(\d+, (.*)\);", text).group(1))
+    read = {"Image": content["image"]} | {layer["title"]: layer["data"] for layer in content["layers"]}
+    images = {
+        title: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(data))) for title, data in read.items()
+    }
+    return images, content["centre"]
+
+
+def test_the_viewer_gets_every_layer_in_its_place(run):
+    """In millimetres, voxels of the layers are those of the files, also of a file with other axes."""
+    report(str(run))
+    images, centre = volumes_in((run / "report_files" / "patient_0001.js").read_text())
+    assert list(images) == ["Image", "Prediction", "Truth", "Error", "Uncertainty"]
     case = json.loads((run / "evaluation.json").read_text())["cases"][1]
-    paths = [run.__class__(case[key]) for key in ("image", "prediction", "label")]
-    mosaic = draw_mosaic(*paths, None, None, {0: 0, 1: 1, 2: 2, 3: 3, 4: 3})
-    assert set(mosaic.panels) == {"input", "truth", "prediction", "error"}
-    assert all(len(images) == STEPS for images in mosaic.panels.values())
-    middle = [np.asarray(Image.open(io.BytesIO(images[mosaic.start]))) for images in mosaic.panels.values()]
-    assert len({image.shape for image in middle}) == 1
-    assert all(np.abs(middle[0].astype(int) - image).mean() > 1 for image in middle[1:])
+    for title, key in (("Prediction", "prediction"), ("Truth", "label")):
+        original, shown = nib.load(case[key]), images[title]
+        data, expected = np.asarray(shown.dataobj), np.asarray(original.dataobj)
+        voxels = np.argwhere(data == 3)
+        there = np.rint(apply_affine(np.linalg.inv(original.affine) @ shown.affine, voxels)).astype(int)
+        assert (expected[tuple(there.T)] == 4).all() and len(voxels) == (expected == 4).sum() > 0
+        assert nib.aff2axcodes(shown.affine) == ("R", "A", "S")
+    found, real, error = (np.asarray(images[title].dataobj) for title in ("Prediction", "Truth", "Error"))
+    assert ((error == 0) == (found == real)).all() and set(np.unique(error)) == {0, 1, 2, 3}
+    voxel = np.rint(apply_affine(np.linalg.inv(images["Truth"].affine), centre)).astype(int)
+    assert found[tuple(voxel)] or real[tuple(voxel)]
+    grey = np.asarray(images["Image"].dataobj)
+    assert grey.max() == 127 and grey[tuple(voxel)] > 1
+
+
+def test_two_runs_are_compared_patient_by_patient(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    truth = json.loads((run / "evaluation.json").read_text())["cases"][3]["label"]
+    shutil.copy(truth, other / "D_4_seg.nii.gz")
+    score(str(other), str(tmp_path / "data"), str(other / "metrics.csv"))
+    (run / "metrics_et_cleared.csv").unlink()
+    report(compare=f"{run},{other}")
+    page = (run / "comparison.html").read_text()
+    for text in (
+        "A is worst: D_4, -1.000",
+        "A is better on 0 of 4 patients, B on 1",
+        "WT: Dice",
+        "Error of B of D_4",
+        "A minus B",
+    ):
+        assert text in page, text
+    with open(run / "comparison.csv", newline="") as file:
+        row = next(row for row in csv.DictReader(file) if (row["region"], row["metric"]) == ("WT", "dice"))
+    assert float(row["difference"]) == pytest.approx(-1 / 4) and (row["wins"], row["losses"]) == ("0", "1")
+    report(compare=f"{run},{other}")
+    assert not (run / "report.html").exists()
+    (other / "metrics.csv").unlink()
+    with pytest.raises(UserError, match="has no scores"):
+        report(compare=f"{run},{other}")
+    for options in ({}, {"run": str(run), "compare": "a,b"}, {"compare": "a"}):
+        with pytest.raises(UserError, match="compare"):
+            report(**options)
+
+
+def test_truth_of_a_later_scoring_is_shown_while_it_is_there(run, tmp_path):
+    about = json.loads((run / "evaluation.json").read_text())
+    for case in about["cases"]:
+        del case["label"]
+    (run / "evaluation.json").unlink()
+    (run / "inference.json").write_text(json.dumps(about))
+    report(str(run))
+    assert "Truth of C_3" in (run / "report.html").read_text()
+    shutil.move(tmp_path / "data", tmp_path / "away")
+    for case in about["cases"]:
+        case["image"] = case["image"].replace("/data/", "/away/")
+    (run / "inference.json").write_text(json.dumps(about))
+    report(str(run))
+    assert "Truth of C_3" not in (run / "report.html").read_text()
+
+
+def test_alerts_name_patients_of_the_training_and_images_unlike_it(run, tmp_path):
+    weights = tmp_path / "training" / "models" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    ranges = {"brain_ml": [1.0, 2.0], "dark_end": [0, 99], "bright_end": [0, 99], "sharpness": [0, 99]}
+    (tmp_path / "training" / "training.json").write_text(json.dumps({"cases": [{"case": "C_3"}], "traits": ranges}))
+    about = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(about | {"weights": {str(weights): "0"}}))
+    report(str(run))
+    page = (run / "report.html").read_text()
+    assert "was trained on 1 of these 4 patients" in page and ": C_3 (by training.json)" in page
+    assert "4 of 4 images look unlike those of the training" in page
+    assert "Unlike the training: volume of the brain in ml 56.3, in training 1 to 2." in page
+
+
+def test_volumes_that_no_report_wrote_stay(run):
+    (run / "report_files").mkdir()
+    (run / "report_files" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"report_files.*notes\.txt"):
+        report(str(run))
+    assert (run / "report_files" / "notes.txt").read_text() == "mine" and not (run / "report.html").exists()
 
 
 @pytest.fixture
@@ -238,8 +337,9 @@ def browser():
     options.binary_location = BROWSER[0]
     with tempfile.TemporaryDirectory() as profile:
         for flag in (
-            "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-            "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={profile}",
+            "headless", "no-sandbox", "use-angle=swiftshader", "enable-unsafe-swiftshader", "disable-quic",
+            "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
+            "disable-dev-shm-usage", f"user-data-dir={profile}",
         ):  # fmt: skip
             options.add_argument(f"--{flag}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -248,31 +348,75 @@ def browser():
         driver.quit()
 
 
+def opened(browser, number):
+    """Wait until the viewer shows a patient, and return a checksum of what is on its canvas."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    state = "return [document.getElementById('stage').dataset.open, document.getElementById('message').textContent]"
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(state) == [str(number), ""])
+    return pixels(browser)
+
+
+def pixels(browser):
+    """What is on the viewer's canvas now, (rows, columns, 3)."""
+    address = browser.execute_script("viewer.drawScene(); return document.getElementById('canvas').toDataURL()")
+    picture = base64.b64decode(address.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB").resize((600, 400))).astype(int)
+
+
+def has_colour(picture, colour):
+    """Whether a picture has pixels of a colour, faded over grey or not."""
+    wanted = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+    chroma = picture - picture.mean(-1, keepdims=True)
+    size = np.linalg.norm(chroma, axis=-1)
+    wanted = wanted - wanted.mean()
+    cosine = (chroma @ wanted) / np.maximum(size * np.linalg.norm(wanted), 1e-9)
+    return ((cosine > 0.98) & (size > 30)).sum() > 20
+
+
 @pytest.mark.slow
 def test_the_page_works_in_a_browser(run, browser):
     report(str(run))
     browser.get((run / "report.html").as_uri())
     decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
     widths = browser.execute_script(decoded)
-    assert len(widths) == 26 and min(widths) > 50
+    assert len(widths) == 31 and min(widths) > 50
 
-    slider = browser.find_element("css selector", "input[type=range]")
-    section = slider.find_element("xpath", "ancestor::section")
-    panels = section.find_elements("css selector", "img")
-    before = [image.get_attribute("src") for image in panels]
-    move = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-    browser.execute_script(move, slider, STEPS // 2)
-    after = [image.get_attribute("src") for image in panels]
-    assert all(a != b for a, b in zip(after, before)) and f"{STEPS // 2 + 1} of {STEPS}" in section.text
-    last = base64.b64decode(after[1].split(",")[1])
-    assert Image.open(io.BytesIO(last)).height == 150
+    opened(browser, 2)  # the median
+    seen = []
+    for number in range(4):
+        browser.execute_script("document.querySelector(arguments[0]).click()", f"tbody button[data-patient='{number}']")
+        seen.append(opened(browser, number))
+    assert all((a != b).any() for a, b in itertools.pairwise(seen))
 
-    head = browser.find_elements("css selector", "table.sortable th button")[2]
-    column = "return [...document.querySelectorAll('table.sortable tbody tr')].map(r => Number(r.cells[2].textContent))"
+    browser.execute_script("document.querySelector(\"button[data-patient='1']\").click()")
+    opened(browser, 1)
+    boxes = browser.find_elements("css selector", "#layers input[type=checkbox]")
+    assert [box.is_selected() for box in boxes] == [True, False, False, False]
+    oedema, missed = CLASS_COLOURS[2], ERROR_COLOURS[1]
+    assert has_colour(pixels(browser), oedema) and not has_colour(pixels(browser), missed)
+    boxes[0].click()
+    assert not has_colour(pixels(browser), oedema)
+    boxes[2].click()
+    assert has_colour(pixels(browser), missed)
+    fade = browser.find_elements("css selector", "#layers input[type=range]")[2]
+    browser.execute_script("arguments[0].value = 0; arguments[0].dispatchEvent(new Event('input'))", fade)
+    assert not has_colour(pixels(browser), missed)
+    before = pixels(browser)
+    choose = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))"
+    for view in ("0", "1", "2", "4"):
+        browser.execute_script(choose, browser.find_element("id", "view"), view)
+        assert (pixels(browser) != before).any()
+
+    head = browser.find_elements("css selector", "table.sortable thead button")[1]
+    column = (
+        "return [...document.querySelectorAll('table.sortable tbody tr')].filter(r => !r.hidden)"
+        ".map(r => Number(r.cells[1].dataset.value))"
+    )
     for direction in (1, -1):
         browser.execute_script("arguments[0].click()", head)
         values = browser.execute_script(column)
-        assert values == sorted(values, key=lambda value, sign=direction: sign * value) and len(set(values)) > 2
+        assert values == sorted(values, key=lambda value, sign=direction: sign * value) and len(values) == 4
 
     for width in (1280, 390):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -297,4 +441,4 @@ def test_an_evaluation_can_be_reported_as_it_is(cohort_source, tmp_path, command
     assert about["seed"] == 0 and len(about["data"]["sha256"]) == 64 and len(about["weights"]) == 1
     assert "--overlap 0" in about["command"] and about["configuration"]["window_size"] == [32, 32, 32]
     assert about["versions"]["monai"] == monai.__version__ and about["label_values"] == [0, 1, 2, 4]
-    assert 'data-panel="uncertainty"' in (tmp_path / "out" / "report.html").read_text()
+    assert "Uncertainty of phantom_" in (tmp_path / "out" / "report.html").read_text()

@@ -50,7 +50,9 @@ def test_few_patients():
 
 
 def test_scores_are_read_back_as_written(tmp_path):
-    written = write_scores(tmp_path / "metrics.csv", scores([0.25, np.nan, 0.75], empty=[1]), "exclude", 0.5)
+    written = write_scores(
+        tmp_path / "metrics.csv", scores([0.25, np.nan, 0.75], empty=[1]), "exclude", et_threshold_ml=0.5
+    )
     read = read_scores(tmp_path)
     assert read.empty_rule == "exclude" and read.et_threshold_ml == 0.5
     assert read.empty_cases == written.empty_cases == {region: ["case_1"] for region in TABLE_ORDER}

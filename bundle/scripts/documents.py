@@ -18,7 +18,7 @@ WORDS: dict[type, str] = {
 DOCUMENTS = frozenset(  # of runs and data sets, each with one command that writes it
     [f"{stage}.json" for stage in ("training", "evaluation", "inference", "cross_validation", "mlflow", "teacher")]
     + [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
-    + [f"report{suffix}" for suffix in (".html", ".csv", ".json")]
+    + [f"{page}{suffix}" for page in ("report", "comparison") for suffix in (".html", ".csv", ".json")]
     + ["history.csv", "calibration.csv", "trained_on.json", "dataset.json", "split.json"]
 )
 

@@ -52,10 +52,13 @@ EMPTY_RULES = {
     "exclude": "a region empty in truth or prediction is left out of the means, also if it was missed completely",
 }
 
-# Colours that readers with any colour vision can tell apart (Okabe and Ito 2008).
-SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # lines and groups of a figure
+# Colours that readers with any colour vision can tell apart (Okabe and Ito 2008; Tol 2021). Each has one meaning.
+SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # runs of a figure
 CLASS_COLOURS = {1: "#0072B2", 2: "#E69F00", 3: "#CC79A7"}  # by network class
 ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, false tumour, tumour of another class
+REGION_COLOURS = {"WT": "#222222", "TC": "#8C564B", "ET": "#CC79A7"}
+SEQUENCE_COLOURS = {"flair": "#009E73", "t1": "#332288", "t1ce": "#882255", "t2": "#999933"}
+OTHER_COLOURS = ("#666666", "#B0B0B0", "#333333", "#C0A080")  # of what is neither a region nor a sequence
 
 
 def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_values") -> Mapping[int, int]:

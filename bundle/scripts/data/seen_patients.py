@@ -21,7 +21,7 @@ __all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "un
 logger = logging.getLogger(__name__)
 
 PATIENTS = {"training": [{"case": str, "patient?": str, "checksum?": int}]}  # what counts in a datalist
-RECORD = {"cases?": [{"case": str}], "training?": [{"case": str}], "configuration?": dict}
+RECORD = {"cases?": [{"case": str}], "training?": [{"case": str}], "configuration?": dict, "traits?": dict}
 
 
 def unite_copies(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> None:

@@ -47,6 +47,7 @@ class Meaning:
     def __init__(self, label_values: str | Sequence[int] | None = None, key: str = "label_values") -> None:
         self.class_of = class_of_value(label_values, key)
         self.key = key
+        self.label_values = label_values
         self.told = label_values is not None
         self.enhancing: dict[int, Path] = {}  # a file with 3, and one with 4, where no edition is named
 

@@ -127,6 +127,10 @@ def score_pairs(
             meaning.enhancing |= result.enhancing[index]
         meaning.check_one_edition()
     warn_of_meanings(np.sum([result.voxels for result in results], axis=0))
+    truth = {
+        "truth": {pair.case: str(pair.truth.resolve()) for pair in pairs},
+        "truth_values": meanings[1].label_values,
+    }
     plain = Path(output)
     cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
     for stale in (cleared, cleared.with_suffix(".json")):
@@ -134,7 +138,7 @@ def score_pairs(
     for index, threshold in enumerate(thresholds):
         scores = [item for result in results for item in result.scores[index]]
         path = cleared if threshold else plain
-        print_table(write_scores(path, scores, empty_rule, threshold))
+        print_table(write_scores(path, scores, empty_rule, et_threshold_ml=threshold, **truth))
         print(f"-> {path}\n")
 
 

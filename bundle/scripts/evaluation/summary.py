@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ ABOUT = {  # of the JSON beside a metrics.csv
     "empty_rule?": str,
     "cases_with_an_empty_region?": {f"{region}?": [str] for region in TABLE_ORDER},
     "et_threshold_ml?": (int, float),
+    "truth?": dict,
+    "truth_values?": (str, list, NoneType),
 }
 
 
@@ -56,13 +59,15 @@ class Estimate(NamedTuple):
 
 @dataclass
 class Scores:
-    """A metrics.csv: ``values[case, region][metric]``, and what its JSON says of empty regions."""
+    """A metrics.csv: ``values[case, region][metric]``, and what its JSON says of empty regions and of the truth."""
 
     path: Path
     values: dict[tuple[str, str], dict[str, float]]
     empty_rule: str
     empty_cases: dict[str, list[str]]
     et_threshold_ml: float = 0.0
+    truth: dict[str, str] = field(default_factory=dict)  # file of each case
+    truth_values: str | list[int] | None = None  # what the values in these files mean
 
     def __post_init__(self) -> None:
         self.estimates: dict[str, dict[str, Estimate]] = {}  # what ``summary`` found
@@ -101,8 +106,15 @@ def mean_of(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, et_threshold_ml: float = 0.0) -> Scores:
-    """Write the CSV (columns case, region, and metrics.COLUMNS; empty for NaN) and the JSON beside it."""
+def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **about: Any) -> Scores:
+    """Write the CSV (columns case, region, and metrics.COLUMNS; empty for NaN) and the JSON beside it.
+
+    Args:
+        path: the CSV.
+        scores: of all cases and regions.
+        empty_rule: for regions that are empty in truth or prediction.
+        about: et_threshold_ml, truth and truth_values of ``Scores``.
+    """
     rows = [
         {"case": item.case, "region": item.region}
         | {name: "" if np.isnan(item.metrics[name]) else f"{item.metrics[name]:.6f}" for name in COLUMNS}
@@ -110,7 +122,7 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, et_th
     ]
     empty_cases = {region: sorted(s.case for s in scores if s.empty and s.region == region) for region in TABLE_ORDER}
     values = {(item.case, item.region): item.metrics for item in scores}
-    table = Scores(path, values, empty_rule, empty_cases, et_threshold_ml)
+    table = Scores(path, values, empty_rule, empty_cases, **about)
     write_table(path, rows)
     write_json(path.with_suffix(".json"), describe(table))
     return table
@@ -145,6 +157,8 @@ def describe(scores: Scores) -> dict[str, Any]:
         "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
         "cases_with_an_empty_region": scores.empty_cases,
         "et_threshold_ml": scores.et_threshold_ml,
+        "truth": scores.truth,
+        "truth_values": scores.truth_values,
         "interval": f"95% percentile bootstrap over patients, {RESAMPLES} resamples, seed 0",
         "summary": summary,
     }
@@ -173,7 +187,8 @@ def read_scores(run: str | Path) -> Scores:
     if (rule := about.get("empty_rule", "brats")) not in EMPTY_RULES:
         raise UserError(f"{beside}: empty_rule is {rule!r}, expected one of {sorted(EMPTY_RULES)}: score again.")
     empty = about.get("cases_with_an_empty_region", {})
-    return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, about.get("et_threshold_ml", 0.0))
+    known = {key: about[key] for key in ("et_threshold_ml", "truth", "truth_values") if key in about}
+    return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, **known)
 
 
 def caption(scores: Scores) -> str:

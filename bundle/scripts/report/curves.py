@@ -10,6 +10,7 @@ import glob
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.errors import UserError
 from scripts.files import check_output, named_runs, replacing
-from scripts.labels import SERIES_COLOURS
+from scripts.labels import OTHER_COLOURS, REGION_COLOURS, SEQUENCE_COLOURS, SERIES_COLOURS
 from scripts.training.history import read_history
 
 __all__ = ["PANELS", "columns_of", "draw_curves", "draw_panel"]
@@ -34,7 +35,9 @@ COMPARED = (  # of several runs: title, column of history.csv
     ("TC Dice, validation", "validation/dice/TC"),
     ("ET Dice, validation", "validation/dice/ET"),
 )
-STYLES = ("-", "--", ":")
+STYLES = ("-", "--", "-.")
+MARKERS = ("o", "s", "^", "D")
+MEANINGS = {**SEQUENCE_COLOURS, **REGION_COLOURS}
 
 
 def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -> None:
@@ -61,12 +64,13 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
         folders = named_runs(runs)
         rows = side_by_side({name: mean_history(pattern) for name, pattern in folders.items()})
         panels = [(title, [f"{column}/{name}" for name in folders]) for title, column in COMPARED]
+    colours = OTHER_COLOURS if runs is None else SERIES_COLOURS
     panels = [(title, columns) for title, columns in panels if any(row.get(name) for name in columns for row in rows)]
     if not panels:
         raise UserError(f"{run or runs}: history.csv holds nothing to draw yet: let the training reach a validation.")
-    figure = Figure(figsize=(4.6 * len(panels), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
     for axis, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        draw_panel(axis, rows, title, columns)
+        draw_panel(axis, rows, title, columns, colours)
     with replacing(Path(picture)) as partial:
         figure.savefig(partial, dpi=110)
     print(f"{len(rows)} epochs are drawn in {picture}.")
@@ -116,14 +120,34 @@ def side_by_side(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[d
     return list(rows.values())
 
 
-def draw_panel(axis: Axes, rows: Sequence[Mapping[str, str]], title: str, columns: Sequence[str]) -> None:
-    """Draw columns of history.csv over the epochs; epochs without a value are skipped."""
-    for name, style, colour in zip(columns, itertools.cycle(STYLES), itertools.cycle(SERIES_COLOURS)):  # twelve styles
+def draw_panel(
+    axis: Axes,
+    rows: Sequence[Mapping[str, str]],
+    title: str,
+    columns: Sequence[str],
+    colours: Sequence[str] = OTHER_COLOURS,
+) -> None:
+    """Draw columns of history.csv over the epochs; epochs without a value are skipped.
+
+    A column of a sequence or a region has its colour; ``colours`` are for the others.
+    """
+    spare = itertools.cycle(colours)
+    for name, style, marker in zip(columns, itertools.cycle(STYLES), itertools.cycle(MARKERS)):  # twelve looks
+        label = name.rpartition("/")[2]
+        meaning = next((MEANINGS[part] for part in label.split("_") if part in MEANINGS), None)
         points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+        every = max(len(points) // 8, 1)
+        look: dict[str, Any] = {
+            "linestyle": style,
+            "marker": marker,
+            "markevery": every,
+            "markersize": 4,
+            "linewidth": 1.8,
+        }
         if points:
-            axis.plot(*zip(*points), color=colour, linestyle=style, label=name.rpartition("/")[2])
+            axis.plot(*zip(*points), color=meaning or next(spare), label=label, **look)
     axis.set(title=title, xlabel="epoch")
     axis.title.set_fontsize(10)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)  # below the axes
     axis.grid(alpha=0.3)

@@ -13,10 +13,18 @@ from matplotlib.figure import Figure
 
 from scripts.evaluation.calibration_table import BINS
 from scripts.evaluation.summary import Scores
-from scripts.labels import SERIES_COLOURS, TABLE_ORDER
+from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.curves import PANELS, columns_of, draw_panel
+from scripts.report.words import METRICS
 
-__all__ = ["Chart", "calibration_error", "calibration_figure", "distribution_figures", "history_figures"]
+__all__ = [
+    "Chart",
+    "calibration_error",
+    "calibration_figure",
+    "distribution_figures",
+    "history_figures",
+    "render_chart",
+]
 
 MARKERS = ("o", "s", "^")
 
@@ -29,7 +37,7 @@ class Chart(NamedTuple):
     alt: str
 
 
-def render(draw: Callable[[Axes], None], caption: str, alt: str) -> Chart:
+def render_chart(draw: Callable[[Axes], None], caption: str, alt: str) -> Chart:
     """A chart of one panel."""
     figure = Figure(figsize=(4.6, 3.3), layout="constrained")
     draw(figure.subplots())
@@ -39,9 +47,8 @@ def render(draw: Callable[[Axes], None], caption: str, alt: str) -> Chart:
 
 
 def distribution_figures(scores: Scores) -> list[Chart]:
-    """Every patient's Dice, HD95 and lesion-wise Dice by region, over a box of quartiles."""
-    titles = {"dice": "Dice", "hd95": "HD95 (mm)", "lesion_dice": "lesion-wise Dice"}
-    return [distribution(scores, metric, title) for metric, title in titles.items()]
+    """Every patient's Dice, surface distance and lesion-wise Dice by region, over a box of quartiles."""
+    return [distribution(scores, metric, METRICS[metric].title) for metric in ("dice", "hd95", "lesion_dice")]
 
 
 def distribution(scores: Scores, metric: str, title: str) -> Chart:
@@ -54,14 +61,16 @@ def distribution(scores: Scores, metric: str, title: str) -> Chart:
         axis.boxplot(
             columns, tick_labels=list(TABLE_ORDER), widths=0.5, showfliers=False, medianprops={"color": "black"}
         )
-        for place, (column, colour, marker) in enumerate(zip(columns, SERIES_COLOURS, MARKERS), start=1):
+        for place, (column, colour, marker) in enumerate(zip(columns, REGION_COLOURS.values(), MARKERS), start=1):
             aside = random.uniform(-0.16, 0.16, len(column))
             axis.scatter(place + aside, column, s=18, color=colour, marker=marker, alpha=0.75, zorder=3)
         axis.set_ylabel(title)
         axis.grid(alpha=0.3, axis="y")
 
     medians = ", ".join(f"{region} {np.median(c):.2f}" for region, c in zip(TABLE_ORDER, columns) if len(c))
-    return render(draw, f"{title}: one mark a patient, box of quartiles", f"{title} of each patient; medians {medians}")
+    return render_chart(
+        draw, f"{title}: one mark a patient, box of quartiles", f"{title} of each patient; medians {medians}"
+    )
 
 
 def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
@@ -81,7 +90,7 @@ def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
             last = {name.rpartition("/")[2]: [row[name] for row in rows if row[name]][-1][:6] for name in columns}
             at_the_end = ", ".join(f"{name} {value}" for name, value in last.items())
             alt = f"{title} over {len(rows)} epochs; at the end {at_the_end}"
-            charts.append(render(partial(draw_panel, rows=rows, title=title, columns=columns), title, alt))
+            charts.append(render_chart(partial(draw_panel, rows=rows, title=title, columns=columns), title, alt))
     return charts
 
 
@@ -101,14 +110,14 @@ def calibration_figure(rows: Sequence[Mapping[str, str]]) -> Chart:
 
     def draw(axis: Axes) -> None:
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
-        for region, colour, marker in zip(TABLE_ORDER, SERIES_COLOURS, MARKERS):
+        for region, colour, marker in zip(TABLE_ORDER, REGION_COLOURS.values(), MARKERS):
             bins = [row for row in rows if row["region"] == region and int(row["voxels"])]
             points = [(float(row["probability"]), float(row["frequency"])) for row in bins]
             axis.plot(*zip(*points), color=colour, marker=marker, markersize=5, label=region)
         axis.set(xlabel="probability", ylabel="share of true voxels", xlim=(0, 1), ylim=(0, 1))
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)  # below the axes
         axis.grid(alpha=0.3)
 
     errors = ", ".join(f"{region} {calibration_error(rows, region):.3f}" for region in TABLE_ORDER)
     caption = f"Calibration over all voxels of all patients in {BINS} bins. Expected error above 0.1: {errors}"
-    return render(draw, caption, f"Reliability diagram; expected calibration error {errors}")
+    return render_chart(draw, caption, f"Reliability diagram; expected calibration error {errors}")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
-from tqdm import tqdm
 
 from scripts.errors import UserError
 from scripts.evaluation.pairs import to_classes
-from scripts.labels import REGIONS, TABLE_ORDER
 
-__all__ = ["read_classes", "read_image", "region_volumes"]
+__all__ = ["read_classes", "read_image"]
 
 
 def read_image(path: Path, channel: int | None = None) -> np.ndarray:
@@ -34,14 +30,3 @@ def read_image(path: Path, channel: int | None = None) -> np.ndarray:
 def read_classes(path: Path, class_of: Mapping[int, int]) -> np.ndarray:
     """Network classes (H, W, D) of a label map; ``class_of`` gives the class of each value on disk."""
     return to_classes(read_image(path), class_of)
-
-
-def region_volumes(cases: Collection[Mapping[str, Any]], class_of: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Volume of each region in ml, a row a case, in the label maps that ``prediction`` of each case names."""
-    rows = []
-    for case in tqdm(cases, desc="Reading label maps", disable=None):
-        counts = np.bincount(read_classes(case["prediction"], class_of).ravel(), minlength=max(class_of.values()) + 1)
-        millilitres = float(np.prod(voxel_sizes(nib.load(case["prediction"]).affine))) / 1000
-        volumes = {name: counts[list(classes)].sum() * millilitres for name, classes in REGIONS}
-        rows.append({"case": case["case"]} | {f"{name}_ml": f"{volumes[name]:.3f}" for name in TABLE_ORDER})
-    return rows

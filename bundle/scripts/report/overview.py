@@ -19,7 +19,8 @@ from scripts.evaluation.summary import Scores, mean_of, read_scores
 from scripts.files import check_output, format_table, named_runs, replacing
 from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.images import read_classes, read_image
-from scripts.report.mosaic import grey_rgb, overlay, scale_brightness
+from scripts.report.layers import scale_brightness
+from scripts.report.pictures import grey_rgb, overlay
 from scripts.report.run_folder import run_record
 
 __all__ = ["overview"]

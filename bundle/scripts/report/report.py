@@ -1,143 +1,139 @@
-"""One page about a run, which needs no network: scores, failures, training curves, and what produced them.
+"""A page for any browser about a run, or about two: scores, a viewer of all patients, curves, and what made them.
 
 python -m scripts report --run DIR [--training DIR] [--output FILE]
+python -m scripts report --compare DIR_A,DIR_B [--output FILE]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from scripts.data.likeness import traits_of, unlike
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import read_calibration
-from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.pairs import class_of_value
-from scripts.evaluation.summary import Scores
-from scripts.files import check_output, write_json, write_table, write_text
 from scripts.labels import TABLE_ORDER
-from scripts.report.figures import calibration_error, calibration_figure, distribution_figures, history_figures
-from scripts.report.images import region_volumes
-from scripts.report.mosaic import Mosaic, draw_mosaic
-from scripts.report.page import (
-    build_page,
-    figure_section,
-    mosaic_section,
-    patient_section,
-    provenance_section,
-    summary_section,
+from scripts.report.alerts import alerts_of, training_ranges
+from scripts.report.comparison import compare_runs
+from scripts.report.draft import Draft
+from scripts.report.figures import Chart, calibration_error, calibration_figure, distribution_figures, history_figures
+from scripts.report.layers import Patient, read_patient
+from scripts.report.page import Page
+from scripts.report.run_folder import STAGES, Run, open_run, read_record
+from scripts.report.run_tables import (
+    patient_table,
+    pick_by_dice,
+    pick_by_volume,
+    score_rows,
+    summary_table,
+    volume_rows,
 )
-from scripts.report.run_folder import STAGES, cases_of_run, read_record, run_record, scores_of
+from scripts.report.words import REGION_TITLES
 from scripts.training.history import read_history
 
 __all__ = ["report"]
 
 OWN = ("report.html", "report.csv", "report.json")
+PREDICTION = "Prediction"
 
 
-def report(run: str, training: str | None = None, output: str | None = None) -> None:
-    """Make one HTML page of a run: scores, patients to look at, training curves, settings.
+def report(
+    run: str | None = None,
+    training: str | None = None,
+    output: str | None = None,
+    compare: str | None = None,
+    volumes: bool = True,
+) -> None:
+    """Make an HTML page of a run: scores, a viewer of all patients, training curves, settings.
 
     Args:
         run: the output_dir of an evaluation, a cross-validation or an inference.
         training: the output_dir of the training; by default the run's own.
-        output: the HTML file, by default report.html in the run's folder; the tables go beside it as CSV and JSON.
+        output: the HTML file, by default report.html in the run's folder. Tables go beside it as CSV and JSON, and
+            patients' volumes to the folder NAME_files, which belongs to the page.
+        compare: instead of run, A,B: two runs of the same patients, side by side, with their paired differences. By
+            default the page is comparison.html in the folder of A.
+        volumes: False leaves NAME_files out, so that the viewer opens three patients only.
 
     Raises:
-        UserError: if the folder holds neither evaluation.json nor inference.json, or a file that they name is missing.
+        UserError: if a folder holds neither evaluation.json nor inference.json, or a file that they name is missing.
     """
-    folder, history = Path(run), Path(training or run)
-    target = Path(output) if output else folder / "report.html"
+    if (run is None) == (compare is None):
+        raise UserError("give either --run DIR, or --compare DIR_A,DIR_B to see two runs side by side.")
+    target = compare_runs(compare, output, volumes) if compare else report_run(str(run), training, output, volumes)
+    print(f"Report: {target}")
+
+
+def report_run(folder: str, training: str | None, output: str | None, volumes: bool) -> Path:
+    """Write the page of a run, and return its path."""
+    target = Path(output) if output else Path(folder) / "report.html"
+    history = Path(training or folder)
     if training and not (history / "history.csv").is_file():
         raise UserError(f"training {training} holds no history.csv: give the output_dir of a training.")
     records = {"training": read_record(history / "training.json")}
-    records |= {stage: read_record(folder / f"{stage}.json") for stage in STAGES}
-    record = run_record(folder)
-    cases, class_of = cases_of_run(run, record), class_of_value(record.get("label_values"))
-    check_output(str(target), "output", ".html", beside={".csv": "WT_ml", ".json": "calibration_error"}, own=OWN)
-    tables = scores_of(folder, cases, record)
-    rows = score_rows(tables[0]) if tables else region_volumes(cases.values(), class_of)
-    shown = pick_by_dice(tables[0], cases) if tables else pick_by_volume(rows)
-    drawn = tqdm(shown.values(), desc="Drawing patients", disable=None)
-    mosaics = {case: mosaic_of(cases[case], class_of) for case in drawn}
-    calibration = read_calibration(folder / "calibration.csv") if tables else []
-    sections = [
-        *score_sections(tables, calibration, {title: (case, mosaics[case]) for title, case in shown.items()}),
-        patient_section(rows),
-        *history_sections(read_history(history / "history.csv")),
-        provenance_section(records),
-    ]
-    title = f"{'Evaluation' if tables else 'Label maps'}: {folder.resolve().name}"
-    subtitle = f"{len(cases)} patients. Research only, not for clinical use."
-    write_text(target, build_page(title, subtitle, sections, mosaics))
-    write_table(target.with_suffix(".csv"), rows)
+    records |= {stage: read_record(Path(folder) / f"{stage}.json") for stage in STAGES}
+    run = open_run(folder)
+    calibration = read_calibration(Path(folder) / "calibration.csv") if run.tables else []
+    charts = charts_of(run, calibration, read_history(history / "history.csv"))
+    ranges = training_ranges(run)
+    volumes_ml: dict[str, dict[str, float]] = {}
+    strange: dict[str, list[str]] = {}
+    with Draft(target, OWN, "calibration_error") as draft:
+        for patient in read_patients(run):
+            volumes_ml[patient.name] = patient.volumes_ml(PREDICTION)
+            strange[patient.name] = unlike(traits_of(patient.image, patient.spacing), ranges) if ranges else []
+            draft.add(patient, facts_of(patient, run, strange[patient.name]))
+        picks = pick_by_dice(run) if run.tables else pick_by_volume(volumes_ml)
+        page = Page(
+            title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",
+            subtitle=f"{len(run.cases)} patients. Research only, not for clinical use.",
+            alerts=alerts_of(run, volumes_ml, strange),
+            picks={title: list(run.cases).index(case) for title, case in picks.items()},
+            summaries=[summary_table(scores) for scores in run.tables],
+            patients=patient_table(run, volumes_ml),
+            charts=charts,
+            shown=draft.shown,
+            records=records,
+        )
+        rows = score_rows(run.tables[0]) if run.tables else volume_rows(volumes_ml)
+        draft.finish(page, rows, document_of(run, calibration, picks) | records, volumes)
+    return target
+
+
+def read_patients(run: Run) -> Iterator[Patient]:
+    """The patients of a run one after another, under a bar of progress."""
+    for case in tqdm(run.cases, desc="Drawing patients", disable=None):
+        prediction = {PREDICTION: run.prediction(case)}
+        yield read_patient(run.cases[case], prediction, run.truth(case), run.entropy(case))
+
+
+def facts_of(patient: Patient, run: Run, strange: Sequence[str]) -> list[str]:
+    """Sentences beside a patient's pictures: volumes, Dice if it was scored, what is unlike the training."""
+    found = patient.volumes_ml(PREDICTION)
+    facts = ["Predicted: " + ", ".join(f"{REGION_TITLES[name]} {found[name]:.1f} ml" for name in TABLE_ORDER) + "."]
+    for scores in run.tables[:1]:
+        dice = {name: scores.values[patient.name, name]["dice"] for name in TABLE_ORDER}
+        facts.append("Dice: " + ", ".join(f"{name} {value:.3f}" for name, value in dice.items()) + ".")
+    return facts + [f"Unlike the training: {reason}." for reason in strange]
+
+
+def charts_of(
+    run: Run, calibration: Sequence[Mapping[str, str]], history: Sequence[Mapping[str, str]]
+) -> dict[str, list[Chart]]:
+    """Distributions over patients, calibration and training curves, by heading; what there is of them."""
+    charts = {
+        "Distribution over patients": distribution_figures(run.tables[0]) if run.tables else [],
+        "Calibration": [calibration_figure(calibration)] if calibration else [],
+        "Training": history_figures(history) if history else [],
+    }
+    return {heading: items for heading, items in charts.items() if items}
+
+
+def document_of(run: Run, calibration: Sequence[Mapping[str, str]], picks: Mapping[str, str]) -> dict[str, Any]:
+    """The report as JSON: summaries, calibration error, and who is inside the page."""
     errors = {region: calibration_error(calibration, region) for region in TABLE_ORDER} if calibration else None
-    scores = [read_record(table.path.with_suffix(".json")) for table in tables]
-    write_json(target.with_suffix(".json"), {"scores": scores, "calibration_error": errors, "shown": shown, **records})
-    print(f"Report of {len(cases)} patient{'s'[: len(cases) != 1]}: {target}")
-
-
-def score_sections(
-    tables: Sequence[Scores], calibration: Sequence[Mapping[str, str]], mosaics: Mapping[str, tuple[str, Mosaic]]
-) -> list[str]:
-    """The first sections of the page: means, patients to look at, distributions, calibration; what there is of them."""
-    sections = [summary_section(tables)] if tables else []
-    sections.append(mosaic_section(mosaics))
-    if tables:
-        sections.append(figure_section("Distribution over patients", distribution_figures(tables[0])))
-    if calibration:
-        sections.append(figure_section("Calibration", [calibration_figure(calibration)]))
-    return sections
-
-
-def history_sections(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The section of the training curves, if there is a history."""
-    return [figure_section("Training", history_figures(rows))] if rows else []
-
-
-def score_rows(scores: Scores) -> list[dict[str, Any]]:
-    """Every metric of each case and region, as text."""
-    return [
-        {"case": case, "region": region} | {name: f"{scores.values[case, region][name]:.6f}" for name in COLUMNS}
-        for case in scores.cases
-        for region in TABLE_ORDER
-    ]
-
-
-def pick_by_dice(scores: Scores, cases: Mapping[str, Any]) -> dict[str, str]:
-    """Best, median and worst patient by whole-tumour Dice, by title."""
-    dice = {case: scores.values[case, "WT"]["dice"] for case in scores.cases if case in cases}
-    order = sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
-    picked = ends_and_middle(order, ["Best", "Median", "Worst"])
-    return {f"{title}, whole-tumour Dice {dice[case]:.3f}": case for title, case in picked.items()}
-
-
-def pick_by_volume(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Patients with the largest, median and smallest whole tumour, by title."""
-    order = sorted(rows, key=lambda row: -float(row["WT_ml"]))
-    picked = ends_and_middle(order, ["Largest", "Median", "Smallest"])
-    return {f"{title} tumour, {row['WT_ml']} ml": row["case"] for title, row in picked.items()}
-
-
-def ends_and_middle(order: Sequence[Any], titles: Sequence[str]) -> dict[str, Any]:
-    """First, middle and last by title; with fewer than three none is chosen twice."""
-    first, middle, last = titles
-    chosen = {len(order) // 2: middle, len(order) - 1: last, 0: first}  # of equal places, the later title
-    return {chosen[place]: order[place] for place in sorted(chosen)} if order else {}
-
-
-def mosaic_of(case: Mapping[str, Any], class_of: Mapping[int, int]) -> Mosaic:
-    """The images of one patient, from the files that its record names."""
-    prediction = Path(case["prediction"])
-    entropy = prediction.with_name(prediction.name.replace("_seg.nii", "_entropy.nii"))
-    channel = case.get("channels", {}).get("image")
-    return draw_mosaic(
-        Path(case["image"]),
-        prediction,
-        Path(case["label"]) if "label" in case else None,
-        entropy if entropy.is_file() else None,
-        channel[0] if channel else None,
-        class_of,
-    )
+    scores = [read_record(table.path.with_suffix(".json")) for table in run.tables]
+    return {"scores": scores, "calibration_error": errors, "shown": picks}

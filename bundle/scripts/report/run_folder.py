@@ -1,25 +1,77 @@
-"""What the folder of an evaluation or an inference holds: its record, patients and scores."""
+"""A run: the folder of an evaluation or an inference with its record, patients, label maps and scores."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from scripts.documents import some
 from scripts.errors import UserError
+from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
+from scripts.report.layers import LabelMap
 
-__all__ = ["STAGES", "cases_of_run", "read_record", "run_record", "scores_of"]
+__all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("evaluation", "inference")
 RUN = {"cases": [{"case": str, "image": str, "prediction": str, "label?": str}], "label_values?": (list, NoneType)}
+
+
+@dataclass
+class Run:
+    """What a run's folder holds.
+
+    Args:
+        folder: of the run.
+        record: of the evaluation, else of the inference.
+        cases: of the record, by name, with the folder's own label maps.
+        tables: of scores of all cases; empty for label maps that were not scored.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    cases: dict[str, dict[str, Any]]
+    tables: list[Scores]
+
+    @property
+    def class_of(self) -> Mapping[int, int]:
+        """Network class of each value in the label maps."""
+        return class_of_value(self.record.get("label_values"))
+
+    def prediction(self, case: str) -> LabelMap:
+        return LabelMap(Path(self.cases[case]["prediction"]), self.class_of)
+
+    def truth(self, case: str) -> LabelMap | None:
+        """The true label map: of the evaluation, or of a later scoring if it is still there."""
+        if "label" in self.cases[case]:
+            return LabelMap(Path(self.cases[case]["label"]), self.class_of)
+        path = Path(self.tables[0].truth.get(case, "")) if self.tables else Path()
+        return LabelMap(path, class_of_value(self.tables[0].truth_values)) if path.is_file() else None
+
+    def entropy(self, case: str) -> Path | None:
+        """The map of uncertainty, if there is one."""
+        path = Path(self.cases[case]["prediction"])
+        path = path.with_name(path.name.replace("_seg.nii", "_entropy.nii"))
+        return path if path.is_file() else None
+
+
+def open_run(run: str) -> Run:
+    """The run in a folder.
+
+    Raises:
+        UserError: if there is none, or an image or a label is missing.
+    """
+    record = run_record(Path(run))
+    cases = cases_of_run(run, record)
+    return Run(Path(run), record, cases, scores_of(Path(run), cases, record))
 
 
 def read_record(path: Path, form: dict[str, Any] | None = None) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 import numpy as np
 
-from scripts.report.mosaic import STEPS, errors, plane, slider_path
+from scripts.report.layers import Layer, Patient, errors
+from scripts.report.pictures import plane
 
 
 def test_errors_are_missed_false_or_of_another_class():
@@ -20,11 +21,13 @@ def test_planes_are_radiological_and_in_millimetres():
     assert sagittal[5, -1].tolist() == [255, 0, 0] and sagittal[5, 0].tolist() == [0, 0, 0]
 
 
-def test_the_slider_goes_through_the_tumour_and_starts_where_most_of_it_is_seen():
-    marked = np.zeros((40, 30, 20), bool)
-    marked[5:25, 10:30, 3] = True
-    shown = np.zeros_like(marked)
-    shown[20] = True
-    path, start = slider_path(marked, shown)
-    assert path[0] == (5, 10, 3) and path[-1] == (24, 29, 3) and len(path) == STEPS
-    assert path[start][0] == 20
+def test_the_centre_is_where_each_plane_shows_most_tumour():
+    found = np.zeros((40, 30, 20), np.uint8)
+    found[5:25, 10:30, 3] = 1
+    found[20, :, 3:9] = 2
+    patient = Patient("a", np.ones(found.shape), (slice(None),) * 3, np.eye(4), [Layer("Prediction", "classes", found)])
+    axial, coronal, sagittal = (int((found > 0).sum(axes).argmax()) for axes in ((0, 1), (0, 2), (1, 2)))
+    assert patient.centre == [sagittal, coronal, axial] and (sagittal, axial) == (20, 3)
+    patient.layers.clear()
+    patient.image[:, :, :5] = 0
+    assert patient.centre == [0, 0, 5]

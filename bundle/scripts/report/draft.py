@@ -1,0 +1,84 @@
+"""A report in the making: the page appears only when all of its patients are drawn."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import UserError
+from scripts.files import check_output, write_json, write_table, write_text
+from scripts.report.layers import Patient
+from scripts.report.page import Page, Shown, render
+from scripts.report.pictures import draw_pictures
+from scripts.report.viewer import script_of, volumes_of
+
+__all__ = ["Draft"]
+
+SCRIPT = "patient_{:04}.js"
+
+
+class Draft:
+    """Draws patients into a hidden folder beside the page, and at the end puts page and folder in their places.
+
+    Args:
+        target: the HTML file. Tables go beside it as CSV and JSON, volumes to the folder NAME_files.
+        own: names of documents that this report may replace.
+        word: a word of its JSON file, which shows that the files beside it are a report's.
+
+    Raises:
+        UserError: if a file cannot be written, or one that no report wrote would be lost.
+    """
+
+    def __init__(self, target: Path, own: Sequence[str], word: str) -> None:
+        check_output(str(target), "output", ".html", beside={".csv": "", ".json": word}, own=own)
+        self.target = target
+        self.beside = target.with_name(f"{target.stem}_files")
+        self.shown: list[Shown] = []
+        scripts = self.beside.iterdir() if self.beside.is_dir() else ()
+        if foreign := [path for path in scripts if not re.fullmatch(r"patient_\d{4,}\.js", path.name)]:
+            raise UserError(
+                f"output is '{target}', whose volumes go to {self.beside}, but this holds {foreign[0].name}, which no "
+                "report wrote: give another path."
+            )
+
+    def __enter__(self) -> Draft:
+        self.hidden = Path(tempfile.mkdtemp(prefix=".part_", dir=self.target.parent))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.hidden, ignore_errors=True)
+
+    def add(self, patient: Patient, facts: Sequence[str]) -> None:
+        """Draw a patient and write its volumes. ``facts`` are the sentences beside its pictures."""
+        number = len(self.shown)
+        write_text(self.hidden / SCRIPT.format(number), script_of(number, volumes_of(patient)))
+        kinds = frozenset(layer.kind for layer in patient.layers)
+        self.shown.append(Shown(patient.name, draw_pictures(patient), facts, kinds))
+
+    def finish(
+        self, page: Page, rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any], volumes: bool = True
+    ) -> None:
+        """Write the page, with the volumes of its picks inside and those of all others beside it, and the tables.
+
+        Args:
+            page: of these patients.
+            rows: of the CSV.
+            document: the JSON.
+            volumes: False leaves out the volumes beside the page.
+        """
+        files = {number: self.hidden / SCRIPT.format(number) for number in range(len(self.shown))}
+        inside = {number: files[number].read_text(encoding="utf-8") for number in dict.fromkeys(page.picks.values())}
+        for number in [number for number in files if number in inside or not volumes]:
+            files.pop(number).unlink()
+        shutil.rmtree(self.beside, ignore_errors=True)
+        if files:
+            self.hidden.chmod(0o755)
+            self.hidden.rename(self.beside)
+        scripts = {number: f"{self.beside.name}/{path.name}" for number, path in files.items()}
+        write_text(self.target, render(page, inside, scripts))
+        write_table(self.target.with_suffix(".csv"), rows)
+        write_json(self.target.with_suffix(".json"), document)

@@ -1,0 +1,26 @@
+// Tables: a click on a heading sorts, and a choice of region hides the lines of the others.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const value = (row, column) => {
+    const cell = row.cells[column];
+    return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
+  };
+  const compare = (x, y) => typeof x === "number" && typeof y === "number" ? x - y
+    : typeof x === "number" ? -1 : typeof y === "number" ? 1 : x.localeCompare(y, undefined, {numeric: true});
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => (down ? -1 : 1) * compare(value(a, column), value(b, column)));
+    table.tBodies[0].append(...rows);
+  }));
+}
+const region = document.getElementById("region");
+if (region) {
+  const choose = () => {
+    for (const row of document.querySelectorAll("tr[data-region]")) row.hidden = row.dataset.region !== region.value;
+  };
+  region.addEventListener("change", choose);
+  choose();
+}

@@ -1,0 +1,103 @@
+"""Tables of a run on the report's page, and which patients to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scripts.documents import some
+from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.summary import Scores, number, summary_rows
+from scripts.labels import EMPTY_RULES, TABLE_ORDER
+from scripts.report.page import Cell, Column, Row, Table
+from scripts.report.run_folder import Run
+from scripts.report.words import METRICS, REGION_TITLES
+
+__all__ = ["patient_table", "pick_by_dice", "pick_by_volume", "score_rows", "summary_table", "volume_rows"]
+
+
+def summary_table(scores: Scores) -> Table:
+    """Means with intervals, a line a metric."""
+    rows = [Row(Column(*METRICS[name]), [Cell(text) for text in cells]) for name, *cells in summary_rows(scores)[1:]]
+    columns = [Column(""), *(Column(REGION_TITLES[name]) for name in TABLE_ORDER)]
+    return Table(columns, rows, notes_of(scores))
+
+
+def notes_of(scores: Scores) -> list[str]:
+    """What to know of a table of means: patients, interval, how empty regions count."""
+    notes = [
+        f"Means of {len(scores.cases)} patients, with 95% bootstrap intervals over patients in brackets.",
+        f"Empty regions: {EMPTY_RULES[scores.empty_rule]}.",
+    ]
+    for region in TABLE_ORDER:
+        if empty := scores.empty_cases.get(region):
+            notes.append(f"{REGION_TITLES[region]} is empty in truth or prediction of {some(empty)}.")
+    if scores.et_threshold_ml:
+        notes.append(f"Enhancing tumour of less than {scores.et_threshold_ml} ml is counted as necrotic core.")
+    return notes
+
+
+def patient_table(run: Run, volumes_ml: Mapping[str, Mapping[str, float]]) -> Table:
+    """A line a patient with all volumes; of a scored run, a line a patient and region with scores and volume."""
+    numbers = {case: place for place, case in enumerate(run.cases)}
+    if not run.tables:
+        columns = [Column("Patient"), *(Column(f"{REGION_TITLES[name]}, ml") for name in TABLE_ORDER)]
+        lines = [
+            Row(Column(case), [Cell(f"{found[name]:.1f}", found[name]) for name in TABLE_ORDER], numbers[case])
+            for case, found in volumes_ml.items()
+        ]
+        return Table(columns, lines)
+    values = run.tables[0].values
+    rows = []
+    for region in TABLE_ORDER:
+        for case in run.cases:
+            cells = [score_cell(name, values[case, region][name]) for name in COLUMNS]
+            size = volumes_ml[case][region]
+            rows.append(Row(Column(case), [*cells, Cell(f"{size:.1f}", size)], numbers[case], region))
+    columns = [Column("Patient"), *(Column(*METRICS[name]) for name in COLUMNS), Column("Predicted volume (ml)")]
+    return Table(columns, rows, regions={name: REGION_TITLES[name] for name in TABLE_ORDER})
+
+
+def score_cell(metric: str, value: float) -> Cell:
+    """A score; where there is none, nothing."""
+    return Cell("–") if value != value else Cell(number(metric, value), value)
+
+
+def score_rows(scores: Scores) -> list[dict[str, Any]]:
+    """Every metric of each case and region, as text."""
+    return [
+        {"case": case, "region": region} | {name: f"{scores.values[case, region][name]:.6f}" for name in COLUMNS}
+        for case in scores.cases
+        for region in TABLE_ORDER
+    ]
+
+
+def volume_rows(volumes_ml: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Volume of each region in ml, a row a case."""
+    return [
+        {"case": case} | {f"{name}_ml": f"{found[name]:.3f}" for name in TABLE_ORDER}
+        for case, found in volumes_ml.items()
+    ]
+
+
+def pick_by_dice(run: Run) -> dict[str, str]:
+    """Median, worst and best patient by whole-tumour Dice, by title."""
+    values = run.tables[0].values
+    dice = {case: values[case, "WT"]["dice"] for case in run.cases}
+    order = sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
+    picked = middle_and_ends(order, ["Best", "Median", "Worst"])
+    return {f"{title}: {case}, Dice {dice[case]:.3f}": case for title, case in picked.items()}
+
+
+def pick_by_volume(volumes_ml: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Patients with the median, smallest and largest whole tumour, by title."""
+    order = sorted(volumes_ml, key=lambda case: -volumes_ml[case]["WT"])
+    picked = middle_and_ends(order, ["Largest", "Median", "Smallest"])
+    return {f"{title} tumour: {case}, {volumes_ml[case]['WT']:.1f} ml": case for title, case in picked.items()}
+
+
+def middle_and_ends(order: Sequence[str], titles: Sequence[str]) -> dict[str, str]:
+    """Middle, last and first by title; with fewer than three none is chosen twice."""
+    first, middle, last = titles
+    chosen = {len(order) // 2: middle, len(order) - 1: last, 0: first} if order else {}  # of equal places, the later
+    return {title: order[place] for title in (middle, last, first) for place in chosen if chosen[place] == title}

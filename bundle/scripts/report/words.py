@@ -1,0 +1,44 @@
+"""What a report calls things: words for people instead of names of columns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scripts.evaluation.lesions import MISSED_MM
+from scripts.evaluation.metrics import NSD_TOLERANCE_MM
+
+__all__ = ["CLASS_TITLES", "ERROR_TITLES", "METRICS", "REGION_TITLES", "Metric"]
+
+
+class Metric(NamedTuple):
+    """A metric's title, and a sentence that says what it means."""
+
+    title: str
+    meaning: str
+
+
+REGION_TITLES = {"WT": "Whole tumour (WT)", "TC": "Tumour core (TC)", "ET": "Enhancing tumour (ET)"}
+CLASS_TITLES = {1: "Necrotic core", 2: "Oedema", 3: "Enhancing tumour"}  # by network class
+ERROR_TITLES = {1: "Missed tumour", 2: "False tumour", 3: "Tumour of another class"}
+METRICS = {
+    "dice": Metric("Dice", "Overlap of prediction and truth: 1 is perfect, 0 is none."),
+    "hd95": Metric(
+        "Surface distance, 95th percentile (mm)",
+        "95% of each surface lie at most this far from the other one: 0 is perfect.",
+    ),
+    "nsd": Metric(
+        f"Surface Dice at {NSD_TOLERANCE_MM:g} mm",
+        f"Share of both surfaces that lie within {NSD_TOLERANCE_MM:g} mm of each other: 1 is perfect.",
+    ),
+    "sensitivity": Metric("Sensitivity", "Share of the true tumour that was found."),
+    "precision": Metric("Precision", "Share of the predicted tumour that is tumour."),
+    "volume_error_ml": Metric("Volume error (ml)", "Predicted minus true volume: 0 is perfect."),
+    "lesion_dice": Metric(
+        "Lesion-wise Dice", "Mean Dice of all lesions, in which each missed and each false lesion counts 0."
+    ),
+    "lesion_hd95": Metric(
+        "Lesion-wise surface distance (mm)",
+        f"Mean of all lesions, in which each missed and each false lesion counts {MISSED_MM:g} mm.",
+    ),
+    "slice_mean_dice": Metric("Dice by slice", "The score of the paper. Empty slices count 1, so it says little."),
+}
