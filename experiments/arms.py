@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -152,16 +153,19 @@ def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
     Args:
         path: of the list.
         data: folder of the patients.
-        options: make_datalist's, and of ours ``labels_of``, the folds that keep their labels, and ``folders``: options
-            by folder of ``data``. Its lists are joined, and the folds of each come after those of the one before.
+        options: make_datalist's, and of ours ``labels_of``, the folds that keep their labels, ``held_out``: a regular
+            expression (cases with such a name are fold 0, all others fold 1), and ``folders``: options by folder of
+            ``data``. Its lists are joined, and the folds of each come after those of the one before.
     """
     new = path.with_suffix(".new.json")
-    own = {key: value for key, value in options.items() if key not in ("labels_of", "folders")}
+    own = {key: value for key, value in options.items() if key not in ("labels_of", "held_out", "folders")}
     documents = [listed(data, folder, new, part) for folder, part in options.get("folders", {".": own}).items()]
     document, entries = documents[0], []
     for part in documents:
         first = 1 + max((entry.get("fold", -1) for entry in entries), default=-1)
         entries += [entry | {"fold": entry["fold"] + first} if "fold" in entry else entry for entry in part["training"]]
+    if "held_out" in options:
+        entries = [entry | {"fold": int(not re.search(options["held_out"], entry["case"]))} for entry in entries]
     if "labels_of" in options:
         hide_labels(entries, options["labels_of"])
     write_json(new, document | {"training": entries})

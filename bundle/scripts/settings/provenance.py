@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LEARNING = (  # parts of the config that decide what is learnt, and how
     "fold", "seed", "strict", "student_sequence", "spacing", "preprocessing", "patches", "augmentation",
+    "intensity_augmentation",
     "roi_size", "patch_ratios", "unlabelled_share", "unlabelled_ramp_up", "batch_size",
     "accumulation_steps", "student_widths",
     "deep_supervision", "network_def", "teachers", "fusion", "confidence", "distillation", "segmentation",
