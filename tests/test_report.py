@@ -19,8 +19,10 @@ from PIL import Image
 from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.evaluation.score import score
+from scripts.files import sha256
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
 from scripts.method.resunet import ResUNet
+from scripts.report.layers import LabelMap, read_patient
 from scripts.report.report import report
 from scripts.report.run_tables import middle_and_ends
 from test_score import save
@@ -81,7 +83,7 @@ def test_the_page_holds_all_of_a_run_and_needs_no_network(run):
         "Loss of the soft targets",
         "Calibration",
         "373.13 mm",
-        "Enhancing tumour (ET) is empty in truth or prediction of D_4.",
+        "Enhancing tumour (ET) is empty in the truth or in the prediction of D_4.",
         "Surface distance, 95th percentile (mm)",
     ):
         assert text in page
@@ -151,11 +153,45 @@ def test_what_a_report_needs_and_a_run_lacks_is_named(run, tmp_path):
         report(str(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path} .*history.csv"):
         report(str(run), training=str(tmp_path))
-    image = json.loads((run / "evaluation.json").read_text())["cases"][0]["image"]
-    shutil.move(image, image + ".away")
-    with pytest.raises(UserError, match=re.escape(image)):
+
+
+def test_patients_and_truth_that_are_not_there_are_named_on_the_page(run):
+    cases = json.loads((run / "evaluation.json").read_text())["cases"]
+    shutil.move(cases[0]["image"], cases[0]["image"] + ".away")
+    shutil.move(cases[1]["label"], cases[1]["label"] + ".away")
+    report(str(run))
+    page = (run / "report.html").read_text()
+    assert (
+        "Left out 1 of 4 patients, whose image is missing: A_&lt;b&gt;1." in page and ">A_&lt;b&gt;1</h3>" not in page
+    )
+    assert "Truth and errors of 1 of 3 patients are not shown" in page and "Truth of C_3" in page
+    for case in cases[1:]:
+        shutil.move(case["image"], case["image"] + ".away")
+    (run / "report.html").unlink()
+    with pytest.raises(UserError, match=r"every image .* is missing, such as .*A_<b>1_t1ce\.nii\.gz"):
         report(str(run))
     assert not (run / "report.html").exists()
+
+
+def test_the_shipped_weights_are_known_after_a_move_and_unknown_ones_are_named(run):
+    about = json.loads((run / "evaluation.json").read_text())
+    checksum = sha256(str(BUNDLE / "models" / "model.pt"))
+    for weights, known in (({"/away/model.pt": checksum}, True), ({"/away/model.pt": "0"}, False)):
+        (run / "evaluation.json").write_text(json.dumps(about | {"weights": weights}))
+        report(str(run))
+        page = (run / "report.html").read_text()
+        assert ("It is not known which patients model.pt was trained on" in page) != known
+        assert ("4 of 4 images look unlike those of the training" in page) == known
+
+
+def test_an_image_with_values_below_0_is_shown_as_a_whole(tmp_path):
+    voxels = np.zeros((12, 12, 12), np.float32)
+    voxels[2:10, 2:10, 2:10] = np.linspace(-2, 2, 8)[:, None, None]
+    nib.save(nib.Nifti1Image(voxels, np.diag([-2.0, -2, 2, 1])), tmp_path / "image.nii.gz")
+    save(tmp_path, "map.nii.gz", np.zeros(voxels.shape, np.uint8))
+    found = LabelMap(tmp_path / "map.nii.gz", {0: 0})
+    patient = read_patient({"case": "a", "image": str(tmp_path / "image.nii.gz")}, {"Prediction": found}, None)
+    assert patient.grey.shape == (8, 8, 8) and patient.grey.mean() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["training.html", "metrics.html", "history.html"])
@@ -216,7 +252,7 @@ def test_patients_that_a_report_leaves_out_or_adds_are_named(run, caplog):
         rows + "".join(row.replace("D_4", "E_5") + "\n" for row in rows.split() if "D_4" in row)
     )
     report(str(run))
-    assert "B&2_seg.nii.gz" in caplog.text and "E_5" in caplog.text
+    assert "label map is missing: B&2" in caplog.text and "E_5" in caplog.text
 
 
 def test_a_truncated_label_map_is_named(run):
@@ -268,9 +304,9 @@ def test_two_runs_are_compared_patient_by_patient(run, tmp_path):
     report(compare=f"{run},{other}")
     page = (run / "comparison.html").read_text()
     for text in (
-        "A is worst: D_4, -1.000",
+        "A loses most: D_4, Dice -1.000",
         "A is better on 0 of 4 patients, B on 1",
-        "WT: Dice",
+        ">WT: </span>",
         "Error of B of D_4",
         "A minus B",
     ):
@@ -315,7 +351,7 @@ def test_alerts_name_patients_of_the_training_and_images_unlike_it(run, tmp_path
     page = (run / "report.html").read_text()
     assert "was trained on 1 of these 4 patients" in page and ": C_3 (by training.json)" in page
     assert "4 of 4 images look unlike those of the training" in page
-    assert "Unlike the training: volume of the brain in ml 56.3, in training 1 to 2." in page
+    assert "Unlike all images of the training: a larger brain (56 ml, in training 1 to 2 ml)." in page
 
 
 def test_volumes_that_no_report_wrote_stay(run):

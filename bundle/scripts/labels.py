@@ -48,8 +48,10 @@ MAP_ENDINGS = ("entropy", "variance", PROBABILITIES)  # of files that inference 
 # How to score a region that is empty in truth or prediction.
 NO_OVERLAP_MM = 373.13  # BraTS: HD95 if one mask is empty, the diagonal of a 240 x 240 x 155 volume of 1 mm
 EMPTY_RULES = {
-    "brats": f"a region empty in truth and prediction scores 1 and 0 mm, in one of them 0 and {NO_OVERLAP_MM} mm",
-    "exclude": "a region empty in truth or prediction is left out of the means, also if it was missed completely",
+    "brats": "where a region is empty in truth and prediction, Dice is 1 and the distance 0 mm; where only one of them "
+    f"is empty, Dice is 0 and the distance {NO_OVERLAP_MM} mm",
+    "exclude": "where a region is empty in truth or prediction, the patient is left out of its means, also if the "
+    "region was missed completely",
 }
 
 # Colours that readers with any colour vision can tell apart (Okabe and Ito 2008; Tol 2021). Each has one meaning.

@@ -11,12 +11,12 @@ from nibabel.affines import voxel_sizes
 
 __all__ = ["TRAITS", "trait_ranges", "traits_of", "unlike"]
 
-TRAITS = {
-    "brain_ml": "volume of the brain in ml",
-    "dark_end": "contrast of dark tissue",  # 5th percentile below the median, in interquartile ranges
-    "bright_end": "contrast of bright tissue",  # 99th percentile above it
-    "sharpness": "sharpness",  # median step between neighbours of 2 mm, in interquartile ranges
-}
+TRAITS = {  # what it means to be below and above the range
+    "brain_ml": ("a smaller brain", "a larger brain"),
+    "dark_end": ("less contrast of dark tissue", "more contrast of dark tissue"),  # 5th percentile below the median
+    "bright_end": ("less contrast of bright tissue", "more contrast of bright tissue"),  # 99th percentile above it
+    "sharpness": ("a blurrier image", "a sharper image"),  # median step between neighbours of 2 mm
+}  # contrast and sharpness are in interquartile ranges
 GRID_MM = 2.0  # on which traits are measured, so that the voxel size does not matter
 MOST_PATIENTS = 50  # of a training that are measured, which takes some seconds
 FEWEST_PATIENTS = 8  # of whom a range says something
@@ -80,12 +80,14 @@ def trait_ranges(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def unlike(traits: Mapping[str, float], ranges: Mapping[str, Sequence[float]]) -> list[str]:
-    """The traits that lie outside their range in training, each with its value and that range.
+    """In what an image is unlike all of the training: the traits outside their range, with value and range.
 
     By the ranges of the shipped weights it names 1 of 15 other BraTS patients, and 10 of 19 of BraTS-Africa.
     """
-    return [
-        f"{TRAITS[name]} {traits[name]:.3g}, in training {low:.3g} to {high:.3g}"
-        for name, (low, high) in ranges.items()
-        if not low <= traits[name] <= high
-    ]
+    found = []
+    for name, (low, high) in ranges.items():
+        if not low <= traits[name] <= high:
+            unit, form = (" ml", ".0f") if name.endswith("_ml") else ("", ".2f")
+            value, least, most = (format(number, form) for number in (traits[name], low, high))
+            found.append(f"{TRAITS[name][traits[name] > high]} ({value}{unit}, in training {least} to {most}{unit})")
+    return found

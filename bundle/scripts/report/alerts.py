@@ -2,71 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from scripts.data.likeness import traits_of, unlike
 from scripts.data.seen_patients import training_records
 from scripts.documents import some
+from scripts.files import sha256
 from scripts.labels import TABLE_ORDER
+from scripts.report.layers import Patient
 from scripts.report.run_folder import Run
 from scripts.report.words import REGION_TITLES
 
-__all__ = ["alerts_of", "training_ranges"]
+__all__ = ["Alerts"]
+
+MOST = 50  # names in a sentence
 
 
-def alerts_of(
-    run: Run, volumes_ml: Mapping[str, Mapping[str, float]], strange: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """What is unusual in a run: patients of the training, images unlike it, and regions without prediction.
+class Alerts:
+    """What is unusual in a run: patients of the training, images unlike it, regions without prediction.
 
-    Args:
-        run: the run.
-        volumes_ml: predicted volume by case and region.
-        strange: by case, in what its image is unlike those of the training.
+    Show it every patient, then ask for its sentences.
     """
-    return [*seen_in_training(run), *unlike_training(strange), *empty_predictions(volumes_ml)]
 
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.records = records_of(run)
+        documents = [document for records in self.records.values() for _, document in records]
+        self.ranges: dict[str, Sequence[float]] = next((d["traits"] for d in documents if d.get("traits")), {})
+        self.volumes_ml: dict[str, dict[str, float]] = {}  # predicted, by case and region
+        self.strange: dict[str, list[str]] = {}  # by case, in what its image is unlike all of the training
 
-def seen_in_training(run: Run) -> list[str]:
-    """Patients that the weights were trained on, by the record of the training."""
-    found = []
-    for weights in run.record.get("weights") or {}:
-        for record, document in training_records(weights):
-            trained = {entry["case"] for entry in document.get("cases") or document.get("training", [])}
-            if seen := sorted(trained & set(run.cases)):
+    def look_at(self, patient: Patient, title: str) -> None:
+        """Take in a patient; ``title`` is that of the run's label map among the layers."""
+        self.volumes_ml[patient.name] = patient.volumes_ml(title)
+        self.strange[patient.name] = unlike(traits_of(patient.image, patient.spacing), self.ranges)
+
+    def sentences(self) -> list[str]:
+        """The alerts, those that change the reading of all scores first."""
+        return [*self.run.notes, *self.unknown(), *self.seen(), *self.unlike_training(), *self.empty()]
+
+    def unknown(self) -> list[str]:
+        """Weights whose training left no record, so that nothing can be said of it."""
+        return [
+            f"It is not known which patients {Path(weights).name} was trained on, nor what their images look like: the "
+            "record of its training (training.json) is not in the folder above it."
+            for weights, records in self.records.items()
+            if not records
+        ]
+
+    def seen(self) -> list[str]:
+        """Patients that the weights were trained on."""
+        found = []
+        for weights, records in self.records.items():
+            for record, document in records:
+                trained = {entry["case"] for entry in document.get("cases") or document.get("training", [])}
+                if seen := sorted(trained & set(self.run.cases)):
+                    found.append(
+                        f"{Path(weights).name} was trained on {len(seen)} of these {len(self.run.cases)} patients, "
+                        f"whose label maps may be better than those of new patients: {some(seen, MOST)} (by "
+                        f"{record.name})."
+                    )
+        return found
+
+    def unlike_training(self) -> list[str]:
+        """Patients whose image is unlike those of the training."""
+        if not (names := [case for case, reasons in self.strange.items() if reasons]):
+            return []
+        return [
+            f"{len(names)} of {len(self.strange)} images look unlike those of the training, so look at their label "
+            f"maps with care: {some(names, MOST)}. The reasons stand beside their pictures."
+        ]
+
+    def empty(self) -> list[str]:
+        """Patients in whom a region was not found at all."""
+        found = []
+        for region in TABLE_ORDER:
+            if empty := [case for case, volumes in self.volumes_ml.items() if not volumes[region]]:
                 found.append(
-                    f"{Path(weights).name} was trained on {len(seen)} of these {len(run.cases)} patients, whose label "
-                    f"maps are better than those of new patients: {some(seen)} (by {record.name})."
+                    f"{REGION_TITLES[region]}: nothing was predicted in {len(empty)} of {len(self.volumes_ml)} "
+                    f"patients: {some(empty, MOST)}."
                 )
-    return found
+        return found
 
 
-def training_ranges(run: Run) -> dict[str, Sequence[float]]:
-    """Range of each trait of an image in the training of the run's weights; empty where it is not recorded."""
-    for weights in run.record.get("weights") or {}:
-        for _, document in training_records(weights):
-            if ranges := document.get("traits"):
-                return ranges
-    return {}
-
-
-def unlike_training(strange: Mapping[str, Sequence[str]]) -> list[str]:
-    """Patients whose image is unlike those of the training."""
-    if not (names := [case for case, reasons in strange.items() if reasons]):
-        return []
-    return [
-        f"{len(names)} of {len(strange)} images look unlike those of the training, so look at their label maps with "
-        f"care: {some(names)}. The reasons stand beside their pictures."
-    ]
-
-
-def empty_predictions(volumes_ml: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Patients in whom a region was not found at all."""
-    found = []
-    for region in TABLE_ORDER:
-        if empty := [case for case, volumes in volumes_ml.items() if not volumes[region]]:
-            found.append(
-                f"{REGION_TITLES[region]}: nothing was predicted in {len(empty)} of {len(volumes_ml)} patients: "
-                f"{some(empty)}."
-            )
+def records_of(run: Run) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
+    """The records of the training, by file of weights. The shipped weights are known by their checksum."""
+    own = Path(__file__).resolve().parents[2] / "models" / "model.pt"
+    found = {}
+    for weights, checksum in (run.record.get("weights") or {}).items():
+        found[weights] = list(training_records(weights))
+        if not found[weights] and own.is_file() and sha256(str(own)) == checksum:
+            found[weights] = list(training_records(str(own)))
     return found

@@ -10,21 +10,30 @@ from matplotlib.axes import Axes
 from tqdm import tqdm
 
 from scripts.errors import UserError
-from scripts.evaluation.compare import EXPLANATION, check_same_rules, common_cases, difference_row
+from scripts.evaluation.compare import check_same_rules, common_cases, difference_row
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.summary import Estimate, Scores, cell, number
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
+from scripts.report.alerts import Alerts
 from scripts.report.draft import Draft
 from scripts.report.figures import Chart, render_chart
 from scripts.report.layers import Patient, read_patient
 from scripts.report.page import Cell, Column, Page, Row, Table
 from scripts.report.run_folder import Run, open_run
-from scripts.report.words import METRICS, REGION_TITLES
+from scripts.report.run_tables import middle_and_ends
+from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric, patients
 
 __all__ = ["compare_runs"]
 
 OWN = ("comparison.html", "comparison.csv", "comparison.json")
 SIDES = ("A", "B")
+TITLES = METRICS | {
+    "volume_error_ml": Metric("Volume error (ml), without sign", "Predicted minus true volume, by size.")
+}
+NOTES = (
+    "Means of both runs and their paired difference, with its 95% bootstrap interval over patients in brackets.",
+    "p is of Wilcoxon's signed-rank test, two-sided. It is not corrected for the number of lines.",
+)
 
 
 def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
@@ -33,36 +42,44 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     Raises:
         UserError: if these are not two scored runs of the same patients.
     """
-    folders = str(compare).split(",")
-    if len(folders) != 2:
-        raise UserError(f"compare is {compare!r}, expected two folders, DIR_A,DIR_B.")
-    target = Path(output) if output else Path(folders[0]) / "comparison.html"
-    runs = {side: open_run(folder) for side, folder in zip(SIDES, folders)}
-    if unscored := [run.folder for run in runs.values() if not run.tables]:
-        raise UserError(f"{unscored[0]} has no scores: evaluate it, or score its label maps (python -m scripts score).")
+    runs = open_sides([folder.strip() for folder in str(compare).split(",")])
+    target = Path(output) if output else runs["A"].folder / "comparison.html"
     tables = [run.tables[0] for run in runs.values()]
-    check_same_rules(tables)
     cases = [case for case in common_cases(*tables) if all(case in run.cases for run in runs.values())]
     rows = differences(tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
-    order = sorted(cases, key=lambda case: gains[case])
-    picks = {"A is worst": order[0], "A is best": order[-1], "Median": order[len(order) // 2]}
+    order = sorted(cases, key=lambda case: -gains[case])
+    picks = middle_and_ends(order, ["A gains most", "Median", "A loses most"])
+    alerts = {side: Alerts(run) for side, run in runs.items()}
     with Draft(target, OWN, "runs") as draft:
         for patient in read_pairs(runs, cases):
-            draft.add(patient, [dice_sentence(tables, patient.name)])
+            for side in runs:
+                alerts[side].look_at(patient, f"Prediction of {side}")
+            draft.add(patient, region_table(tables, patient.name))
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
-            subtitle=f"A: {folders[0]}, B: {folders[1]}. {len(cases)} patients. Research only, not for clinical use.",
-            alerts=[],
-            picks={f"{title}: {case}, {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
+            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(len(cases))}. {RESEARCH}",
+            alerts=[f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
+            picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
             summaries=[summary_table(rows)],
             patients=patient_table(tables, cases),
             charts={"Dice of each patient": [scatter(tables, cases, region) for region in TABLE_ORDER]},
             shown=draft.shown,
             records={f"{side}: {run.folder.name}": run.record for side, run in runs.items()},
         )
-        draft.finish(page, rows, {"runs": folders, "cases": cases}, volumes)
+        draft.finish(page, rows, {"runs": [str(run.folder) for run in runs.values()], "cases": cases}, volumes)
     return target
+
+
+def open_sides(folders: Sequence[str]) -> dict[str, Run]:
+    """The runs A and B. Raises UserError if these are not two scored runs, or they are scored in different ways."""
+    if len(folders) != 2:
+        raise UserError(f"compare is {','.join(folders)!r}, expected two folders, DIR_A,DIR_B.")
+    runs = {side: open_run(folder) for side, folder in zip(SIDES, folders)}
+    if unscored := [run.folder for run in runs.values() if not run.tables]:
+        raise UserError(f"{unscored[0]} has no scores: evaluate it, or score its label maps (python -m scripts score).")
+    check_same_rules([run.tables[0] for run in runs.values()])
+    return runs
 
 
 def differences(tables: Sequence[Scores], cases: Sequence[str]) -> list[dict]:
@@ -87,10 +104,9 @@ def summary_table(rows: Sequence[dict]) -> Table:
         metric, difference = row["metric"], Estimate(row["difference"], row["low"], row["high"], row["patients"])
         texts = [*(number(metric, row[name]) for name in ("mean_a", "mean_b")), cell(metric, difference)]
         texts += [f"{row['p']:.3f}", *(str(row[name]) for name in ("wins", "losses", "ties"))]
-        head = Column(f"{row['region']}: {METRICS[metric].title}", METRICS[metric].meaning)
-        lines.append(Row(head, [Cell(text) for text in texts]))
+        lines.append(Row(Column(*TITLES[metric]), [Cell(text) for text in texts], region=row["region"]))
     titles = ("", "A", "B", "A minus B", "p", "A better", "B better", "Equal")
-    return Table([Column(title) for title in titles], lines, [EXPLANATION])
+    return Table([Column(title) for title in titles], lines, NOTES, REGION_TITLES)
 
 
 def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
@@ -98,7 +114,8 @@ def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
     metrics = ("dice", "hd95", "lesion_dice")
     columns = [Column("Patient")]
     for metric in metrics:
-        columns += [Column(f"{METRICS[metric].title}: {which}") for which in ("A", "B", "A minus B")]
+        title, meaning = METRICS[metric]
+        columns += [Column(f"{title}: {which}", meaning) for which in ("A", "B", "A minus B")]
     rows = []
     for region in TABLE_ORDER:
         for place, case in enumerate(cases):
@@ -116,7 +133,7 @@ def scatter(tables: Sequence[Scores], cases: Sequence[str], region: str) -> Char
 
     def draw(axis: Axes) -> None:
         axis.plot([0, 1], [0, 1], color="#666666", linewidth=1)
-        axis.scatter(b, a, s=24, color=REGION_COLOURS[region], edgecolor="white", linewidth=0.5, zorder=3)
+        axis.scatter(b, a, s=36, color=REGION_COLOURS[region], alpha=0.7, zorder=3)
         axis.set(xlabel="Dice of B", ylabel="Dice of A", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axis.grid(alpha=0.3)
 
@@ -130,10 +147,11 @@ def dice_difference(tables: Sequence[Scores], case: str, region: str) -> float:
     return 0.0 if a != a or b != b else a - b
 
 
-def dice_sentence(tables: Sequence[Scores], case: str) -> str:
-    """Dice of both runs by region."""
-    parts = []
+def region_table(tables: Sequence[Scores], case: str) -> Table:
+    """A line a region of one patient: Dice and surface distance of both runs."""
+    metrics = ("dice", "hd95")
+    rows = []
     for region in TABLE_ORDER:
-        a, b = (table.values[case, region]["dice"] for table in tables)
-        parts.append(f"{region} {a:.3f} and {b:.3f}")
-    return f"Dice of A and B: {', '.join(parts)}."
+        values = [(name, table.values[case, region][name]) for name in metrics for table in tables]
+        rows.append(Row(Column(REGION_TITLES[region]), [Cell(number(name, value)) for name, value in values]))
+    return Table([Column(""), *(Column(f"{METRICS[name].title}: {side}") for name in metrics for side in SIDES)], rows)

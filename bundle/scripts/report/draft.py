@@ -12,7 +12,7 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import check_output, write_json, write_table, write_text
 from scripts.report.layers import Patient
-from scripts.report.page import Page, Shown, render
+from scripts.report.page import Page, Shown, Table, render
 from scripts.report.pictures import draw_pictures
 from scripts.report.viewer import script_of, volumes_of
 
@@ -52,12 +52,12 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.hidden, ignore_errors=True)
 
-    def add(self, patient: Patient, facts: Sequence[str]) -> None:
-        """Draw a patient and write its volumes. ``facts`` are the sentences beside its pictures."""
+    def add(self, patient: Patient, table: Table, facts: Sequence[str] = ()) -> None:
+        """Draw a patient and write its volumes. The table and the sentences stand beside its pictures."""
         number = len(self.shown)
         write_text(self.hidden / SCRIPT.format(number), script_of(number, volumes_of(patient)))
         kinds = frozenset(layer.kind for layer in patient.layers)
-        self.shown.append(Shown(patient.name, draw_pictures(patient), facts, kinds))
+        self.shown.append(Shown(patient.name, draw_pictures(patient), table, facts, kinds))
 
     def finish(
         self, page: Page, rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any], volumes: bool = True

@@ -76,7 +76,7 @@ class Patient:
     def centre(self) -> list[int]:
         """The voxel of the box where each plane shows most tumour of all label maps; without tumour, most brain."""
         maps = [layer.voxels > 0 for layer in self.layers if layer.kind == "classes"]
-        marked = np.sum(maps, axis=0) if np.any(maps) else self.image[self.box] > 0
+        marked = np.sum(maps, axis=0) if np.any(maps) else self.image[self.box] != 0
         return [int(marked.sum(tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)]
 
     def volumes_ml(self, title: str) -> dict[str, float]:
@@ -113,7 +113,7 @@ def read_patient(
     if entropy:
         share = np.clip(fitting(read_image(entropy), entropy, image) / np.log(len(CLASSES)), 0, 1)
         layers.append(Layer("Uncertainty", "uncertainty", share))
-    shown = np.logical_or.reduce([image > 0, *(layer.voxels > 0 for layer in layers if layer.kind == "classes")])
+    shown = np.logical_or.reduce([image != 0, *(layer.voxels > 0 for layer in layers if layer.kind == "classes")])
     box = bounding_box(shown if shown.any() else np.ones_like(shown))
     affine = nib.as_closest_canonical(nib.load(path)).affine
     return Patient(case["case"], image, box, affine, [layer._replace(voxels=layer.voxels[box]) for layer in layers])
@@ -133,7 +133,7 @@ def errors(found: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def scale_brightness(scan: np.ndarray) -> np.ndarray:
-    """The image scaled to 0..1, from the 0.5th to the 99.5th percentile of voxels above 0; background is 0."""
-    inside = scan[scan > 0]
+    """The image scaled to 0..1, from the 0.5th to the 99.5th percentile of voxels that are not 0; background is 0."""
+    inside = scan[scan != 0]
     low, high = np.percentile(inside, [0.5, 99.5]) if inside.size else (0.0, 1.0)
-    return np.clip((scan - low) / max(high - low, 1e-9), 0, 1) * (scan > 0)
+    return np.clip((scan - low) / max(high - low, 1e-9), 0, 1) * (scan != 0)

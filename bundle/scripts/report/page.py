@@ -63,10 +63,11 @@ class Table:
 
 
 class Shown(NamedTuple):
-    """A patient on the page: still pictures by title, and the facts beside them."""
+    """A patient on the page: still pictures by title, and the scores and facts beside them."""
 
     name: str
     pictures: Mapping[str, bytes]
+    table: Table
     facts: Sequence[str]
     kinds: frozenset[str]  # of its layers
 
@@ -116,7 +117,10 @@ def render(page: Page, inside: Mapping[int, str], scripts: Mapping[int, str]) ->
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"base64": lambda data: base64.b64encode(data).decode(), "flat": flat, "pretty": pretty}
-    viewer = {"patients": [item.name for item in page.shown], "first": next(iter(page.picks.values()), 0)}
+    viewer: dict[str, Any] = {
+        "patients": [item.name for item in page.shown],
+        "first": next(iter(page.picks.values()), 0),
+    }
     viewer |= {"scripts": dict(scripts), "colours": colour_tables()}
     library = (TEMPLATES / "niivue.umd.js.gz").read_bytes()
     template = environment.get_template("report.html")

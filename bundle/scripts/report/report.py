@@ -12,11 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.data.likeness import traits_of, unlike
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import read_calibration
 from scripts.labels import TABLE_ORDER
-from scripts.report.alerts import alerts_of, training_ranges
+from scripts.report.alerts import Alerts
 from scripts.report.comparison import compare_runs
 from scripts.report.draft import Draft
 from scripts.report.figures import Chart, calibration_error, calibration_figure, distribution_figures, history_figures
@@ -27,11 +26,12 @@ from scripts.report.run_tables import (
     patient_table,
     pick_by_dice,
     pick_by_volume,
+    region_table,
     score_rows,
     summary_table,
     volume_rows,
 )
-from scripts.report.words import REGION_TITLES
+from scripts.report.words import RESEARCH, patients
 from scripts.training.history import read_history
 
 __all__ = ["report"]
@@ -78,29 +78,34 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
     run = open_run(folder)
     calibration = read_calibration(Path(folder) / "calibration.csv") if run.tables else []
     charts = charts_of(run, calibration, read_history(history / "history.csv"))
-    ranges = training_ranges(run)
-    volumes_ml: dict[str, dict[str, float]] = {}
-    strange: dict[str, list[str]] = {}
+    alerts = Alerts(run)
     with Draft(target, OWN, "calibration_error") as draft:
         for patient in read_patients(run):
-            volumes_ml[patient.name] = patient.volumes_ml(PREDICTION)
-            strange[patient.name] = unlike(traits_of(patient.image, patient.spacing), ranges) if ranges else []
-            draft.add(patient, facts_of(patient, run, strange[patient.name]))
-        picks = pick_by_dice(run) if run.tables else pick_by_volume(volumes_ml)
+            alerts.look_at(patient, PREDICTION)
+            reasons = [f"Unlike all images of the training: {reason}." for reason in alerts.strange[patient.name]]
+            draft.add(patient, region_table(run, patient), reasons)
+        picks = pick_by_dice(run) if run.tables else pick_by_volume(alerts.volumes_ml)
         page = Page(
             title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",
-            subtitle=f"{len(run.cases)} patients. Research only, not for clinical use.",
-            alerts=alerts_of(run, volumes_ml, strange),
+            subtitle=f"{patients(len(run.cases))}. {made_by(run)}{RESEARCH}",
+            alerts=alerts.sentences(),
             picks={title: list(run.cases).index(case) for title, case in picks.items()},
             summaries=[summary_table(scores) for scores in run.tables],
-            patients=patient_table(run, volumes_ml),
+            patients=patient_table(run, alerts.volumes_ml),
             charts=charts,
             shown=draft.shown,
             records=records,
         )
-        rows = score_rows(run.tables[0]) if run.tables else volume_rows(volumes_ml)
+        rows = score_rows(run.tables[0]) if run.tables else volume_rows(alerts.volumes_ml)
         draft.finish(page, rows, document_of(run, calibration, picks) | records, volumes)
     return target
+
+
+def made_by(run: Run) -> str:
+    """Date and weights of a run, as far as its record holds them."""
+    weights = ", ".join(Path(path).name for path in run.record.get("weights") or {})
+    date = str(run.record.get("date", ""))[:10]
+    return (f"Predicted with {weights}" if weights else "Predicted") + (f" on {date}. " if date else ". ")
 
 
 def read_patients(run: Run) -> Iterator[Patient]:
@@ -108,16 +113,6 @@ def read_patients(run: Run) -> Iterator[Patient]:
     for case in tqdm(run.cases, desc="Drawing patients", disable=None):
         prediction = {PREDICTION: run.prediction(case)}
         yield read_patient(run.cases[case], prediction, run.truth(case), run.entropy(case))
-
-
-def facts_of(patient: Patient, run: Run, strange: Sequence[str]) -> list[str]:
-    """Sentences beside a patient's pictures: volumes, Dice if it was scored, what is unlike the training."""
-    found = patient.volumes_ml(PREDICTION)
-    facts = ["Predicted: " + ", ".join(f"{REGION_TITLES[name]} {found[name]:.1f} ml" for name in TABLE_ORDER) + "."]
-    for scores in run.tables[:1]:
-        dice = {name: scores.values[patient.name, name]["dice"] for name in TABLE_ORDER}
-        facts.append("Dice: " + ", ".join(f"{name} {value:.3f}" for name, value in dice.items()) + ".")
-    return facts + [f"Unlike the training: {reason}." for reason in strange]
 
 
 def charts_of(

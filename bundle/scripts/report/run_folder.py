@@ -34,12 +34,14 @@ class Run:
         record: of the evaluation, else of the inference.
         cases: of the record, by name, with the folder's own label maps.
         tables: of scores of all cases; empty for label maps that were not scored.
+        notes: what is left out, in sentences.
     """
 
     folder: Path
     record: dict[str, Any]
     cases: dict[str, dict[str, Any]]
     tables: list[Scores]
+    notes: list[str]
 
     @property
     def class_of(self) -> Mapping[int, int]:
@@ -50,11 +52,14 @@ class Run:
         return LabelMap(Path(self.cases[case]["prediction"]), self.class_of)
 
     def truth(self, case: str) -> LabelMap | None:
-        """The true label map: of the evaluation, or of a later scoring if it is still there."""
+        """The true label map, of the evaluation or of a later scoring, if it is still there."""
         if "label" in self.cases[case]:
-            return LabelMap(Path(self.cases[case]["label"]), self.class_of)
-        path = Path(self.tables[0].truth.get(case, "")) if self.tables else Path()
-        return LabelMap(path, class_of_value(self.tables[0].truth_values)) if path.is_file() else None
+            path, class_of = Path(self.cases[case]["label"]), self.class_of
+        elif self.tables:
+            path, class_of = Path(self.tables[0].truth.get(case, "")), class_of_value(self.tables[0].truth_values)
+        else:
+            return None
+        return LabelMap(path, class_of) if path.is_file() else None
 
     def entropy(self, case: str) -> Path | None:
         """The map of uncertainty, if there is one."""
@@ -64,14 +69,22 @@ class Run:
 
 
 def open_run(run: str) -> Run:
-    """The run in a folder.
+    """The run in a folder. Warns of what is left out.
 
     Raises:
-        UserError: if there is none, or an image or a label is missing.
+        UserError: if there is none, or none of its patients can be shown.
     """
-    record = run_record(Path(run))
-    cases = cases_of_run(run, record)
-    return Run(Path(run), record, cases, scores_of(Path(run), cases, record))
+    record, notes = run_record(Path(run)), list[str]()
+    cases = cases_of_run(run, record, notes)
+    found = Run(Path(run), record, cases, scores_of(Path(run), cases, record, notes), notes)
+    if found.tables and (lacking := [case for case in cases if found.truth(case) is None]):
+        notes.append(
+            f"Truth and errors of {len(lacking)} of {len(cases)} patients are not shown: the truth is not where it "
+            "was, or an older version made the scores, so score again."
+        )
+    for note in notes:
+        logger.warning(note)
+    return found
 
 
 def read_record(path: Path, form: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -89,28 +102,29 @@ def run_record(folder: Path) -> dict[str, Any]:
     return next((record for record in records if record), {})
 
 
-def cases_of_run(run: str, record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The cases of a run that have a label map, by name. The label maps are the folder's own, also after a move.
+def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[str, dict[str, Any]]:
+    """The cases of a run that have image and label map, by name. Label maps are the folder's own, also after a move.
+
+    Adds a note of those that lack one.
 
     Raises:
-        UserError: if there are none, or an image or a label is missing.
+        UserError: if there are none.
     """
     if not record:
         raise UserError(f"run {run} holds no evaluation.json or inference.json: give the output_dir of one of them.")
     named = {
         case["case"]: case | {"prediction": str(own_map(Path(run), case["prediction"]))} for case in record["cases"]
     }
-    cases = {name: case for name, case in named.items() if Path(case["prediction"]).is_file()}
-    lacking = [case["prediction"] for name, case in named.items() if name not in cases]
-    if not cases:
-        missing = f", such as {lacking[0]}" if lacking else ""
-        raise UserError(f"run {run} holds none of the label maps that its JSON file names{missing}: predict first.")
-    if lacking:
-        logger.warning(f"Left out {len(lacking)} patient(s), whose label map is missing: {some(lacking)}.")
-    for case in cases.values():
-        for key in ("image", "label"):
-            if key in case and not Path(case[key]).is_file():
-                raise UserError(f"{case[key]} is missing, but the report shows it: restore it, or run again.")
+    cases = dict(named)
+    for key, what in (("prediction", "label map"), ("image", "image")):
+        lacking = [case for case in cases if not Path(cases[case][key]).is_file()]
+        if lacking:
+            notes.append(f"Left out {len(lacking)} of {len(named)} patients, whose {what} is missing: {some(lacking)}.")
+        if len(lacking) == len(cases):
+            missing = f", such as {cases[lacking[0]][key]}" if lacking else ""
+            raise UserError(f"run {run}: every {what} that its JSON file names is missing{missing}: restore them, or "
+                            "predict again.")  # fmt: skip
+        cases = {name: case for name, case in cases.items() if name not in lacking}
     return cases
 
 
@@ -122,13 +136,13 @@ def own_map(folder: Path, recorded: str) -> Path:
     return folder / fold / path.name if whole else folder / path.name
 
 
-def scores_of(folder: Path, cases: Collection[str], record: Mapping[str, Any]) -> list[Scores]:
-    """The tables in a folder that score all these cases; a warning names a table of patients that the record lacks."""
+def scores_of(folder: Path, cases: Collection[str], record: Mapping[str, Any], notes: list[str]) -> list[Scores]:
+    """The tables in a folder that score all these cases; a note names a table of patients that the record lacks."""
     paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
     tables = [read_scores(path) for path in paths if path.is_file()]
     shown = [table for table in tables if set(cases) <= set(table.cases)]
     for table in tables:
         if others := sorted(set(table.cases) ^ {case["case"] for case in record["cases"]}):
             ending = "it scores them all" if table in shown else "its scores are left out"
-            logger.warning(f"{table.path} is of other patients than the run's record ({some(others)}): {ending}.")
+            notes.append(f"{table.path.name} is of other patients than the run's record ({some(others)}): {ending}.")
     return shown

@@ -9,29 +9,39 @@ from scripts.documents import some
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.summary import Scores, number, summary_rows
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
+from scripts.report.layers import Patient
 from scripts.report.page import Cell, Column, Row, Table
 from scripts.report.run_folder import Run
-from scripts.report.words import METRICS, REGION_TITLES
+from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES, patients
 
-__all__ = ["patient_table", "pick_by_dice", "pick_by_volume", "score_rows", "summary_table", "volume_rows"]
+__all__ = [
+    "middle_and_ends",
+    "patient_table",
+    "pick_by_dice",
+    "pick_by_volume",
+    "region_table",
+    "score_rows",
+    "summary_table",
+    "volume_rows",
+]
 
 
 def summary_table(scores: Scores) -> Table:
     """Means with intervals, a line a metric."""
     rows = [Row(Column(*METRICS[name]), [Cell(text) for text in cells]) for name, *cells in summary_rows(scores)[1:]]
-    columns = [Column(""), *(Column(REGION_TITLES[name]) for name in TABLE_ORDER)]
+    columns = [Column(""), *(Column(REGION_TITLES[name], REGION_MEANINGS[name]) for name in TABLE_ORDER)]
     return Table(columns, rows, notes_of(scores))
 
 
 def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
     notes = [
-        f"Means of {len(scores.cases)} patients, with 95% bootstrap intervals over patients in brackets.",
-        f"Empty regions: {EMPTY_RULES[scores.empty_rule]}.",
+        f"Means of {patients(len(scores.cases))}. In brackets: 95% bootstrap interval over patients.",
+        f"{EMPTY_RULES[scores.empty_rule].capitalize()}.".replace("dice", "Dice"),
     ]
     for region in TABLE_ORDER:
         if empty := scores.empty_cases.get(region):
-            notes.append(f"{REGION_TITLES[region]} is empty in truth or prediction of {some(empty)}.")
+            notes.append(f"{REGION_TITLES[region]} is empty in the truth or in the prediction of {some(empty)}.")
     if scores.et_threshold_ml:
         notes.append(f"Enhancing tumour of less than {scores.et_threshold_ml} ml is counted as necrotic core.")
     return notes
@@ -56,6 +66,20 @@ def patient_table(run: Run, volumes_ml: Mapping[str, Mapping[str, float]]) -> Ta
             rows.append(Row(Column(case), [*cells, Cell(f"{size:.1f}", size)], numbers[case], region))
     columns = [Column("Patient"), *(Column(*METRICS[name]) for name in COLUMNS), Column("Predicted volume (ml)")]
     return Table(columns, rows, regions={name: REGION_TITLES[name] for name in TABLE_ORDER})
+
+
+def region_table(run: Run, patient: Patient) -> Table:
+    """A line a region of one patient: predicted volume, and of a scored run its main scores."""
+    metrics = ("dice", "hd95", "volume_error_ml", "lesion_dice") if run.tables else ()
+    rows = []
+    sizes = patient.volumes_ml(patient.layers[0].title)
+    for region in TABLE_ORDER:
+        scores = [score_cell(name, run.tables[0].values[patient.name, region][name]) for name in metrics]
+        rows.append(
+            Row(Column(REGION_TITLES[region], REGION_MEANINGS[region]), [Cell(f"{sizes[region]:.1f}"), *scores])
+        )
+    columns = [Column(""), Column("Predicted volume (ml)"), *(Column(*METRICS[name]) for name in metrics)]
+    return Table(columns, rows)
 
 
 def score_cell(metric: str, value: float) -> Cell:

@@ -24,7 +24,7 @@ LEVELS = {"image": 127, "uncertainty": 31}  # shades, which are enough for the e
 
 def volumes_of(patient: Patient) -> dict[str, Any]:
     """The image and its layers as base64 of compressed NIfTI; brightness 0 is background."""
-    grey = np.where(patient.image[patient.box] > 0, 1 + patient.grey * (LEVELS["image"] - 1), 0)
+    grey = np.where(patient.image[patient.box] != 0, 1 + patient.grey * (LEVELS["image"] - 1), 0)
     layers = []
     for layer in patient.layers:
         voxels = layer.voxels * LEVELS["uncertainty"] if layer.kind == "uncertainty" else layer.voxels

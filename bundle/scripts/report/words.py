@@ -7,7 +7,16 @@ from typing import NamedTuple
 from scripts.evaluation.lesions import MISSED_MM
 from scripts.evaluation.metrics import NSD_TOLERANCE_MM
 
-__all__ = ["CLASS_TITLES", "ERROR_TITLES", "METRICS", "REGION_TITLES", "Metric"]
+__all__ = [
+    "CLASS_TITLES",
+    "ERROR_TITLES",
+    "METRICS",
+    "REGION_MEANINGS",
+    "REGION_TITLES",
+    "RESEARCH",
+    "Metric",
+    "patients",
+]
 
 
 class Metric(NamedTuple):
@@ -18,6 +27,12 @@ class Metric(NamedTuple):
 
 
 REGION_TITLES = {"WT": "Whole tumour (WT)", "TC": "Tumour core (TC)", "ET": "Enhancing tumour (ET)"}
+REGION_MEANINGS = {
+    "WT": "Oedema, necrotic core and enhancing tumour.",
+    "TC": "Necrotic core and enhancing tumour.",
+    "ET": "Enhancing tumour alone.",
+}
+RESEARCH = "Research only, not for clinical use."
 CLASS_TITLES = {1: "Necrotic core", 2: "Oedema", 3: "Enhancing tumour"}  # by network class
 ERROR_TITLES = {1: "Missed tumour", 2: "False tumour", 3: "Tumour of another class"}
 METRICS = {
@@ -42,3 +57,8 @@ METRICS = {
     ),
     "slice_mean_dice": Metric("Dice by slice", "The score of the paper. Empty slices count 1, so it says little."),
 }
+
+
+def patients(count: int) -> str:
+    """So many patients."""
+    return f"{count} patient{'s'[: count != 1]}"

@@ -16,11 +16,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows);
   }));
 }
-const region = document.getElementById("region");
-if (region) {
-  const choose = () => {
-    for (const row of document.querySelectorAll("tr[data-region]")) row.hidden = row.dataset.region !== region.value;
-  };
+for (const region of document.querySelectorAll("select.region")) {
+  const rows = region.closest(".table").querySelectorAll("tr[data-region]");
+  const choose = () => rows.forEach(row => { row.hidden = row.dataset.region !== region.value; });
   region.addEventListener("change", choose);
   choose();
 }

@@ -3,6 +3,8 @@ const page = JSON.parse(document.getElementById("data").textContent);
 const byId = id => document.getElementById(id);
 const chosen = {};  // visibility and opacity of each layer by title, which stay from patient to patient
 let viewer = null;
+let middle = [0.5, 0.5, 0.5];  // of the patient's tumour, as NiiVue counts
+let wanted = page.first;  // the number of the patient who was asked for last
 let opening = Promise.resolve();
 
 async function startViewer() {
@@ -13,7 +15,7 @@ async function startViewer() {
   await runScript(URL.createObjectURL(await new Response(stream).blob()));
   const options = {isRadiologicalConvention: true, backColor: [0, 0, 0, 1], logLevel: "error", crosshairWidth: 0.7,
     crosshairWidthUnit: "mm", show3Dcrosshair: true, dragAndDropEnabled: false, loadingText: "", scrollRequiresFocus: true,
-    multiplanarShowRender: 1, multiplanarLayout: 2, multiplanarPadPixels: 4};
+    multiplanarShowRender: 1, multiplanarLayout: 2, multiplanarPadPixels: 4, windowingGainFactor: 0.25};
   viewer = new niivue.Niivue(options);
   await viewer.attachToCanvas(byId("canvas"));
   setDrag();
@@ -41,8 +43,7 @@ function tableOf(kind) {  // NiiVue's colour table of classes or errors
 }
 
 async function openPatient(number) {
-  byId("patient").value = number;
-  byId("message").textContent = `Opening ${page.patients[number]} …`;
+  clearStage(`Opening ${page.patients[number]} …`);
   const kept = number in volumes;
   if (!kept) await runScript(page.scripts[number]);
   const {image, layers, centre} = volumes[number];
@@ -57,10 +58,10 @@ async function openPatient(number) {
     volume.opacity = opacityOf(title);
     loaded.push(volume);
   }
-  while (viewer.volumes.length) viewer.removeVolumeByIndex(0);
   loaded.forEach(volume => viewer.addVolume(volume));
-  viewer.scene.crosshairPos = viewer.mm2frac(centre);
+  middle = viewer.mm2frac(centre);
   viewer.setSliceType(Number(byId("view").value));
+  reset();
   showLayers(layers);
   byId("message").textContent = "";
   byId("stage").dataset.open = number;
@@ -104,32 +105,51 @@ function setDrag() {
 }
 
 function reset() {
+  viewer.scene.crosshairPos = middle;
   viewer.scene.pan2Dxyzmm = [0, 0, 0, 1];
+  viewer.setRenderAzimuthElevation(110, 10);
   viewer.volumes[0].cal_min = 1;
   viewer.volumes[0].cal_max = page.colours.image.most;
   viewer.updateGLVolume();
 }
 
 function request(number) {  // one patient after another, also if clicks come faster
-  const count = page.patients.length, place = (number + count) % count;
-  opening = opening.then(() => viewer && openPatient(place)).catch(fail);
+  wanted = byId("patient").value = number;
+  opening = opening.then(() => viewer && number === wanted && openPatient(number)).catch(fail);
 }
 
-function fail(error) {
-  byId("message").textContent = error.message;
+function step(by) {  // to the next patient whose volumes there are
+  const count = page.patients.length;
+  let number = wanted;
+  do number = (number + by + count) % count; while (!canOpen(number) && number !== wanted);
+  request(number);
 }
 
-page.patients.forEach((name, number) => byId("patient").append(new Option(name, number)));
-const current = () => Number(byId("patient").value);
-byId("patient").addEventListener("change", () => request(current()));
-byId("previous").addEventListener("click", () => request(current() - 1));
-byId("next").addEventListener("click", () => request(current() + 1));
+function clearStage(text) {
+  while (viewer?.volumes.length) viewer.removeVolumeByIndex(0);
+  byId("layers").replaceChildren();
+  byId("message").textContent = text;
+  delete byId("stage").dataset.open;
+}
+
+const fail = error => clearStage(error.message);
+const canOpen = number => number in volumes || number in page.scripts;
+
+page.patients.forEach((name, number) => {
+  byId("patient").append(Object.assign(new Option(name, number), {disabled: !canOpen(number)}));
+});
+byId("patient").value = wanted;
+byId("patient").addEventListener("change", () => request(Number(byId("patient").value)));
+byId("previous").addEventListener("click", () => step(-1));
+byId("next").addEventListener("click", () => step(1));
 byId("view").addEventListener("change", () => viewer?.setSliceType(Number(byId("view").value)));
 byId("drag").addEventListener("change", () => viewer && setDrag());
 byId("reset").addEventListener("click", () => viewer && reset());
-for (const button of document.querySelectorAll("button[data-patient]"))
+for (const button of document.querySelectorAll("button[data-patient]")) {
+  button.disabled = !canOpen(Number(button.dataset.patient));
   button.addEventListener("click", () => {
     request(Number(button.dataset.patient));
     byId("viewer").scrollIntoView({behavior: "smooth"});
   });
+}
 opening = startViewer().then(() => openPatient(page.first)).catch(fail);
