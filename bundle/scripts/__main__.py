@@ -73,7 +73,7 @@ def predict(dataset_dir: str, output_dir: str, method: str = "", **keys: str) ->
     Prints and runs MONAI's own command with configs/inference.yaml.
 
     Args:
-        dataset_dir: a NIfTI file, a folder of NIfTI files, or BraTS folders; all skull-stripped.
+        dataset_dir: a NIfTI file, a folder of NIfTI files, or BraTS folders; skull-stripped, or with --brain_mask.
         output_dir: folder for NAME_seg.nii.gz.
         method: overlays that change the student or its input, such as full_resolution.
         keys: any key of configs/inference.yaml, such as --ckpt_path FILE, --mirror False, --engine openvino or

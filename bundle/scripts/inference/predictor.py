@@ -16,6 +16,7 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 from torch.utils.data import get_worker_info
 
+from scripts.data.brain_mask import brain_of
 from scripts.data.faults import Fault, report_faults
 from scripts.data.plausible import copy_faults, image_faults
 from scripts.data.volumes import (
@@ -84,7 +85,7 @@ class CheckedImages(Dataset):
         if isinstance(entry["image"], list):
             loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
-            check_image(loaded["image"], entry["image"], channels)
+            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
         return loaded
 
 
@@ -105,8 +106,9 @@ class CheckImaged(MapTransform):
         return dict(data)
 
 
-def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
-    """Give an image that was read from a file the affine that its header says, and look at it.
+def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "") -> None:
+    """Give an image that was read from a file the affine that its header says, set it to 0 outside the brain mask, if
+    there is one, and look at it.
 
     Raises:
         ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
@@ -115,7 +117,10 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
         check_type(path)
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
-    if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
+    volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
+    if brain_mask:
+        volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
+    if faults := image_faults(volume):
         raise ValueError(*faults[0])
 
 

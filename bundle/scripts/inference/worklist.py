@@ -11,6 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
+from scripts.data.brain_mask import with_masks
 from scripts.data.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
@@ -24,7 +25,7 @@ __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
-CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
+CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int, "brain_mask?": str}
 RECORD = {"cases?": [CASE], "settings?": dict}
 WAIT = 120  # seconds, while other shards write the record
 
@@ -38,6 +39,7 @@ def find_work(
     names: Mapping[str, str] | None = None,
     patient: str = "",
     shard: str = "",
+    brain_mask: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
@@ -50,6 +52,7 @@ def find_work(
         names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
         patient: regular expression of a case's name, whose group is the patient.
         shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
+        brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -67,6 +70,10 @@ def find_work(
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
         images = find_images(dataset_dir, sequences[0], choice)
+    if brain_mask and len(sequences) > 1:
+        raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
+    if brain_mask:
+        images = with_masks(images, brain_mask)
     images = [image | stamp(image) for image in share(images, shard)]
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
@@ -94,9 +101,12 @@ def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
 
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
-    """Size and time of the image's file, which tell whether it was replaced since it was predicted."""
-    path = Path(ensure_tuple(image["image"])[0])
-    return {"size": path.stat().st_size, "time_ns": path.stat().st_mtime_ns} if path.is_file() else {}
+    """Size and time of the image's files, mask included: they tell whether one was replaced since it was predicted."""
+    paths = [Path(ensure_tuple(image["image"])[0]), *filter(None, [image.get("brain_mask")])]
+    stats = [Path(path).stat() for path in paths if Path(path).is_file()]
+    if not stats:
+        return {}
+    return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
 def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
@@ -130,10 +140,14 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
         source = sources[path.name]
         own = Path(ensure_tuple(image["image"])[0]).resolve()
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
+        changed |= source.get("brain_mask") != (
+            str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None
+        )
         if not overwrite and (changed or source["image"] != str(own)):
+            other = " or with another brain mask" if "brain_mask" in {**source, **image} else ""
             raise UserError(
-                f"{path} was predicted from {source['image']}, not from {own} as it is now: give another output_dir, "
-                "or --overwrite True to predict it again."
+                f"{path} was predicted from {source['image']}{other}, not from {own} as it is now: give another "
+                "output_dir, or --overwrite True to predict it again."
             )
 
 
