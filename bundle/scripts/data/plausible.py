@@ -13,7 +13,7 @@ from scripts.data.skull import skull_sign
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
 from scripts.labels import CLASSES, LABEL_VALUES, TARGETS
 
-__all__ = ["copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
+__all__ = ["STRIP", "copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
 
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
 MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box

@@ -17,8 +17,9 @@ from monai.utils import ensure_tuple
 from torch.utils.data import get_worker_info
 
 from scripts.data.brain_mask import brain_of
+from scripts.data.dicom import write_series
 from scripts.data.faults import Fault, report_faults
-from scripts.data.plausible import copy_faults, image_faults
+from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
     Volume,
     check_shape,
@@ -57,12 +58,14 @@ class CheckedImages(Dataset):
         self.reading: dict[int, Future[dict[str, Any]]] = {}  # the next image, by its index
 
     def __getitem__(self, index: int) -> Any:
-        entry = self.data[index]
+        entry = {key: value for key, value in self.data[index].items() if key != "dicom"}
         reading, self.reading = self.reading.get(index), {}
         try:
-            loaded = reading.result() if reading else self.read(entry)
+            loaded = reading.result() if reading else self.read(self.data[index])
         except ValueError as error:
             fault, remedy = (*error.args, REMEDY)[:2]
+            if "dicom" in self.data[index] and remedy == STRIP:
+                remedy += f" (a mask of {entry['image']})"
             return entry | {"fault": fault, "remedy": remedy}
         finally:
             if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
@@ -75,6 +78,11 @@ class CheckedImages(Dataset):
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
+        if "fault" in entry:
+            raise ValueError(entry["fault"], entry["remedy"])
+        if "dicom" in entry:
+            write_series(entry["dicom"]["files"], Path(entry["image"]))
+            entry = {key: value for key, value in entry.items() if key != "dicom"}
         channels = len(SEQUENCES) if "channels" in entry else 1
         if isinstance(entry["image"], list):
             affine = check_images(entry["image"], channels)

@@ -14,6 +14,7 @@ from monai.utils import ensure_tuple
 from scripts.data.brain_mask import with_masks
 from scripts.data.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
+from scripts.data.studies import find_series
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.labels import SEQUENCES
@@ -25,7 +26,15 @@ __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
-CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int, "brain_mask?": str}
+CASE = {
+    "case?": str,
+    "image": str,
+    "prediction": str,
+    "size?": int,
+    "time_ns?": int,
+    "brain_mask?": str,
+    "dicom?": dict,
+}
 RECORD = {"cases?": [CASE], "settings?": dict}
 WAIT = 120  # seconds, while other shards write the record
 
@@ -40,11 +49,12 @@ def find_work(
     patient: str = "",
     shard: str = "",
     brain_mask: str = "",
+    series: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
     Args:
-        dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
+        dataset_dir: one file, a folder of them, DICOM, or the folder that the datalist's paths are relative to.
         sequence: which files of a BraTS folder, or of the datalist, to take. Several are stacked, for a teacher.
         datalist: a file as written by python -m scripts datalist; all its cases are taken.
         output_dir: where label maps (NAME_seg.nii.gz) are.
@@ -53,6 +63,7 @@ def find_work(
         patient: regular expression of a case's name, whose group is the patient.
         shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
         brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
+        series: which series of each DICOM study to take; see ``find_series``.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -62,6 +73,8 @@ def find_work(
     if set(sequences) - set(SEQUENCES):
         raise UserError(f"student_sequence is {sequence!r}, expected one or several of {list(SEQUENCES)}.")
     choice = Choice(names or {}, patient)
+    if series and (datalist or choice.globs or len(sequences) > 1):
+        raise UserError(f"series is {series!r}, which is of DICOM: leave it out, or datalist, patterns and sequences.")
     if datalist and (choice.globs or patient):
         raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out {[*choice.globs]}.")
     if datalist:
@@ -69,7 +82,8 @@ def find_work(
     elif len(sequences) > 1:
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
-        images = find_images(dataset_dir, sequences[0], choice)
+        dicom = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
+        images = dicom or find_images(dataset_dir, sequences[0], choice)
     if brain_mask and len(sequences) > 1:
         raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
     if brain_mask:
@@ -102,7 +116,8 @@ def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
     """Size and time of the image's files, mask included: they tell whether one was replaced since it was predicted."""
-    paths = [Path(ensure_tuple(image["image"])[0]), *filter(None, [image.get("brain_mask")])]
+    files = image.get("dicom", {}).get("files") or [ensure_tuple(image["image"])[0]]
+    paths = [*files, *filter(None, [image.get("brain_mask")])]
     stats = [Path(path).stat() for path in paths if Path(path).is_file()]
     if not stats:
         return {}
@@ -139,16 +154,13 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
     for path, image in label_maps.items():
         source = sources[path.name]
         own = Path(ensure_tuple(image["image"])[0]).resolve()
+        masks = [source.get("brain_mask"), str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None]
+        remedy = "give another output_dir, or --overwrite True to predict it again."
+        if not overwrite and masks[0] != masks[1]:
+            raise UserError(f"{path} was predicted with brain mask {masks[0]}, not with {masks[1]}: {remedy}")
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
-        changed |= source.get("brain_mask") != (
-            str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None
-        )
         if not overwrite and (changed or source["image"] != str(own)):
-            other = " or with another brain mask" if "brain_mask" in {**source, **image} else ""
-            raise UserError(
-                f"{path} was predicted from {source['image']}{other}, not from {own} as it is now: give another "
-                "output_dir, or --overwrite True to predict it again."
-            )
+            raise UserError(f"{path} was predicted from {source['image']}, not from {own} as it is now: {remedy}")
 
 
 def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:

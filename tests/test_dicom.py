@@ -1,0 +1,324 @@
+"""DICOM in and out: which series is taken, its volume in space, and the DICOM SEG, against pydicom and ITK."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from nibabel.affines import apply_affine
+
+pydicom = pytest.importorskip("pydicom", minversion="3", reason="the extra dicom is not installed")
+pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+
+from pydicom.dataset import Dataset  # noqa: E402
+
+from dicom_folders import oblique, write_dicom  # noqa: E402
+from scripts.data import dicom  # noqa: E402
+from scripts.data.dicom import Series, write_series  # noqa: E402
+from scripts.data.phantom import draw_patient  # noqa: E402
+from scripts.data.series import choose, judge  # noqa: E402
+from scripts.errors import UserError  # noqa: E402
+from scripts.inference.dicom_seg import write_dicom_seg  # noqa: E402
+from scripts.inference.predictor import CheckedImages  # noqa: E402
+from scripts.inference.worklist import find_work, record_inference  # noqa: E402
+
+AFFINE = oblique()
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """Whole numbers (column, row, slice) of 5 x 5 x 10 mm."""
+    return draw_patient(np.random.default_rng([3, 0]), 32)[0]["t1ce"].round()[:, :, ::2]
+
+
+def header(**tags):
+    """A header of one image of a T1ce series; None leaves a tag out."""
+    image, same = Dataset(), {
+        "Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "ImageType": ["ORIGINAL", "PRIMARY"],
+        "SeriesDescription": "t1_mprage_tra_KM", "PixelSpacing": [1, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImagePositionPatient": [0, 0, 0], "FrameOfReferenceUID": "1.2.3", "Rows": 200, "Columns": 200,
+    }  # fmt: skip
+    for keyword, value in (same | tags).items():
+        if value is not None:
+            setattr(image, keyword, value)
+    return image
+
+
+def stack(count=150, gap=1.0, **tags):
+    """A series of so many slices."""
+    row, column = np.reshape(tags.get("ImageOrientationPatient") or [1.0, 0, 0, 0, 1, 0], (2, 3))
+    places = [(np.cross(row, column) * gap * index).tolist() for index in range(count)]
+    headers = [header(**({"ImagePositionPatient": place} | tags)) for place in places]
+    return Series(headers, [f"{index}" for index in range(count)])
+
+
+AGENT = {"ContrastBolusAgent": "Gadovist"}
+T1_TIMES = {"EchoTime": 10, "RepetitionTime": 500}
+KINDS = {  # tags: the reason for or against
+    "T1W +C": ({}, "contrast"),
+    "AX T1 POST GAD": ({}, "contrast"),
+    "t1_mprage_tra_p2_iso_KM": ({}, "contrast"),
+    "eT1W_3D_TFE C+": ({}, "contrast"),
+    "T1 FLAIR with contrast": ({}, "contrast"),
+    "Ax BRAVO": (AGENT, "Gadovist"),
+    "Sag 3D": (AGENT | T1_TIMES, "echo and repetition time"),
+    "T1 POSTOP": (AGENT, "Gadovist"),
+    "T1 posterior fossa": ({}, "!no contrast"),
+    "T1 pre op +C": ({}, "contrast"),
+    "AX T1": ({}, "!no contrast"),
+    "T1 axial": ({"ContrastBolusAgent": "NONE"}, "!no contrast"),
+    "AX T1 PRE": (AGENT, "!before contrast"),
+    "AX T1 W/O CONTRAST": (AGENT, "!before contrast"),
+    "T1 nativ": (AGENT, "!before contrast"),
+    "T1 non-contrast": (AGENT, "!before contrast"),
+    "T1 pre and post": ({}, "!before .* and after"),
+    "T2 FLAIR +C": ({}, "!T2"),
+    "FLAIR post": ({}, "!FLAIR"),
+    "Sag 3D +C": ({"EchoTime": 90, "RepetitionTime": 4000}, "!neither"),
+    "T1 +C SUB": ({}, "!subtraction"),
+    "T1 +C MIP": ({}, "!projection"),
+    "T1 C SPINE +C": ({}, "!another part"),
+    "t1 perf dyn KM": ({}, "!perfusion"),
+    "T1 +C 3-plane loc": ({}, "!localizer"),
+    "T1 +C ": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "!localizer"),
+    "T1 +C  ": ({"Modality": "CT"}, "!modality CT"),
+    "T1 +C   ": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "!screenshot"),
+    "T1 +C    ": ({"ImageOrientationPatient": None}, "contrast"),  # a fault, once it is chosen
+}
+
+
+@pytest.mark.parametrize("description", KINDS)
+def test_a_series_is_judged_by_its_description_and_tags(description):
+    tags, expected = KINDS[description]
+    verdict = judge(stack(2, 120, SeriesDescription=description, **tags))
+    assert bool(verdict.against) == expected.startswith("!"), verdict
+    assert re.search(expected.lstrip("!"), "; ".join(verdict.against or verdict.reasons)), verdict
+
+
+SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+CHOICES = [  # the first is better, by the reason
+    (stack(SeriesDescription="T1 +C"), stack(SeriesDescription="T1", **AGENT), "says contrast"),
+    (stack(50, 3), stack(ImageType=["DERIVED", "SECONDARY", "MPR"]), "is original"),
+    (stack(**SAGITTAL), stack(30, 5), "finest, 1 mm"),
+    (stack(30, 5), stack(30, 5, **SAGITTAL), "is axial"),
+]
+
+
+@pytest.mark.parametrize("better, other, reason", CHOICES, ids=[reason for *_, reason in CHOICES])
+def test_the_better_of_two_series_is_chosen_and_the_reason_told(better, other, reason):
+    for order in ((better, other), (other, better)):
+        verdicts = [judge(series) for series in order]
+        (chosen,) = choose(verdicts)
+        assert chosen.series is better and reason in chosen.why
+        assert all(reason in verdict.why for verdict in verdicts)
+    assert len(choose([judge(better), judge(better)])) == 2
+
+
+def with_images(series, **changes):
+    """The series with some images changed, or left out where the change is None."""
+    for index, tags in changes.items():
+        for keyword, value in (tags or {}).items():
+            setattr(series.headers[int(index[1:])], keyword, value)
+    kept = [image for index, image in enumerate(series.headers) if changes.get(f"i{index}", {}) is not None]
+    return Series(kept, series.files[: len(kept)])
+
+
+FAULTS = {
+    "whole": (stack(20, 5), r"^$"),
+    "turned": (stack(20, 5, **SAGITTAL), r"^$"),
+    "rounded positions": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 35.04]}), r"^$"),
+    "missing": (
+        with_images(stack(20, 5), i7=None, i8=None, i12=None),
+        "^3 missing .*: 15 mm after slice .*elsewhere 5 mm",
+    ),
+    "uneven": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 36]}), "4 to 6 mm apart"),
+    "twice": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 30]}), "1 of 20 slices lie where another"),
+    "mixed": (with_images(stack(20, 5), i7=SAGITTAL), "mixed slices of 2 directions"),
+    "sizes": (with_images(stack(20, 5), i7={"Rows": 100}), "mixed slices of 2 sizes"),
+    "no place": (stack(20, 5, ImagePositionPatient=None), "without ImagePositionPatient"),
+    "one": (stack(1), "single slice"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_images_that_are_no_volume_are_a_fault(kind):
+    series, expected = FAULTS[kind]
+    assert re.search(expected, series.fault())
+
+
+def axes_of(seg):
+    """Directions of row and column, and the distances along them, of a SEG."""
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    row, column = np.reshape([*map(float, shared.PlaneOrientationSequence[0].ImageOrientationPatient)], (2, 3))
+    down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    return right * row, down * column
+
+
+def values_at(image, points):
+    """Voxels of a NIfTI image at points of the patient, in RAS mm."""
+    index = np.rint(apply_affine(np.linalg.inv(image.affine), points)).astype(int)
+    return np.asarray(image.dataobj)[tuple(index.T)]
+
+
+def grid_points(shape, affine):
+    return apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3))
+
+
+def test_an_oblique_series_of_unsorted_files_is_the_same_volume_in_space_as_itk_reads(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE, RescaleSlope=2, RescaleIntercept=-10)
+    write_series(sorted(files), tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    assert image.shape == brain.shape
+    assert np.array_equal(values_at(image, grid_points(brain.shape, AFFINE)), 2 * brain.ravel() - 10)
+    assert image.header["sform_code"] == image.header["qform_code"] == 1 and image.get_data_dtype() == np.int16
+    itk = pytest.importorskip("SimpleITK")
+    names = itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "in"))
+    read = itk.ReadImage(names)
+    steps = np.array(read.GetDirection()).reshape(3, 3) @ np.diag(read.GetSpacing())
+    ras = np.eye(4)
+    ras[:3] = np.diag([-1, -1, 1]) @ np.column_stack([steps, read.GetOrigin()])
+    voxels = itk.GetArrayFromImage(read).transpose(2, 1, 0)
+    assert np.array_equal(values_at(image, grid_points(voxels.shape, ras)), voxels.ravel())
+
+
+def test_a_dicom_seg_has_the_classes_at_their_place_and_names_its_source(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    classes = np.zeros(image.shape, np.uint8)
+    classes[10:20, 12:25, 5:13], classes[14:17, 15:20, 7:9], classes[28, 29, 3] = 2, 1, 3
+    write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+    seg, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(files[0])
+    assert (seg.Modality, seg.StudyInstanceUID) == ("SEG", source.StudyInstanceUID)
+    assert (seg.FrameOfReferenceUID, seg.PatientID) == (source.FrameOfReferenceUID, "H4711")
+    (series,) = seg.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID != seg.SeriesInstanceUID
+    named = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in seg.SegmentSequence]
+    assert [(code.CodeValue, code.CodingSchemeDesignator) for code in named] == [
+        ("6574001", "SCT"), ("79654002", "SCT"), ("108369006", "SCT")
+    ]  # fmt: skip
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Necrotic core", "Oedema", "Enhancing tumour"]
+    found, along = np.zeros(image.shape, np.uint8), axes_of(seg)
+    uids = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in files}
+    for frame, about in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence):
+        row, column = np.nonzero(frame)
+        origin = np.array(about.PlanePositionSequence[0].ImagePositionPatient, float)
+        lps = origin + np.outer(column, along[0]) + np.outer(row, along[1])
+        index = np.rint(apply_affine(np.linalg.inv(image.affine), lps * [-1, -1, 1])).astype(int)
+        found[tuple(index.T)] = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        reference = about.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        np.testing.assert_allclose(pydicom.dcmread(uids[reference]).ImagePositionPatient, origin, atol=1e-3)
+    assert np.array_equal(found, classes)
+
+
+@pytest.mark.slow
+def test_highdicom_reads_the_same_classes_also_where_there_is_no_tumour(brain, tmp_path):
+    import highdicom
+
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    random = np.random.default_rng(2).integers(0, 4, image.shape).astype(np.uint8)
+    for classes in (random, np.zeros_like(random)):
+        write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+        volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+        affine = volume.get_affine("RAS")
+        points = grid_points(volume.array.shape, affine)
+        index = np.rint(apply_affine(np.linalg.inv(image.affine), points)).astype(int)
+        assert np.array_equal(classes[tuple(index.T)], volume.array.ravel())
+        assert classes.sum() == volume.array.sum()
+
+
+@pytest.fixture(scope="module")
+def exported(brain, tmp_path_factory):
+    """Two patients as a PACS exports them: localizer, T1 without and with contrast, files without a suffix."""
+    root, affine = tmp_path_factory.mktemp("exported"), np.diag([-5.0, -5, 10, 1])
+    affine[:3, 3] = 80, 80, -80
+    for patient in ("H1", "H2"):
+        study = f"1.2.3.{patient[1]}"
+        same = {
+            "PatientID": patient,
+            "StudyInstanceUID": study,
+            "FrameOfReferenceUID": f"{study}.9",
+            "names": "I{:04d}",
+        }
+        localizer = {"SeriesDescription": "loc", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+        write_dicom(root / patient / "S1", brain[:, :, 8:10], affine, SeriesNumber=1, **localizer, **same)
+        write_dicom(root / patient / "S2", brain, affine, SeriesNumber=2, SeriesDescription="t1_mprage_tra", **same)
+        write_dicom(root / patient / "S3", brain, affine, SeriesNumber=3, **same)
+    (root / "README").write_text("exported")
+    (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    return root
+
+
+@pytest.fixture
+def studies(exported, tmp_path):
+    """A copy of the export that a test may spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "in"))
+
+
+def work(studies, **options):
+    return find_work(str(studies), output_dir=str(studies.parent / "out"), **options)
+
+
+def test_each_study_gives_the_image_of_its_t1ce_series_and_nothing_is_written_before_it_is_read(studies, caplog, brain):
+    caplog.set_level("INFO")
+    images = work(studies)
+    assert [image["case"] for image in images["all"]] == ["H1_20240105", "H2_20240105"]
+    about = images["all"][0]["dicom"]
+    assert about["number"] == "3" and about["description"] == "t1_mprage_tra_KM" and "(km)" in about["why"]
+    assert {path.split("/")[-2] for path in about["files"]} == {"S3"} and len(about["files"]) == brain.shape[2]
+    for row in ("taken +3 +t1_mprage_tra_KM", "2 +t1_mprage_tra .*no contrast", "1 +loc .*localizer"):
+        assert len(re.findall(row, caplog.text)) == 2, caplog.text
+    assert not (studies.parent / "out").exists()
+    checked = CheckedImages(images["left"], Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))
+    for entry in checked:
+        assert "fault" not in entry and "dicom" not in entry
+        assert sorted(np.unique(entry["image"])) == sorted(np.unique(brain))
+    record_inference(str(studies.parent / "out"), images["all"], [], {})
+    record = (studies.parent / "out" / "inference.json").read_text()
+    assert json.loads(record)["cases"][0]["dicom"]["series"] == pydicom.dcmread(about["files"][0]).SeriesInstanceUID
+    names = " ".join(str(path) for path in (studies.parent / "out").rglob("*"))
+    assert "Doe" not in record + names and "1960" not in record + names
+
+
+def test_series_names_the_series_of_each_study(studies):
+    for wanted in ("2", "*TRA", work(studies, series="2")["all"][0]["dicom"]["series"]):
+        images = work(studies, series=wanted)["all"]
+        assert len(images) == (1 if "." in wanted else 2) and all(image["dicom"]["number"] == "2" for image in images)
+    with pytest.raises(UserError, match=r"series is '9', which fits no series"):
+        work(studies, series="9")
+    with pytest.raises(UserError, match=r"2 series fit equally well: 2 \(t1_mprage_tra\), 3 .*--series"):
+        work(studies, series="*mprage*")
+
+
+def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studies, brain):
+    for file in sorted((studies / "H1" / "S3").iterdir())[3:5]:
+        file.unlink()
+    first, second = work(studies)["all"]
+    assert re.search(r"series 3 .*missing slice", first["fault"]) and "dicom" in second
+    entry = CheckedImages([first], Compose([LoadImaged("image")]))[0]
+    assert entry["fault"] == first["fault"] and "--series" in entry["remedy"]
+    for file in (studies / "H2" / "S3").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"(?s)H1.*missing slice.*H2.*no series is T1ce.*no contrast.*no study can"):
+        work(studies)
+
+
+def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    (out / "H1_20240105_seg.nii.gz").touch()
+    assert [image["case"] for image in work(studies)["left"]] == ["H2_20240105"]
+    with pytest.raises(UserError, match=r"H1_20240105_seg\.nii\.gz was predicted from"):
+        work(studies, series="2")
+
+
+def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):
+    monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"holds DICOM, but pydicom and highdicom is not installed: pip install"):
+        work(studies)
