@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from nibabel.affines import apply_affine
 
@@ -25,6 +26,7 @@ from scripts.errors import UserError  # noqa: E402
 from scripts.inference.dicom_seg import write_dicom_seg  # noqa: E402
 from scripts.inference.predictor import CheckedImages  # noqa: E402
 from scripts.inference.worklist import find_work, record_inference  # noqa: E402
+from scripts.method.resunet import ResUNet  # noqa: E402
 
 AFFINE = oblique()
 
@@ -290,7 +292,7 @@ def test_series_names_the_series_of_each_study(studies):
     for wanted in ("2", "*TRA", work(studies, series="2")["all"][0]["dicom"]["series"]):
         images = work(studies, series=wanted)["all"]
         assert len(images) == (1 if "." in wanted else 2) and all(image["dicom"]["number"] == "2" for image in images)
-    with pytest.raises(UserError, match=r"series is '9', which fits no series"):
+    with pytest.raises(UserError, match=r"series is '9', which fits no MR series"):
         work(studies, series="9")
     with pytest.raises(UserError, match=r"2 series fit equally well: 2 \(t1_mprage_tra\), 3 .*--series"):
         work(studies, series="*mprage*")
@@ -305,8 +307,19 @@ def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studie
     assert entry["fault"] == first["fault"] and "--series" in entry["remedy"]
     for file in (studies / "H2" / "S3").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"(?s)H1.*missing slice.*H2.*no series is T1ce.*no contrast.*no study can"):
+    with pytest.raises(UserError, match=r"(?s)t1_mprage_tra .*no contrast.*H1.*missing slice.*H2.*no series is T1ce"):
         work(studies)
+
+
+def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_of_their_own(studies, brain, caplog):
+    caplog.set_level("INFO")
+    same = {"PatientID": "H1", "StudyInstanceUID": "1.2.4.77777777"}
+    affine = np.diag([-5.0, -5, 10, 1])
+    write_dicom(studies / "more" / "S1", brain, affine, SeriesNumber=1, **same)
+    write_dicom(studies / "ct" / "S1", brain[:, :, :2], affine, Modality="CT", PatientID="H3")
+    cases = [image["case"] for image in work(studies)["all"]]
+    assert cases == ["H1_20240105_1231", "H1_20240105_77777777", "H2_20240105"]
+    assert "Left out 1 studies without MR (CT)." in caplog.text
 
 
 def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
@@ -314,7 +327,9 @@ def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
     record_inference(str(out), work(studies)["all"], [], {})
     (out / "H1_20240105_seg.nii.gz").touch()
     assert [image["case"] for image in work(studies)["left"]] == ["H2_20240105"]
-    with pytest.raises(UserError, match=r"H1_20240105_seg\.nii\.gz was predicted from"):
+    with pytest.raises(
+        UserError, match=r"H1_20240105_seg\.nii\.gz was predicted from series 3 .*S3, not from series 2 .*S2"
+    ):
         work(studies, series="2")
 
 
@@ -322,3 +337,113 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypa
     monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"holds DICOM, but pydicom and highdicom is not installed: pip install"):
         work(studies)
+
+
+COMPRESSED = ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless", "JPEGLosslessSV1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_compressed_images_as_archives_keep_them_are_read(syntax, brain, tmp_path):
+    gdcm = pytest.importorskip("gdcm", reason="the extra dicom is not installed")
+    kinds = {"RLELossless": "RLELossless", "JPEGLSLossless": "JPEGLSLossless", "JPEG2000Lossless": "JPEG2000Lossless",
+             "JPEGLosslessSV1": "JPEGLosslessProcess14_1"}  # fmt: skip
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    for file in files:
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kinds[syntax])))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(file))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID == getattr(pydicom.uid, syntax)
+    write_series(files, tmp_path / "b.nii.gz")
+    plain, unpacked = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    assert np.array_equal(plain.affine, unpacked.affine) and np.array_equal(plain.get_fdata(), unpacked.get_fdata())
+
+
+def as_enhanced(files, target):
+    """One enhanced MR file with the frames of these files, in their order."""
+    images = [pydicom.dcmread(file) for file in files]
+    one, same = images[0], pydicom.dcmread(files[0])
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    one.NumberOfFrames, one.PixelData = len(images), b"".join(image.PixelData for image in images)
+    shared, orientation, measures, values = Dataset(), Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = same.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = same.PixelSpacing, same.SliceThickness
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, 0, "US"
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    shared.PixelValueTransformationSequence = [values]
+    frames = []
+    for index, image in enumerate(images):
+        frame, place, content = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, content.DimensionIndexValues = image.ImagePositionPatient, [index + 1]
+        frame.PlanePositionSequence, frame.FrameContentSequence = [place], [content]
+        frames.append(frame)
+    one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence = [shared], frames
+    pointer, organisation = Dataset(), Dataset()
+    organisation.DimensionOrganizationUID = pointer.DimensionOrganizationUID = pydicom.uid.generate_uid()
+    pointer.DimensionIndexPointer, pointer.FunctionalGroupPointer = 0x00200032, 0x00209113
+    one.DimensionOrganizationSequence, one.DimensionIndexSequence = [organisation], [pointer]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(one, keyword)
+    one.save_as(target)
+
+
+@pytest.mark.slow
+def test_an_enhanced_file_is_the_same_volume_and_has_a_dicom_seg(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    (tmp_path / "enhanced").mkdir()
+    as_enhanced(files, tmp_path / "enhanced" / "IM0")
+    ((image,),) = [find_work(str(tmp_path / "enhanced"), output_dir=str(tmp_path / "out"))["all"]]
+    write_series(image["dicom"]["files"], tmp_path / "b.nii.gz")
+    plain, enhanced = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    points = grid_points(plain.shape, plain.affine)
+    assert np.array_equal(values_at(plain, points), values_at(enhanced, points))
+    classes = np.zeros(enhanced.shape, np.uint8)
+    classes[10:20, 12:25, 5:13] = 3
+    write_dicom_seg(tmp_path / "seg.dcm", classes, image["dicom"]["files"])
+    assert pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.sum() == (classes > 0).sum()
+
+
+@pytest.mark.slow
+def test_studies_with_the_skull_are_rejected_then_predicted_by_their_masks_and_reported(exported, tmp_path, command):
+    torch.manual_seed(0)
+    torch.save(ResUNet(1, 4, [4, 4, 8, 8], deep_supervision=1).state_dict(), tmp_path / "student.pt")
+    studies = Path(shutil.copytree(exported, tmp_path / "in"))
+    for file in (studies / "H2" / "S3").iterdir():
+        image = pydicom.dcmread(file)
+        pixels = image.pixel_array
+        image.PixelData = np.where(pixels > 0, pixels, 20).astype(np.uint16).tobytes()
+        image.save_as(file)
+    out = tmp_path / "out"
+    line = [
+        "scripts", "predict", "--dataset_dir", studies, "--output_dir", out, "--ckpt_path", tmp_path / "student.pt",
+        "--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--dicom_seg", "True", "--mirror", "False",
+    ]  # fmt: skip
+    first = command(*line)
+    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
+    assert re.search(
+        r"H2_20240105 .*voxels are not 0.*hd-bet.*--brain_mask .*images/H2_20240105_t1ce\.nii\.gz", first.stderr
+    )
+    assert {path.name for path in out.glob("*_seg.*")} == {"H1_20240105_seg.nii.gz", "H1_20240105_seg.dcm"}
+    (tmp_path / "masks").mkdir()
+    for path in (out / "images").iterdir():
+        image = nib.load(path)
+        mask = (np.asarray(image.dataobj) > 20).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "masks" / path.name.replace(".nii", "_bet.nii"))
+    masked = ["--brain_mask", str(tmp_path / "masks" / "*_t1ce_bet.nii.gz")]
+    again = command(*line, *masked)
+    assert again.returncode == 1 and "was predicted with brain mask None" in again.stderr
+    assert command(*line, *masked, "--overwrite", "True").returncode == 0
+    for case in ("H1_20240105", "H2_20240105"):
+        label = np.asarray(nib.load(out / f"{case}_seg.nii.gz").dataobj)
+        assert pydicom.dcmread(out / f"{case}_seg.dcm").pixel_array.sum() == (label > 0).sum() > 0
+    assert command("scripts", "report", "--run", out).returncode == 0
+    assert "H2_20240105" in (out / "report.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ EXPORT = "export the series again, or choose another by --series"
 
 
 def find_dicom(root: Path, output_dir: str) -> FolderFiles:
-    """DICOM files: ``volumes`` is these, or empty where the root is or holds NIfTI. The output folder is left out.
+    """DICOM files: ``volumes`` are these, or empty where the root is or holds NIfTI. The output folder is left out.
 
     Raises:
         UserError: if there are such files, and the packages that read them are not installed.
@@ -53,7 +54,9 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
     for path, _ in files.left_out:
         if own in path.resolve().parents or not path.is_file():
             continue
-        if is_dicom(path):
+        if not os.access(path, os.R_OK):
+            found.broken.append((path, "cannot be read (permission denied)"))
+        elif is_dicom(path):
             found.volumes.append(path)
         else:
             found.leave_out(path, "no DICOM file")
@@ -68,11 +71,8 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM says."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 @dataclass
@@ -167,9 +167,10 @@ def read_all_series(files: FolderFiles) -> dict[str, list[Series]]:
     """
     import pydicom
 
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # values that are not quite as they should
     images: dict[tuple[str, str], dict[str, tuple[Path, Any]]] = defaultdict(dict)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of each value that is not quite as the standard says
+        warnings.simplefilter("ignore")  # pydicom's, of files that it reads in spite of faults
         for path in tqdm(files.volumes, "reading DICOM headers", leave=False, disable=None):
             try:
                 image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
@@ -177,7 +178,7 @@ def read_all_series(files: FolderFiles) -> dict[str, list[Series]]:
                 names = [str(image[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID") if not index]
                 own = str(image.get("SOPInstanceUID", path))
             except Exception as error:  # pydicom fails in many ways
-                files.leave_out(path, f"damaged DICOM file, {type(error).__name__}")
+                files.leave_out(path, f"a damaged DICOM file, or of no study, {type(error).__name__}")
                 continue
             if index or own in images[names[0], names[1]]:
                 files.leave_out(path, "is the index" if index else "a second copy of an image")

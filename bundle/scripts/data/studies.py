@@ -58,16 +58,36 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     files.report(Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent)
     if wanted:
         studies = {uid: every for uid, every in studies.items() if any(asked_for(one, wanted) for one in every)}
+    studies = without_others(studies)
     names = case_names(studies)
-    images = [study_image(names[uid], studies[uid], output_dir, sequence, wanted) for uid in names]
+    images, tables = [], []
+    for uid, case in names.items():
+        verdicts = [judge(series) for series in studies[uid]]
+        chosen = [one for one in verdicts if asked_for(one.series, wanted)] if wanted else choose(verdicts)
+        tables.append(f"{case}\n{series_table(verdicts, chosen, wanted)}\n")
+        images.append(study_image(case, chosen, output_dir, sequence, wanted))
     if not images:
+        what = f"series is {wanted!r}, which fits no MR series" if wanted else "there is no MR series"
         raise UserError(
-            f"series is {wanted!r}, which fits no series below {dataset_dir}: give a UID, number or pattern."
+            f"{what} below {dataset_dir}: give a folder of T1ce studies, or a UID, number or pattern of one."
         )
     if all("fault" in image for image in images):
         lines = [f"{image['case']}: {image['fault']}: {image['remedy']}." for image in images]
-        raise UserError("\n".join([*lines, f"dataset_dir {dataset_dir}: no study can be predicted."]))
+        raise UserError("\n".join([*tables, *lines, f"dataset_dir {dataset_dir}: no study can be predicted."]))
+    for table in tables:
+        logger.info(table)
     return images
+
+
+def without_others(studies: Mapping[str, list[Series]]) -> dict[str, list[Series]]:
+    """The studies that have an MR series; the others, such as CT, are logged."""
+    kept = {uid: every for uid, every in studies.items() if any(series.get("Modality") == "MR" for series in every)}
+    if count := len(studies) - len(kept):
+        kinds = {
+            str(series.get("Modality", "unknown")) for uid in studies.keys() - kept.keys() for series in studies[uid]
+        }
+        logger.info(f"Left out {count} studies without MR ({', '.join(sorted(kinds))}).")
+    return kept
 
 
 def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
@@ -77,23 +97,20 @@ def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
         patient = re.sub(r"[^A-Za-z0-9.]+", "-", str(first.get("PatientID", "unknown"))).strip("-.") or "unknown"
         names[uid] = "_".join(filter(None, [patient, str(first.get("StudyDate"))]))
     taken = list(names.values())
-    names = {uid: name if taken.count(name) == 1 else f"{name}_{uid[-8:]}" for uid, name in names.items()}
+    names = {
+        uid: name if taken.count(name) == 1 else f"{name}_{uid.replace('.', '')[-8:]}" for uid, name in names.items()
+    }
     return dict(sorted(names.items(), key=lambda item: item[1]))
 
 
-def study_image(case: str, every: Sequence[Series], output_dir: str, sequence: str, wanted: str) -> dict[str, Any]:
-    """The image of one study, or its fault; logs the table of its series."""
-    verdicts = [judge(series) for series in every]
-    chosen = [verdict for verdict in verdicts if asked_for(verdict.series, wanted)] if wanted else choose(verdicts)
-    table = series_table(verdicts, chosen, wanted)
-    logger.info(f"{case}\n{table}\n")
+def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence: str, wanted: str) -> dict[str, Any]:
+    """The image of one study whose series is chosen, or its fault."""
     image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
     if len(chosen) != 1:
         several = ", ".join(f"{one.series.get('SeriesNumber')} ({one.series.description})" for one in chosen)
-        found = (
-            f"{len(chosen)} series fit equally well: {several}" if chosen else f"no series is T1ce of a head\n{table}\n"
-        )
-        return image | {"fault": found, "remedy": 'choose one by --series NUMBER, UID or "PATTERN of the description"'}
+        found = f"{len(chosen)} series fit equally well: {several}" if chosen else "no series is T1ce of a head"
+        remedy = 'see the table of its series, and choose one by --series NUMBER, UID or "PATTERN of the description"'
+        return image | {"fault": found, "remedy": remedy}
     (verdict,), series = chosen, chosen[0].series
     if fault := series.fault():
         return image | {

@@ -83,6 +83,9 @@ def find_work(
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
         dicom = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
+        if dicom and patient:
+            patients = choice.patients_of({image["case"]: image["case"] for image in dicom})
+            dicom = [image | {"patient": patients[image["case"]]} for image in dicom]
         images = dicom or find_images(dataset_dir, sequences[0], choice)
     if brain_mask and len(sequences) > 1:
         raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
@@ -160,7 +163,16 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
             raise UserError(f"{path} was predicted with brain mask {masks[0]}, not with {masks[1]}: {remedy}")
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
         if not overwrite and (changed or source["image"] != str(own)):
-            raise UserError(f"{path} was predicted from {source['image']}, not from {own} as it is now: {remedy}")
+            raise UserError(
+                f"{path} was predicted from {origin(source)}, not from {origin(image)} as it is now: {remedy}"
+            )
+
+
+def origin(image: Mapping[str, Any]) -> str:
+    """Where an image comes from, in words: its file, or the folder of its DICOM series."""
+    if dicom := image.get("dicom"):
+        return f"series {dicom['number']} ({dicom['description']}) of {Path(dicom['files'][0]).parent}"
+    return str(Path(ensure_tuple(image["image"])[0]).resolve())
 
 
 def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:
