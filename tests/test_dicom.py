@@ -294,8 +294,17 @@ def test_series_names_the_series_of_each_study(studies):
         assert len(images) == (1 if "." in wanted else 2) and all(image["dicom"]["number"] == "2" for image in images)
     with pytest.raises(UserError, match=r"series is '9', which fits no MR series"):
         work(studies, series="9")
-    with pytest.raises(UserError, match=r"2 series fit equally well: 2 \(t1_mprage_tra\), 3 .*--series"):
-        work(studies, series="*mprage*")
+    images = work(studies, series="*mprage*")["all"]  # of several the better one, after contrast
+    assert [image["dicom"]["number"] for image in images] == ["3", "3"]
+    assert "contrast" in images[0]["dicom"]["why"]
+
+
+def test_series_that_fit_equally_well_are_named(studies, brain):
+    same = {"PatientID": "H1", "StudyInstanceUID": "1.2.3.1", "SeriesNumber": 4, "SeriesDescription": "t1_fs_KM"}
+    write_dicom(studies / "H1" / "S4", brain, np.diag([-5.0, -5, 10, 1]), **same)
+    images = work(studies)["all"]
+    assert images[0]["fault"] == "2 series fit equally well: 3 (t1_mprage_tra_KM), 4 (t1_fs_KM)"
+    assert "dicom" in images[1] and "dicom" in work(studies, series="*_fs_*")["all"][0]
 
 
 def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studies, brain):
@@ -319,7 +328,7 @@ def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_o
     write_dicom(studies / "ct" / "S1", brain[:, :, :2], affine, Modality="CT", PatientID="H3")
     cases = [image["case"] for image in work(studies)["all"]]
     assert cases == ["H1_20240105_1231", "H1_20240105_77777777", "H2_20240105"]
-    assert "Left out 1 studies without MR (CT)." in caplog.text
+    assert "Studies without MR, which are left out: 1 (CT)." in caplog.text
 
 
 def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
@@ -335,7 +344,7 @@ def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
 
 def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):
     monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"holds DICOM, but pydicom and highdicom is not installed: pip install"):
+    with pytest.raises(UserError, match=r"holds DICOM, .* not installed \(pydicom, highdicom\): pip install"):
         work(studies)
 
 

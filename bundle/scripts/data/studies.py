@@ -56,16 +56,16 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
         )
     studies = read_all_series(files)
     files.report(Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent)
-    if wanted:
-        studies = {uid: every for uid, every in studies.items() if any(asked_for(one, wanted) for one in every)}
     studies = without_others(studies)
     names = case_names(studies)
+    if wanted:
+        names = with_series(names, studies, wanted)
     images, tables = [], []
     for uid, case in names.items():
         verdicts = [judge(series) for series in studies[uid]]
-        chosen = [one for one in verdicts if asked_for(one.series, wanted)] if wanted else choose(verdicts)
-        tables.append(f"{case}\n{series_table(verdicts, chosen, wanted)}\n")
-        images.append(study_image(case, chosen, output_dir, sequence, wanted))
+        chosen = choose_asked(verdicts, wanted) if wanted else choose(verdicts)
+        tables.append(f"{case}\n{series_table(verdicts, chosen)}\n")
+        images.append(study_image(case, chosen, output_dir, sequence))
     if not images:
         what = f"series is {wanted!r}, which fits no MR series" if wanted else "there is no MR series"
         raise UserError(
@@ -83,11 +83,28 @@ def without_others(studies: Mapping[str, list[Series]]) -> dict[str, list[Series
     """The studies that have an MR series; the others, such as CT, are logged."""
     kept = {uid: every for uid, every in studies.items() if any(series.get("Modality") == "MR" for series in every)}
     if count := len(studies) - len(kept):
-        kinds = {
-            str(series.get("Modality", "unknown")) for uid in studies.keys() - kept.keys() for series in studies[uid]
-        }
-        logger.info(f"Left out {count} studies without MR ({', '.join(sorted(kinds))}).")
+        kinds = {str(one.get("Modality", "unknown")) for uid in studies.keys() - kept.keys() for one in studies[uid]}
+        logger.info(f"Studies without MR, which are left out: {count} ({', '.join(sorted(kinds))}).")
     return kept
+
+
+def with_series(names: Mapping[str, str], studies: Mapping[str, list[Series]], wanted: str) -> dict[str, str]:
+    """The names of the studies that have a series of this name; the others are logged."""
+    kept = {uid: name for uid, name in names.items() if any(asked_for(one, wanted) for one in studies[uid])}
+    if kept and (others := [name for uid, name in names.items() if uid not in kept]):
+        logger.warning(f"Studies without series {wanted!r}, which are left out: {', '.join(others)}.")
+    return kept
+
+
+def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
+    """The series that ``--series`` names; of several those that fit best."""
+    asked = [verdict for verdict in verdicts if asked_for(verdict.series, wanted)]
+    for verdict in verdicts:
+        if verdict not in asked:
+            verdict.against = [f"not {wanted}"]
+    if len(asked) == 1:
+        asked[0].against, asked[0].reasons = [], [f"--series {wanted}"]
+    return choose(asked) or asked
 
 
 def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
@@ -103,7 +120,7 @@ def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
     return dict(sorted(names.items(), key=lambda item: item[1]))
 
 
-def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence: str, wanted: str) -> dict[str, Any]:
+def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence: str) -> dict[str, Any]:
     """The image of one study whose series is chosen, or its fault."""
     image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
     if len(chosen) != 1:
@@ -119,18 +136,15 @@ def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence:
         }
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}
-    known |= {"description": series.description, "why": f"--series {wanted}" if wanted else verdict.why}
+    known |= {"description": series.description, "why": verdict.why}
     return image | {"dicom": known | {"files": [str(path.resolve()) for path in series.files]}}
 
 
-def series_table(verdicts: Sequence[Verdict], chosen: Sequence[Verdict], wanted: str) -> str:
+def series_table(verdicts: Sequence[Verdict], chosen: Sequence[Verdict]) -> str:
     """All series of a study, with the reason for or against each."""
     rows = [("", "number", "description", "slices", "why")]
     for verdict in verdicts:
-        taken, why = verdict in chosen, verdict.why
-        if wanted:
-            why = f"--series {wanted}" if taken else f"not --series {wanted}"
-        series = verdict.series
-        mark = "taken" if taken and len(chosen) == 1 else "fits" if taken else ""
-        rows.append((mark, str(series.get("SeriesNumber", "-")), series.description, str(series.slices), why))
+        series, mark = verdict.series, "taken" if len(chosen) == 1 else "fits"
+        shown = (str(series.get("SeriesNumber", "-")), series.description, str(series.slices), verdict.why)
+        rows.append((mark if verdict in chosen else "", *shown))
     return format_table(rows, right=False)
