@@ -68,6 +68,7 @@ KINDS = {  # tags: the reason for or against
     "T1 FLAIR with contrast": ({}, "contrast"),
     "Ax BRAVO": (AGENT, "Gadovist"),
     "Sag 3D": (AGENT | T1_TIMES, "echo and repetition time"),
+    "t1_tirm_tra_dark-fluid KM": ({}, "contrast"),
     "T1 POSTOP": (AGENT, "Gadovist"),
     "T1 posterior fossa": ({}, "!no contrast"),
     "T1 pre op +C": ({}, "contrast"),
@@ -141,6 +142,7 @@ FAULTS = {
     "twice": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 30]}), "1 of 20 slices lie where another"),
     "mixed": (with_images(stack(20, 5), i7=SAGITTAL), "mixed slices of 2 directions"),
     "sizes": (with_images(stack(20, 5), i7={"Rows": 100}), "mixed slices of 2 sizes"),
+    "no size": (with_images(stack(20, 5), i7={"Rows": None}), "without Rows"),
     "no place": (stack(20, 5, ImagePositionPatient=None), "without ImagePositionPatient"),
     "one": (stack(1), "single slice"),
 }
@@ -340,6 +342,13 @@ def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
         UserError, match=r"H1_20240105_seg\.nii\.gz was predicted from series 3 .*S3, not from series 2 .*S2"
     ):
         work(studies, series="2")
+
+
+def test_a_full_disk_stops_the_prediction_and_is_no_fault_of_the_patient(studies, small_files):
+    checked = CheckedImages(work(studies)["left"], Compose([LoadImaged("image")]))
+    with small_files(1000), pytest.raises(UserError, match=r"H1_20240105_t1ce\.nii\.gz cannot be written"):
+        checked[0]
+    assert not list((studies.parent / "out").rglob("*.nii.gz"))
 
 
 def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):

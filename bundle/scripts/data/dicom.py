@@ -30,7 +30,8 @@ TAGS = [
     "ImagePositionPatient", "InstanceNumber",
 ]  # fmt: skip
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
-NEEDED = {"FrameOfReferenceUID": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+NEEDED = {"Rows": 1, "Columns": 1, "FrameOfReferenceUID": 1, "PixelSpacing": 2}
+NEEDED |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3}
 EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions are rounded
 TURNED = 1e-3  # parts of the slices' directions that differ by less are equal
 EXPORT = "export the series again, or choose another by --series"

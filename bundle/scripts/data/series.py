@@ -20,8 +20,8 @@ LONGEST_ECHO, LONGEST_REPETITION = 20, 1200  # ms, of T1 (spin echo; gradient ec
 # Words of descriptions, in lower case with single spaces.
 T1 = r"t1(?!\d)|mp ?rage|bravo|spgr|\btfl|vibe|flash"
 OTHERS = {
-    "T2": r"t2(?!\d)|tirm|stir",
-    "FLAIR": r"flair|dark fluid",
+    "T2": r"t2(?!\d)",
+    "FLAIR or STIR": r"flair|dark fluid|tirm|stir",
     "localizer": r"\bloc\b|locali[sz]|scout|survey|plane",
     "diffusion": r"dwi|\badc|diff|dti|trace|\bfa\b",
     "susceptibility": r"swi|swan|hemo|\bmag\b|\bpha\b|phase",
@@ -31,7 +31,10 @@ OTHERS = {
     "functional or spectroscopy": r"bold|fmri|ep2d|spectro|\bsvs\b|\bpress\b",
     "another part of the body": r"spine|\bneck|\bc sp|orbit|pituit|sella|\biac\b|cervi|thora|lumb",
 }
-BEFORE = r"\bpre\b(?! op)|precontrast|pre(contrast|gd|gad|km)|w/?o\b|without|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh|nativ|plain|\bohne\b|\bsans\b|\bsin\b"  # noqa: E501
+BEFORE = (
+    r"\bpre\b(?! op)|precontrast|pre(contrast|gd|gad|km)|w/?o\b|without|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh"
+    r"|nativ|plain|\bohne\b|\bsans\b|\bsin\b"
+)
 AFTER = r"\+ ?(c|gd|km|ce|k|contrast)\b|\bpost(?!er| ?op)|\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bc\+|\bkm\b|with c"
 PERHAPS = r"contrast|\benh"  # after contrast, unless a word of BEFORE is there
 NO_AGENT = {"", "no", "none", "n", "n/a", "na", "without", "0"}
@@ -61,8 +64,8 @@ def judge(series: Series) -> Verdict:
     kinds = [str(word).upper() for word in np.atleast_1d(series.get("ImageType", []))]
     judge_kind(verdict, kinds)
     others = [name for name, words in OTHERS.items() if re.search(words, text)]
-    if "FLAIR" in others and re.search(T1, text) and "T2" not in others:
-        others.remove("FLAIR")  # T1 FLAIR is T1
+    if "FLAIR or STIR" in others and re.search(T1, text) and "T2" not in others:
+        others.remove("FLAIR or STIR")  # T1 FLAIR is T1
     verdict.against += [f"{name} by its description" for name in others]
     if re.search(T1, text):
         verdict.reasons.append("description says T1")

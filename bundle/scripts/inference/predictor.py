@@ -62,6 +62,8 @@ class CheckedImages(Dataset):
         reading, self.reading = self.reading.get(index), {}
         try:
             loaded = reading.result() if reading else self.read(self.data[index])
+        except UserError:  # such as a full disk: the next one would fail in the same way
+            raise
         except ValueError as error:
             fault, remedy = (*error.args, REMEDY)[:2]
             if "dicom" in self.data[index] and remedy == STRIP:
