@@ -82,11 +82,8 @@ def find_work(
     elif len(sequences) > 1:
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
-        dicom = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
-        if dicom and patient:
-            patients = choice.patients_of({image["case"]: image["case"] for image in dicom})
-            dicom = [image | {"patient": patients[image["case"]]} for image in dicom]
-        images = dicom or find_images(dataset_dir, sequences[0], choice)
+        images = dicom_images(dataset_dir, output_dir, sequences[0], series, choice)
+        images = images or find_images(dataset_dir, sequences[0], choice)
     if brain_mask and len(sequences) > 1:
         raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
     if brain_mask:
@@ -99,6 +96,15 @@ def find_work(
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
+
+
+def dicom_images(dataset_dir: str, output_dir: str, sequence: str, series: str, choice: Choice) -> list[dict[str, Any]]:
+    """The images of DICOM studies; [] where there are none, or the user's patterns choose NIfTI files."""
+    images = [] if choice.globs else find_series(dataset_dir, output_dir, sequence, series)
+    if not (images and choice.patient):
+        return images
+    patients = choice.patients_of({image["case"]: image["case"] for image in images})
+    return [image | {"patient": patients[image["case"]]} for image in images]
 
 
 def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
