@@ -175,7 +175,7 @@ def test_label_maps_are_found_by_case(tmp_path):
 
 
 def test_files_of_a_prediction_are_named_after_the_case():
-    names = ["a_seg.nii.gz", "a_entropy.nii.gz", "a_variance.nii.gz", "a_probabilities.nii.gz"]
+    names = ["a_seg.nii.gz", "a_entropy.nii.gz", "a_variance.nii.gz", "a_probabilities.nii.gz", "a_seg.dcm"]
     assert maps_of("out", ["in/a_t1ce.nii.gz", "in/a_t2.nii.gz"]) == [Path("out", name) for name in names]
 
 

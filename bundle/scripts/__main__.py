@@ -73,11 +73,13 @@ def predict(dataset_dir: str, output_dir: str, method: str = "", **keys: str) ->
     Prints and runs MONAI's own command with configs/inference.yaml.
 
     Args:
-        dataset_dir: a NIfTI file, a folder of NIfTI files, or BraTS folders; all skull-stripped.
+        dataset_dir: a NIfTI file, a folder of NIfTI files, BraTS folders, or DICOM studies; skull-stripped, or with
+            --brain_mask.
         output_dir: folder for NAME_seg.nii.gz.
         method: overlays that change the student or its input, such as full_resolution.
         keys: any key of configs/inference.yaml, such as --ckpt_path FILE, --mirror False, --engine openvino or
-            --shard 1/4; also --t1, --t2, --flair and --label, which like --t1ce say by a pattern which files are which.
+            --shard 1/4, or with DICOM --series 7 and --dicom_seg True; also --t1, --t2, --flair and --label, which like
+            --t1ce say by a pattern which files are which.
     """
     roles = {*SEQUENCES, "label"} - {"t1ce"}  # inference.yaml names T1ce alone
     named = {f"names::{key}" if key in roles else key: value for key, value in keys.items()}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from scripts.data import plausible, volumes
+from scripts.data import plausible, skull, volumes
 from scripts.data.plausible import image_faults, probability_faults, tumour_faults
 from scripts.data.volumes import Finding, Volume, content_checksum, read_volume
 from scripts.errors import UserError
@@ -141,4 +141,4 @@ def read_targets(files: Mapping[str, Path]) -> FileReport:
 
 def checks() -> str:
     """What stands for the checks of a file: the checksum of their source, so that a change of any asks again."""
-    return "-".join(sha256(source)[:16] for source in (volumes.__file__, plausible.__file__, __file__))
+    return "-".join(sha256(source)[:16] for source in (volumes.__file__, plausible.__file__, skull.__file__, __file__))

@@ -42,7 +42,7 @@ class FolderFiles:
     def report(self, root: Path) -> None:
         """Log what is left out and why; files of another sequence, labels and texts are no surprise."""
         for reason, line in self.lines(root).items():
-            expected = reason.startswith("is ") or reason in ("no NIfTI file", "map of an inference")
+            expected = reason.startswith("is ") or reason in ("no NIfTI file", "no DICOM file", "map of an inference")
             (logger.info if expected else logger.warning)(line)
 
     def lines(self, root: Path) -> dict[str, str]:

@@ -83,9 +83,10 @@ def label_map(output_dir: str, image: str | Sequence[str], case: str | None = No
 
 
 def maps_of(output_dir: str, image: str | Sequence[str], case: str | None = None) -> list[Path]:
-    """Paths of all files that inference writes for an image: the label map and the maps of uncertainty.
+    """Paths of all files that inference writes for an image: the label map, the maps of uncertainty, the DICOM SEG.
 
     They are named after the case; without one, after the image.
     """
     case = case or case_of(image if isinstance(image, str) else image[0])
-    return [Path(output_dir, f"{case}_{ending}.nii.gz") for ending in ("seg", *MAP_ENDINGS)]
+    maps = [Path(output_dir, f"{case}_{ending}.nii.gz") for ending in ("seg", *MAP_ENDINGS)]
+    return [*maps, Path(output_dir, f"{case}_seg.dcm")]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from scripts.data.skull import skull_sign
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
 from scripts.labels import CLASSES, LABEL_VALUES, TARGETS
 
-__all__ = ["copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
+__all__ = ["STRIP", "copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
 
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
 MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
@@ -24,6 +25,7 @@ MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real seq
 LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
 MOST_TUMOUR_ML = 800  # largest tumour of real patients here: 330; brains: above 1,100
 SAMPLE = 4_000_000  # voxels that are enough to tell
+STRIP = "strip the skull (hd-bet, SynthStrip) and set the background to 0; predict also takes --brain_mask"
 
 
 def image_faults(volume: Volume) -> list[Finding]:
@@ -34,8 +36,8 @@ def image_faults(volume: Volume) -> list[Finding]:
     if not (voxels > 0).any():
         return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else [voxels]
-    voxel_ml = float(np.prod(voxel_sizes(volume.affine))) / 1000
-    return header_faults(volume) or [found for channel in channels for found in brain_faults(channel, voxel_ml)][:1]
+    spacing = voxel_sizes(volume.affine)
+    return header_faults(volume) or [found for channel in channels for found in brain_faults(channel, spacing)][:1]
 
 
 def header_faults(volume: Volume) -> list[Finding]:
@@ -56,13 +58,12 @@ def header_faults(volume: Volume) -> list[Finding]:
     return []
 
 
-def brain_faults(voxels: np.ndarray, voxel_ml: float) -> list[Finding]:
+def brain_faults(voxels: np.ndarray, spacing: np.ndarray) -> list[Finding]:
     """What is wrong with the values of one sequence (H, W, D), at most one finding."""
-    count = np.count_nonzero(voxels)
+    count, voxel_ml = np.count_nonzero(voxels), float(np.prod(spacing)) / 1000
     share = count / voxels.size
     if share > MOST_NOT_ZERO:
-        fault = f"{share:.0%} of the voxels are not 0, but all outside the brain must be"
-        return [(fault, "strip the skull (HD-BET, SynthStrip), and set the background to 0")]
+        return [(f"{share:.0%} of the voxels are not 0, but all outside the brain must be", STRIP)]
     if share == 0:
         return []  # one of several sequences
     if count * voxel_ml < LEAST_ML:
@@ -79,7 +80,7 @@ def brain_faults(voxels: np.ndarray, voxel_ml: float) -> list[Finding]:
         return [(f"almost the same value in the whole brain ({low:.3g} to {high:.3g})", remedy)]
     if flatness(voxels, max(abs(low), abs(top))) > MOST_FLAT:
         return [("most neighbours in the brain have the same value, as in a mask or a label map", remedy)]
-    return []
+    return [(sign, STRIP)] if (sign := skull_sign(voxels, spacing)) else []
 
 
 def flatness(voxels: np.ndarray, top: float) -> float:

@@ -16,8 +16,10 @@ from monai.transforms import Compose, MapTransform
 from monai.utils import ensure_tuple
 from torch.utils.data import get_worker_info
 
+from scripts.data.brain_mask import brain_of
+from scripts.data.dicom import write_series
 from scripts.data.faults import Fault, report_faults
-from scripts.data.plausible import copy_faults, image_faults
+from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
     Volume,
     check_shape,
@@ -56,12 +58,16 @@ class CheckedImages(Dataset):
         self.reading: dict[int, Future[dict[str, Any]]] = {}  # the next image, by its index
 
     def __getitem__(self, index: int) -> Any:
-        entry = self.data[index]
+        entry = {key: value for key, value in self.data[index].items() if key != "dicom"}
         reading, self.reading = self.reading.get(index), {}
         try:
-            loaded = reading.result() if reading else self.read(entry)
+            loaded = reading.result() if reading else self.read(self.data[index])
+        except UserError:  # such as a full disk: the next one would fail in the same way
+            raise
         except ValueError as error:
             fault, remedy = (*error.args, REMEDY)[:2]
+            if "dicom" in self.data[index] and remedy == STRIP:
+                remedy += f" (a mask of {entry['image']})"
             return entry | {"fault": fault, "remedy": remedy}
         finally:
             if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
@@ -74,6 +80,11 @@ class CheckedImages(Dataset):
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
+        if "fault" in entry:
+            raise ValueError(entry["fault"], entry["remedy"])
+        if "dicom" in entry:
+            write_series(entry["dicom"]["files"], Path(entry["image"]))
+            entry = {key: value for key, value in entry.items() if key != "dicom"}
         channels = len(SEQUENCES) if "channels" in entry else 1
         if isinstance(entry["image"], list):
             affine = check_images(entry["image"], channels)
@@ -84,7 +95,7 @@ class CheckedImages(Dataset):
         if isinstance(entry["image"], list):
             loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
-            check_image(loaded["image"], entry["image"], channels)
+            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
         return loaded
 
 
@@ -105,8 +116,9 @@ class CheckImaged(MapTransform):
         return dict(data)
 
 
-def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
-    """Give an image that was read from a file the affine that its header says, and look at it.
+def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "") -> None:
+    """Give an image that was read from a file the affine that its header says, set it to 0 outside the brain mask, if
+    there is one, and look at it.
 
     Raises:
         ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
@@ -115,7 +127,10 @@ def check_image(image: MetaTensor, path: str, channels: int = 1) -> None:
         check_type(path)
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
-    if faults := image_faults(check_shape(Volume(image.numpy(), *header), channels)):
+    volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
+    if brain_mask:
+        volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
+    if faults := image_faults(volume):
         raise ValueError(*faults[0])
 
 

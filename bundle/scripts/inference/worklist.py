@@ -11,8 +11,10 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
+from scripts.data.brain_mask import with_masks
 from scripts.data.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.data.datalist import datalist_images
+from scripts.data.studies import find_series
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.labels import SEQUENCES
@@ -24,7 +26,15 @@ __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
-CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
+CASE = {
+    "case?": str,
+    "image": str,
+    "prediction": str,
+    "size?": int,
+    "time_ns?": int,
+    "brain_mask?": str,
+    "dicom?": dict,
+}
 RECORD = {"cases?": [CASE], "settings?": dict}
 WAIT = 120  # seconds, while other shards write the record
 
@@ -38,11 +48,13 @@ def find_work(
     names: Mapping[str, str] | None = None,
     patient: str = "",
     shard: str = "",
+    brain_mask: str = "",
+    series: str = "",
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
     Args:
-        dataset_dir: one file, a folder of them, or the folder that the datalist's paths are relative to.
+        dataset_dir: one file, a folder of them, DICOM, or the folder that the datalist's paths are relative to.
         sequence: which files of a BraTS folder, or of the datalist, to take. Several are stacked, for a teacher.
         datalist: a file as written by python -m scripts datalist; all its cases are taken.
         output_dir: where label maps (NAME_seg.nii.gz) are.
@@ -50,6 +62,8 @@ def find_work(
         names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
         patient: regular expression of a case's name, whose group is the patient.
         shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
+        brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
+        series: which series of each DICOM study to take; see ``find_series``.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -59,6 +73,8 @@ def find_work(
     if set(sequences) - set(SEQUENCES):
         raise UserError(f"student_sequence is {sequence!r}, expected one or several of {list(SEQUENCES)}.")
     choice = Choice(names or {}, patient)
+    if series and (datalist or choice.globs or len(sequences) > 1):
+        raise UserError(f"series is {series!r}, which is of DICOM: leave it out, or datalist, patterns and sequences.")
     if datalist and (choice.globs or patient):
         raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out {[*choice.globs]}.")
     if datalist:
@@ -66,7 +82,12 @@ def find_work(
     elif len(sequences) > 1:
         images = case_images(find_cases(dataset_dir, choice), sequences)
     else:
-        images = find_images(dataset_dir, sequences[0], choice)
+        images = dicom_images(dataset_dir, output_dir, sequences[0], series, choice)
+        images = images or find_images(dataset_dir, sequences[0], choice)
+    if brain_mask and len(sequences) > 1:
+        raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
+    if brain_mask:
+        images = with_masks(images, brain_mask)
     images = [image | stamp(image) for image in share(images, shard)]
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
@@ -75,6 +96,15 @@ def find_work(
     if done := len(images) - len(left):
         logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
     return {"all": images, "left": left}
+
+
+def dicom_images(dataset_dir: str, output_dir: str, sequence: str, series: str, choice: Choice) -> list[dict[str, Any]]:
+    """The images of DICOM studies; [] where there are none, or the user's patterns choose NIfTI files."""
+    images = [] if choice.globs else find_series(dataset_dir, output_dir, sequence, series)
+    if not (images and choice.patient):
+        return images
+    patients = choice.patients_of({image["case"]: image["case"] for image in images})
+    return [image | {"patient": patients[image["case"]]} for image in images]
 
 
 def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
@@ -94,9 +124,13 @@ def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
 
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
-    """Size and time of the image's file, which tell whether it was replaced since it was predicted."""
-    path = Path(ensure_tuple(image["image"])[0])
-    return {"size": path.stat().st_size, "time_ns": path.stat().st_mtime_ns} if path.is_file() else {}
+    """Size and time of the image's files, mask included: they tell whether one was replaced since it was predicted."""
+    files = image.get("dicom", {}).get("files") or [ensure_tuple(image["image"])[0]]
+    paths = [*files, *filter(None, [image.get("brain_mask")])]
+    stats = [Path(path).stat() for path in paths if Path(path).is_file()]
+    if not stats:
+        return {}
+    return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
 def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
@@ -129,12 +163,22 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
     for path, image in label_maps.items():
         source = sources[path.name]
         own = Path(ensure_tuple(image["image"])[0]).resolve()
+        masks = [source.get("brain_mask"), str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None]
+        remedy = "give another output_dir, or --overwrite True to predict it again."
+        if not overwrite and masks[0] != masks[1]:
+            raise UserError(f"{path} was predicted with brain mask {masks[0]}, not with {masks[1]}: {remedy}")
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
         if not overwrite and (changed or source["image"] != str(own)):
             raise UserError(
-                f"{path} was predicted from {source['image']}, not from {own} as it is now: give another output_dir, "
-                "or --overwrite True to predict it again."
+                f"{path} was predicted from {origin(source)}, not from {origin(image)} as it is now: {remedy}"
             )
+
+
+def origin(image: Mapping[str, Any]) -> str:
+    """Where an image comes from, in words: its file, or the folder of its DICOM series."""
+    if dicom := image.get("dicom"):
+        return f"series {dicom['number']} ({dicom['description']}) of {Path(dicom['files'][0]).parent}"
+    return str(Path(ensure_tuple(image["image"])[0]).resolve())
 
 
 def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:

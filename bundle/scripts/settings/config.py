@@ -10,6 +10,7 @@ import logging
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pydoc import locate
@@ -42,6 +43,7 @@ def check_config(code_dir: str | None = None) -> None:
     """
     if line := command_as_typed():
         sys.excepthook = print_sentence
+    warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")  # of MONAI, about a reader that is not used
     options = command_line_options(shlex.split(line or ""))
     if code_dir:
         add_code(str(code_dir))

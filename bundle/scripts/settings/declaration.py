@@ -18,7 +18,7 @@ from scripts.method.resunet import STRIDE
 __all__ = ["TEXT", "check_values"]
 
 TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce", "patient"}
-TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri", "targets"}
+TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri", "targets", "brain_mask", "series"}
 
 
 def check_values(config: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ SIZE: Rule = (
 )
 FLAGS = (
     "strict overwrite lr_from_validation activation_checkpointing amp channels_last deterministic mirror uncertainty "
-    "probabilities"
+    "probabilities dicom_seg"
 )
 COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {

@@ -1,0 +1,159 @@
+"""Which series of a study is T1ce, and why: by description, contrast tags, kind of image, slices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scripts.data.dicom import Series
+
+__all__ = ["Verdict", "choose", "judge"]
+
+IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"}  # MR
+LEAST_MM = 100  # from the first slice to the last; whole heads have 120 and more
+ROUGHLY = 1.1  # voxels that differ by less count as equally fine
+LONGEST_ECHO, LONGEST_REPETITION = 20, 1200  # ms, of T1 (spin echo; gradient echoes with inversion repeat later)
+
+# Words of descriptions, in lower case with single spaces.
+T1 = r"t1(?!\d)|mp ?rage|bravo|spgr|\btfl|vibe|flash"
+OTHERS = {
+    "T2": r"t2(?!\d)",
+    "FLAIR or STIR": r"flair|dark fluid|tirm|stir",
+    "localizer": r"\bloc\b|locali[sz]|scout|survey|plane",
+    "diffusion": r"dwi|\badc|diff|dti|trace|\bfa\b",
+    "susceptibility": r"swi|swan|hemo|\bmag\b|\bpha\b|phase",
+    "perfusion": r"perf|\bdsc|\bdce|\basl|cbf|cbv|mtt|ttp|\bdyn|ktrans",
+    "angiography": r"\btof|mra\b|mrv\b|angio|venog",
+    "subtraction or projection": r"\bm(in)?ip\b|subtr|\bsub\b",
+    "functional or spectroscopy": r"bold|fmri|ep2d|spectro|\bsvs\b|\bpress\b",
+    "another part of the body": r"spine|\bneck|\bc sp|orbit|pituit|sella|\biac\b|cervi|thora|lumb",
+}
+BEFORE = (
+    r"\bpre\b(?! op)|precontrast|pre(contrast|gd|gad|km)|w/?o\b|without|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh"
+    r"|nativ|plain|\bohne\b|\bsans\b|\bsin\b"
+)
+AFTER = r"\+ ?(c|gd|km|ce|k|contrast)\b|\bpost(?!er| ?op)|\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bc\+|\bkm\b|with c"
+PERHAPS = r"contrast|\benh"  # after contrast, unless a word of BEFORE is there
+NO_AGENT = {"", "no", "none", "n", "n/a", "na", "without", "0"}
+
+
+@dataclass
+class Verdict:
+    """What speaks for a series as T1ce, and what against it."""
+
+    series: Series
+    reasons: list[str] = field(default_factory=list)
+    against: list[str] = field(default_factory=list)
+    said: bool = False  # the description tells contrast, not the tags alone
+    original: bool = True
+    axial: bool = False
+    thickness: float = np.inf  # longest edge of a voxel, mm
+
+    @property
+    def why(self) -> str:
+        return self.against[0] if self.against else "; ".join(self.reasons)
+
+
+def judge(series: Series) -> Verdict:
+    """What speaks for and against a series."""
+    verdict = Verdict(series)
+    text = re.sub(r"[\s_.,;:()^-]+", " ", series.description.lower())
+    kinds = [str(word).upper() for word in np.atleast_1d(series.get("ImageType", []))]
+    judge_kind(verdict, kinds)
+    others = [name for name, words in OTHERS.items() if re.search(words, text)]
+    if "FLAIR or STIR" in others and re.search(T1, text) and "T2" not in others:
+        others.remove("FLAIR or STIR")  # T1 FLAIR is T1
+    verdict.against += [f"{name} by its description" for name in others]
+    if re.search(T1, text):
+        verdict.reasons.append("description says T1")
+    elif is_t1(series) and not others:
+        verdict.reasons.append("echo and repetition time as of T1")
+    elif not others:
+        verdict.against.append("neither description nor times tell T1")
+    judge_contrast(verdict, text)
+    judge_slices(verdict)
+    verdict.original = "DERIVED" not in kinds[:1]
+    verdict.reasons += [] if verdict.original else ["derived, but no original one fits"]
+    return verdict
+
+
+def judge_kind(verdict: Verdict, kinds: Sequence[str]) -> None:
+    """Whether the files are grey MR images."""
+    series, against = verdict.series, verdict.against
+    if series.get("Modality") != "MR":
+        against.append(f"modality {series.get('Modality', 'unknown')}, not MR")
+    elif str(series.get("SOPClassUID")) not in IMAGES:
+        against.append("no MR image, such as a screenshot or a segmentation")
+    if series.number("SamplesPerPixel", 1) != 1:
+        against.append("colour image")
+    words = {
+        "LOCALIZER": "localizer",
+        "SUBTRACTION": "subtraction",
+        "PROJECTION IMAGE": "projection",
+        "MIP": "projection",
+    }
+    against += [f"{name} by its ImageType" for word, name in words.items() if word in kinds]
+
+
+def is_t1(series: Series) -> bool:
+    """Whether the times are those of T1."""
+    echo, repetition, inversion = map(series.number, ("EchoTime", "RepetitionTime", "InversionTime"))
+    inverted = 300 <= inversion <= 1300
+    return 0 < echo <= LONGEST_ECHO and repetition > 0 and (repetition <= LONGEST_REPETITION or inverted)
+
+
+def judge_contrast(verdict: Verdict, text: str) -> None:
+    """Whether the images were taken after contrast agent: the description counts before the tags."""
+    series = verdict.series
+    agent = str(series.get("ContrastBolusAgent")).strip()
+    given = agent.lower() not in NO_AGENT or bool(series.get("ContrastBolusAgentSequence"))
+    before, after = re.search(BEFORE, text), re.search(AFTER, text)
+    after = after or (None if before else re.search(PERHAPS, text))
+    if before and after:
+        verdict.against.append(f"description says before ({before[0].strip()}) and after contrast ({after[0].strip()})")
+    elif before:
+        verdict.against.append(f"before contrast by its description ({before[0].strip()})")
+    elif after:
+        verdict.reasons.append(f"contrast by its description ({after[0].strip()})")
+        verdict.said = True
+    elif given:
+        verdict.reasons.append(f"contrast agent in its tags ({agent or 'sequence'})")
+    else:
+        verdict.against.append("no contrast in description or tags")
+
+
+def judge_slices(verdict: Verdict) -> None:
+    """Whether the slices cover a head, and how thick they are."""
+    series = verdict.series
+    if series.multi_frame or series.lacking():
+        return
+    extent = float(np.ptp(series.places))
+    if extent < LEAST_MM:
+        verdict.against.append(f"covers {extent:.0f} mm, expected at least {LEAST_MM} mm of a head")
+    gaps = np.diff(np.sort(series.places))
+    verdict.thickness = max([*map(float, series.get("PixelSpacing")), float(np.median(gaps)) if len(gaps) else np.inf])
+    verdict.axial = int(np.argmax(np.abs(series.normal))) == 2
+
+
+def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The best of those that fit; several if they are equal. The others get the reason why another one is better."""
+    fit = [verdict for verdict in verdicts if not verdict.against]
+    fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
+    fit = keep(fit, lambda verdict: verdict.original, "is original")
+    finest = min((verdict.thickness for verdict in fit), default=0)
+    fit = keep(fit, lambda verdict: verdict.thickness <= ROUGHLY * finest, f"is the finest, {finest:.3g} mm")
+    return keep(fit, lambda verdict: verdict.axial, "is axial")
+
+
+def keep(fit: Sequence[Verdict], better: Callable[[Verdict], bool], reason: str) -> list[Verdict]:
+    """Those that are better, or all if none is; the reason is noted against the others."""
+    kept = [verdict for verdict in fit if better(verdict)] or list(fit)
+    for verdict in fit:
+        if verdict not in kept:
+            verdict.against.append(f"fits, but another one {reason}")
+        elif len(kept) < len(fit):
+            verdict.reasons.append(reason)
+    return kept

@@ -1,0 +1,150 @@
+"""The T1ce series of each study below a folder, as images to predict."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from scripts.data.dicom import EXPORT, Series, find_dicom, read_all_series
+from scripts.data.series import Verdict, choose, judge
+from scripts.errors import UserError
+from scripts.files import format_table
+
+__all__ = ["find_series"]
+
+logger = logging.getLogger(__name__)
+
+
+def asked_for(series: Series, text: str) -> bool:
+    """Whether ``--series`` names a series: by UID, by number, or by a pattern of its description."""
+    names = (str(series.get("SeriesInstanceUID")), str(series.get("SeriesNumber")))
+    return text in names or fnmatch(series.description.lower(), text.lower())
+
+
+def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wanted: str = "") -> list[dict[str, Any]]:
+    """The series to predict of each study below a folder, as images: ``{"image", "case", "dicom"}``; [] without DICOM.
+
+    ``image`` is where ``write_series`` is to put it. A study without a clear or whole series has ``fault`` and
+    ``remedy``. The log says of each series why it is taken or not.
+
+    Args:
+        dataset_dir: a folder, an enhanced DICOM file, or a DICOMDIR.
+        output_dir: where the volumes go, in ``images``.
+        sequence: named in the files.
+        wanted: UID, number or description (pattern) of the series, for studies where the choice is not clear.
+
+    Raises:
+        UserError: if no study has such a series.
+    """
+    files = find_dicom(Path(dataset_dir), output_dir)
+    if not files.volumes and wanted:
+        raise UserError(
+            f"series is {wanted!r}, but dataset_dir {dataset_dir} holds no DICOM, or NIfTI too: leave it out."
+        )
+    if not files.volumes:
+        return []
+    files.check(f"dataset_dir {dataset_dir}")
+    if Path(output_dir).resolve() == Path(dataset_dir).resolve():
+        raise UserError(f"output_dir is {output_dir}, where the DICOM files are: give another folder.")
+    if sequence != "t1ce" and not wanted:
+        raise UserError(
+            f"student_sequence is {sequence!r}, but only T1ce is found in DICOM: name the series by --series."
+        )
+    studies = read_all_series(files)
+    files.report(Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent)
+    studies = without_others(studies)
+    names = case_names(studies)
+    if wanted:
+        names = with_series(names, studies, wanted)
+    images, tables = [], []
+    for uid, case in names.items():
+        verdicts = [judge(series) for series in studies[uid]]
+        chosen = choose_asked(verdicts, wanted) if wanted else choose(verdicts)
+        tables.append(f"{case}\n{series_table(verdicts, chosen)}\n")
+        images.append(study_image(case, chosen, output_dir, sequence))
+    if not images:
+        what = f"series is {wanted!r}, which fits no MR series" if wanted else "there is no MR series"
+        raise UserError(
+            f"{what} below {dataset_dir}: give a folder of T1ce studies, or a UID, number or pattern of one."
+        )
+    if all("fault" in image for image in images):
+        lines = [f"{image['case']}: {image['fault']}: {image['remedy']}." for image in images]
+        raise UserError("\n".join([*tables, *lines, f"dataset_dir {dataset_dir}: no study can be predicted."]))
+    for table in tables:
+        logger.info(table)
+    return images
+
+
+def without_others(studies: Mapping[str, list[Series]]) -> dict[str, list[Series]]:
+    """The studies that have an MR series; the others, such as CT, are logged."""
+    kept = {uid: every for uid, every in studies.items() if any(series.get("Modality") == "MR" for series in every)}
+    if count := len(studies) - len(kept):
+        kinds = {str(one.get("Modality", "unknown")) for uid in studies.keys() - kept.keys() for one in studies[uid]}
+        logger.info(f"Studies without MR, which are left out: {count} ({', '.join(sorted(kinds))}).")
+    return kept
+
+
+def with_series(names: Mapping[str, str], studies: Mapping[str, list[Series]], wanted: str) -> dict[str, str]:
+    """The names of the studies that have a series of this name; the others are logged."""
+    kept = {uid: name for uid, name in names.items() if any(asked_for(one, wanted) for one in studies[uid])}
+    if kept and (others := [name for uid, name in names.items() if uid not in kept]):
+        logger.warning(f"Studies without series {wanted!r}, which are left out: {', '.join(others)}.")
+    return kept
+
+
+def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
+    """The series that ``--series`` names; of several those that fit best."""
+    asked = [verdict for verdict in verdicts if asked_for(verdict.series, wanted)]
+    for verdict in verdicts:
+        if verdict not in asked:
+            verdict.against = [f"not {wanted}"]
+    if len(asked) == 1:
+        asked[0].against, asked[0].reasons = [], [f"--series {wanted}"]
+    return choose(asked) or asked
+
+
+def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
+    """PATIENTID_DATE by study, sorted; the end of the study's UID is added where two studies would have one name."""
+    names: dict[str, str] = {}
+    for uid, (first, *_) in studies.items():
+        patient = re.sub(r"[^A-Za-z0-9.]+", "-", str(first.get("PatientID", "unknown"))).strip("-.") or "unknown"
+        names[uid] = "_".join(filter(None, [patient, str(first.get("StudyDate"))]))
+    taken = list(names.values())
+    names = {
+        uid: name if taken.count(name) == 1 else f"{name}_{uid.replace('.', '')[-8:]}" for uid, name in names.items()
+    }
+    return dict(sorted(names.items(), key=lambda item: item[1]))
+
+
+def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence: str) -> dict[str, Any]:
+    """The image of one study whose series is chosen, or its fault."""
+    image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
+    if len(chosen) != 1:
+        several = ", ".join(f"{one.series.get('SeriesNumber')} ({one.series.description})" for one in chosen)
+        found = f"{len(chosen)} series fit equally well: {several}" if chosen else "no series is T1ce of a head"
+        remedy = 'see the table of its series, and choose one by --series NUMBER, UID or "PATTERN of the description"'
+        return image | {"fault": found, "remedy": remedy}
+    (verdict,), series = chosen, chosen[0].series
+    if fault := series.fault():
+        return image | {
+            "fault": f"series {series.get('SeriesNumber')} ({series.description}): {fault}",
+            "remedy": EXPORT,
+        }
+    about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
+    known = {name: str(series.get(keyword)) for name, keyword in about.items()}
+    known |= {"description": series.description, "why": verdict.why}
+    return image | {"dicom": known | {"files": [str(path.resolve()) for path in series.files]}}
+
+
+def series_table(verdicts: Sequence[Verdict], chosen: Sequence[Verdict]) -> str:
+    """All series of a study, with the reason for or against each."""
+    rows = [("", "number", "description", "slices", "why")]
+    for verdict in verdicts:
+        series, mark = verdict.series, "taken" if len(chosen) == 1 else "fits"
+        shown = (str(series.get("SeriesNumber", "-")), series.description, str(series.slices), verdict.why)
+        rows.append((mark if verdict in chosen else "", *shown))
+    return format_table(rows, right=False)

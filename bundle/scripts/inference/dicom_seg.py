@@ -1,0 +1,103 @@
+"""Label maps as DICOM SEG, which refer to the series that they were made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from scripts.data.dicom import read_series
+from scripts.errors import UserError
+from scripts.files import replacing
+from scripts.labels import CLASS_COLOURS, CLASSES
+
+__all__ = ["SaveDicomSegd", "write_dicom_seg"]
+
+NAMES = {"NCR": "Necrotic core", "ED": "Oedema", "ET": "Enhancing tumour"}
+SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
+SERIES_NUMBER = 300  # of the SEG: this much above its source
+METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
+
+
+class SaveDicomSegd(MapTransform):
+    """Writes NAME_seg.dcm beside the label map, in the grid of the source series.
+
+    Args:
+        keys: network classes in the grid of the image's file, (1, H, W, D).
+        images: as find_work gives them; ``dicom`` of each names the files of its series.
+        output_dir: the folder to write to.
+
+    Raises:
+        UserError: if no image is of DICOM.
+    """
+
+    def __init__(self, keys: KeysCollection, images: Sequence[Mapping[str, Any]], output_dir: str) -> None:
+        super().__init__(keys)
+        self.files = {image["case"]: image["dicom"]["files"] for image in images if "dicom" in image}
+        self.output_dir = output_dir
+        if images and not self.files:
+            raise UserError("dicom_seg is True, but dataset_dir holds no DICOM: leave it out, or give DICOM studies.")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = data["case"]
+        for key in self.key_iterator(data):
+            write_dicom_seg(Path(self.output_dir, f"{case}_seg.dcm"), data[key][0].cpu().numpy(), self.files[case])
+        return dict(data)
+
+
+def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> None:
+    """Write network classes (column, row, slice) of a series as a binary DICOM SEG, a segment for each tumour class.
+
+    Patient and study are copied from the series. A class that is not there has a segment without voxels.
+    """
+    import highdicom as hd
+    from pydicom.uid import generate_uid
+
+    images, volume = read_series(files)
+    segmentation = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=volume.with_array(np.ascontiguousarray(classes.transpose(2, 1, 0)).astype(np.uint8)),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[describe(number) for number in range(1, len(CLASSES))],
+        series_instance_uid=generate_uid(),
+        series_number=int(images[0].get("SeriesNumber") or 0) + SERIES_NUMBER,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="MTCM-KD",
+        manufacturer_model_name="MTCM-KD",
+        software_versions=version(),
+        device_serial_number="0",
+        content_description="Brain tumour, research only",
+        content_label="BRAIN_TUMOUR",
+    )
+    segmentation.SeriesDescription = "Brain tumour segmentation (research only)"
+    with replacing(path) as partial:
+        segmentation.save_as(partial)
+
+
+def describe(number: int) -> Any:
+    """The description of the segment of a network class."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    name = CLASSES[number]
+    algorithm = hd.AlgorithmIdentificationSequence("MTCM-KD", codes.DCM.ArtificialIntelligence, version())
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=NAMES[name],
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=getattr(codes.SCT, SNOMED[name]),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        anatomic_regions=[codes.SCT.Brain],
+        display_color=hd.color.CIELabColor.from_string(CLASS_COLOURS[number]),
+    )
+
+
+def version() -> str:
+    return str(json.loads(METADATA.read_text(encoding="utf-8"))["version"])

@@ -1,0 +1,86 @@
+"""With a brain mask, an image with the skull gives the label map of the stripped one."""
+
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+from scripts.data.brain_mask import with_masks
+from scripts.errors import UserError
+from scripts.inference.predictor import CheckedImages
+from scripts.inference.worklist import find_work, record_inference
+
+
+@pytest.fixture
+def patient(cohort_source, tmp_path):
+    """A folder with a stripped image, the same with air and scalp around it, and its mask; and the stripped voxels."""
+    source = nib.load(cohort_source / "data" / "phantom_0001" / "phantom_0001_t1ce.nii.gz")
+    voxels = np.asarray(source.dataobj)
+    around = np.random.default_rng(0).uniform(1, voxels.max(), voxels.shape).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(np.where(voxels > 0, voxels, around), source.affine), tmp_path / "in" / "p_1.nii.gz")
+    nib.save(nib.Nifti1Image((voxels > 0).astype(np.uint8), source.affine), tmp_path / "p_1_bet.nii.gz")
+    return tmp_path, voxels, source.affine
+
+
+def read(folder, mask):
+    images = find_work(str(folder / "in"), brain_mask=str(folder / mask))["all"]
+    return CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
+
+
+@pytest.mark.parametrize("form", ["mask", "stripped image", "mask with turned axes"])
+def test_voxels_outside_the_mask_are_0_and_those_inside_stay(form, patient):
+    folder, voxels, affine = patient
+    if form == "stripped image":
+        nib.save(nib.Nifti1Image(voxels, affine), folder / "p_1_bet.nii.gz")
+    if form == "mask with turned axes":
+        nib.save(nib.as_closest_canonical(nib.load(folder / "p_1_bet.nii.gz")), folder / "p_1_bet.nii.gz")
+        assert not np.array_equal(nib.load(folder / "p_1_bet.nii.gz").affine, affine)
+    assert torch.equal(read(folder, "*_bet.nii.gz")["image"][0].as_subclass(torch.Tensor), torch.from_numpy(voxels))
+    assert "skull" in read(folder, "in/*.nii.gz")["remedy"]  # the image itself: nothing is taken away
+
+
+def test_masks_that_cannot_be_of_the_image_are_faults_of_its_patient(patient):
+    folder, voxels, affine = patient
+    wrong = {
+        "shape": nib.Nifti1Image(voxels[1:], affine),
+        "affine": nib.Nifti1Image(voxels, affine + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3)),
+        "0 everywhere": nib.Nifti1Image(np.zeros_like(voxels), affine),
+    }
+    for named, mask in wrong.items():
+        nib.save(mask, folder / "m.nii.gz")
+        entry = read(folder, "m.nii.gz")
+        assert re.search(rf"brain mask .*m\.nii\.gz.* {named}", entry["fault"]) and "hd-bet" in entry["remedy"]
+    images = [{"image": str(folder / "in" / "p_1.nii.gz"), "case": "p_1", "brain_mask": "none.nii.gz"}]
+    entry = CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
+    assert entry["fault"] == "there is no brain mask none.nii.gz"
+
+
+def test_a_pattern_names_the_mask_by_the_case():
+    images = [{"case": "a"}, {"case": "b_1"}]
+    with pytest.raises(UserError, match=r"one file for 2 images.*masks/a_bet"):
+        with_masks(images, "mask.nii.gz")
+    with pytest.raises(UserError, match=r"there is no no/a/a_mask\.nii\.gz"):
+        with_masks(images, "no/*/*_mask.nii.gz")
+
+
+def test_another_mask_is_noticed(patient):
+    folder = patient[0]
+    options = {"dataset_dir": str(folder / "in"), "output_dir": str(folder / "out")}
+    shutil.copy(folder / "p_1_bet.nii.gz", folder / "other.nii.gz")
+    masks = {name: str(folder / f"{name}.nii.gz") for name in ("p_1_bet", "other")}
+    record_inference(options["output_dir"], find_work(**options, brain_mask=masks["p_1_bet"])["all"], [], {})
+    record = json.loads((folder / "out" / "inference.json").read_text())
+    assert record["cases"][0]["brain_mask"] == masks["p_1_bet"]
+    (folder / "out" / "p_1_seg.nii.gz").touch()
+    assert find_work(**options, brain_mask=masks["p_1_bet"])["left"] == []
+    for mask in (masks["other"], ""):
+        with pytest.raises(
+            UserError, match=r"p_1_seg\.nii\.gz was predicted with brain mask .*p_1_bet\.nii\.gz, not with "
+        ):
+            find_work(**options, brain_mask=mask)

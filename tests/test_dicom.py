@@ -1,0 +1,467 @@
+"""DICOM in and out: which series is taken, its volume in space, and the DICOM SEG, against pydicom and ITK."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from nibabel.affines import apply_affine
+
+pydicom = pytest.importorskip("pydicom", minversion="3", reason="the extra dicom is not installed")
+pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+
+from pydicom.dataset import Dataset  # noqa: E402
+
+from dicom_folders import oblique, write_dicom  # noqa: E402
+from scripts.data import dicom  # noqa: E402
+from scripts.data.dicom import Series, write_series  # noqa: E402
+from scripts.data.phantom import draw_patient  # noqa: E402
+from scripts.data.series import choose, judge  # noqa: E402
+from scripts.errors import UserError  # noqa: E402
+from scripts.inference.dicom_seg import write_dicom_seg  # noqa: E402
+from scripts.inference.predictor import CheckedImages  # noqa: E402
+from scripts.inference.worklist import find_work, record_inference  # noqa: E402
+from scripts.method.resunet import ResUNet  # noqa: E402
+
+AFFINE = oblique()
+
+
+@pytest.fixture(scope="module")
+def brain():
+    """Whole numbers (column, row, slice) of 5 x 5 x 10 mm."""
+    return draw_patient(np.random.default_rng([3, 0]), 32)[0]["t1ce"].round()[:, :, ::2]
+
+
+def header(**tags):
+    """A header of one image of a T1ce series; None leaves a tag out."""
+    image, same = Dataset(), {
+        "Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "ImageType": ["ORIGINAL", "PRIMARY"],
+        "SeriesDescription": "t1_mprage_tra_KM", "PixelSpacing": [1, 1], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImagePositionPatient": [0, 0, 0], "FrameOfReferenceUID": "1.2.3", "Rows": 200, "Columns": 200,
+    }  # fmt: skip
+    for keyword, value in (same | tags).items():
+        if value is not None:
+            setattr(image, keyword, value)
+    return image
+
+
+def stack(count=150, gap=1.0, **tags):
+    """A series of so many slices."""
+    row, column = np.reshape(tags.get("ImageOrientationPatient") or [1.0, 0, 0, 0, 1, 0], (2, 3))
+    places = [(np.cross(row, column) * gap * index).tolist() for index in range(count)]
+    headers = [header(**({"ImagePositionPatient": place} | tags)) for place in places]
+    return Series(headers, [f"{index}" for index in range(count)])
+
+
+AGENT = {"ContrastBolusAgent": "Gadovist"}
+T1_TIMES = {"EchoTime": 10, "RepetitionTime": 500}
+KINDS = {  # tags: the reason for or against
+    "T1W +C": ({}, "contrast"),
+    "AX T1 POST GAD": ({}, "contrast"),
+    "t1_mprage_tra_p2_iso_KM": ({}, "contrast"),
+    "eT1W_3D_TFE C+": ({}, "contrast"),
+    "T1 FLAIR with contrast": ({}, "contrast"),
+    "Ax BRAVO": (AGENT, "Gadovist"),
+    "Sag 3D": (AGENT | T1_TIMES, "echo and repetition time"),
+    "t1_tirm_tra_dark-fluid KM": ({}, "contrast"),
+    "T1 POSTOP": (AGENT, "Gadovist"),
+    "T1 posterior fossa": ({}, "!no contrast"),
+    "T1 pre op +C": ({}, "contrast"),
+    "AX T1": ({}, "!no contrast"),
+    "T1 axial": ({"ContrastBolusAgent": "NONE"}, "!no contrast"),
+    "AX T1 PRE": (AGENT, "!before contrast"),
+    "AX T1 W/O CONTRAST": (AGENT, "!before contrast"),
+    "T1 nativ": (AGENT, "!before contrast"),
+    "T1 non-contrast": (AGENT, "!before contrast"),
+    "T1 pre and post": ({}, "!before .* and after"),
+    "T2 FLAIR +C": ({}, "!T2"),
+    "FLAIR post": ({}, "!FLAIR"),
+    "Sag 3D +C": ({"EchoTime": 90, "RepetitionTime": 4000}, "!neither"),
+    "T1 +C SUB": ({}, "!subtraction"),
+    "T1 +C MIP": ({}, "!projection"),
+    "T1 C SPINE +C": ({}, "!another part"),
+    "t1 perf dyn KM": ({}, "!perfusion"),
+    "T1 +C 3-plane loc": ({}, "!localizer"),
+    "T1 +C ": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "!localizer"),
+    "T1 +C  ": ({"Modality": "CT"}, "!modality CT"),
+    "T1 +C   ": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "!screenshot"),
+    "T1 +C    ": ({"ImageOrientationPatient": None}, "contrast"),  # a fault, once it is chosen
+}
+
+
+@pytest.mark.parametrize("description", KINDS)
+def test_a_series_is_judged_by_its_description_and_tags(description):
+    tags, expected = KINDS[description]
+    verdict = judge(stack(2, 120, SeriesDescription=description, **tags))
+    assert bool(verdict.against) == expected.startswith("!"), verdict
+    assert re.search(expected.lstrip("!"), "; ".join(verdict.against or verdict.reasons)), verdict
+
+
+SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+CHOICES = [  # the first is better, by the reason
+    (stack(SeriesDescription="T1 +C"), stack(SeriesDescription="T1", **AGENT), "says contrast"),
+    (stack(50, 3), stack(ImageType=["DERIVED", "SECONDARY", "MPR"]), "is original"),
+    (stack(**SAGITTAL), stack(30, 5), "finest, 1 mm"),
+    (stack(30, 5), stack(30, 5, **SAGITTAL), "is axial"),
+]
+
+
+@pytest.mark.parametrize("better, other, reason", CHOICES, ids=[reason for *_, reason in CHOICES])
+def test_the_better_of_two_series_is_chosen_and_the_reason_told(better, other, reason):
+    for order in ((better, other), (other, better)):
+        verdicts = [judge(series) for series in order]
+        (chosen,) = choose(verdicts)
+        assert chosen.series is better and reason in chosen.why
+        assert all(reason in verdict.why for verdict in verdicts)
+    assert len(choose([judge(better), judge(better)])) == 2
+
+
+def with_images(series, **changes):
+    """The series with some images changed, or left out where the change is None."""
+    for index, tags in changes.items():
+        for keyword, value in (tags or {}).items():
+            setattr(series.headers[int(index[1:])], keyword, value)
+    kept = [image for index, image in enumerate(series.headers) if changes.get(f"i{index}", {}) is not None]
+    return Series(kept, series.files[: len(kept)])
+
+
+FAULTS = {
+    "whole": (stack(20, 5), r"^$"),
+    "turned": (stack(20, 5, **SAGITTAL), r"^$"),
+    "rounded positions": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 35.04]}), r"^$"),
+    "missing": (
+        with_images(stack(20, 5), i7=None, i8=None, i12=None),
+        "^3 missing .*: 15 mm after slice .*elsewhere 5 mm",
+    ),
+    "uneven": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 36]}), "4 to 6 mm apart"),
+    "twice": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 30]}), "1 of 20 slices lie where another"),
+    "mixed": (with_images(stack(20, 5), i7=SAGITTAL), "mixed slices of 2 directions"),
+    "sizes": (with_images(stack(20, 5), i7={"Rows": 100}), "mixed slices of 2 sizes"),
+    "no size": (with_images(stack(20, 5), i7={"Rows": None}), "without Rows"),
+    "no place": (stack(20, 5, ImagePositionPatient=None), "without ImagePositionPatient"),
+    "one": (stack(1), "single slice"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_images_that_are_no_volume_are_a_fault(kind):
+    series, expected = FAULTS[kind]
+    assert re.search(expected, series.fault())
+
+
+def axes_of(seg):
+    """Directions of row and column, and the distances along them, of a SEG."""
+    (shared,) = seg.SharedFunctionalGroupsSequence
+    row, column = np.reshape([*map(float, shared.PlaneOrientationSequence[0].ImageOrientationPatient)], (2, 3))
+    down, right = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    return right * row, down * column
+
+
+def values_at(image, points):
+    """Voxels of a NIfTI image at points of the patient, in RAS mm."""
+    index = np.rint(apply_affine(np.linalg.inv(image.affine), points)).astype(int)
+    return np.asarray(image.dataobj)[tuple(index.T)]
+
+
+def grid_points(shape, affine):
+    return apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3))
+
+
+def test_an_oblique_series_of_unsorted_files_is_the_same_volume_in_space_as_itk_reads(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE, RescaleSlope=2, RescaleIntercept=-10)
+    write_series(sorted(files), tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    assert image.shape == brain.shape
+    assert np.array_equal(values_at(image, grid_points(brain.shape, AFFINE)), 2 * brain.ravel() - 10)
+    assert image.header["sform_code"] == image.header["qform_code"] == 1 and image.get_data_dtype() == np.int16
+    itk = pytest.importorskip("SimpleITK")
+    names = itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "in"))
+    read = itk.ReadImage(names)
+    steps = np.array(read.GetDirection()).reshape(3, 3) @ np.diag(read.GetSpacing())
+    ras = np.eye(4)
+    ras[:3] = np.diag([-1, -1, 1]) @ np.column_stack([steps, read.GetOrigin()])
+    voxels = itk.GetArrayFromImage(read).transpose(2, 1, 0)
+    assert np.array_equal(values_at(image, grid_points(voxels.shape, ras)), voxels.ravel())
+
+
+def test_a_dicom_seg_has_the_classes_at_their_place_and_names_its_source(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    classes = np.zeros(image.shape, np.uint8)
+    classes[10:20, 12:25, 5:13], classes[14:17, 15:20, 7:9], classes[28, 29, 3] = 2, 1, 3
+    write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+    seg, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(files[0])
+    assert (seg.Modality, seg.StudyInstanceUID) == ("SEG", source.StudyInstanceUID)
+    assert (seg.FrameOfReferenceUID, seg.PatientID) == (source.FrameOfReferenceUID, "H4711")
+    (series,) = seg.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID != seg.SeriesInstanceUID
+    named = [segment.SegmentedPropertyTypeCodeSequence[0] for segment in seg.SegmentSequence]
+    assert [(code.CodeValue, code.CodingSchemeDesignator) for code in named] == [
+        ("6574001", "SCT"), ("79654002", "SCT"), ("108369006", "SCT")
+    ]  # fmt: skip
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["Necrotic core", "Oedema", "Enhancing tumour"]
+    found, along = np.zeros(image.shape, np.uint8), axes_of(seg)
+    uids = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in files}
+    for frame, about in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence):
+        row, column = np.nonzero(frame)
+        origin = np.array(about.PlanePositionSequence[0].ImagePositionPatient, float)
+        lps = origin + np.outer(column, along[0]) + np.outer(row, along[1])
+        index = np.rint(apply_affine(np.linalg.inv(image.affine), lps * [-1, -1, 1])).astype(int)
+        found[tuple(index.T)] = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        reference = about.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        np.testing.assert_allclose(pydicom.dcmread(uids[reference]).ImagePositionPatient, origin, atol=1e-3)
+    assert np.array_equal(found, classes)
+
+
+@pytest.mark.slow
+def test_highdicom_reads_the_same_classes_also_where_there_is_no_tumour(brain, tmp_path):
+    import highdicom
+
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    random = np.random.default_rng(2).integers(0, 4, image.shape).astype(np.uint8)
+    for classes in (random, np.zeros_like(random)):
+        write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+        volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
+        affine = volume.get_affine("RAS")
+        points = grid_points(volume.array.shape, affine)
+        index = np.rint(apply_affine(np.linalg.inv(image.affine), points)).astype(int)
+        assert np.array_equal(classes[tuple(index.T)], volume.array.ravel())
+        assert classes.sum() == volume.array.sum()
+
+
+@pytest.fixture(scope="module")
+def exported(brain, tmp_path_factory):
+    """Two patients as a PACS exports them: localizer, T1 without and with contrast, files without a suffix."""
+    root, affine = tmp_path_factory.mktemp("exported"), np.diag([-5.0, -5, 10, 1])
+    affine[:3, 3] = 80, 80, -80
+    for patient in ("H1", "H2"):
+        study = f"1.2.3.{patient[1]}"
+        same = {
+            "PatientID": patient,
+            "StudyInstanceUID": study,
+            "FrameOfReferenceUID": f"{study}.9",
+            "names": "I{:04d}",
+        }
+        localizer = {"SeriesDescription": "loc", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+        write_dicom(root / patient / "S1", brain[:, :, 8:10], affine, SeriesNumber=1, **localizer, **same)
+        write_dicom(root / patient / "S2", brain, affine, SeriesNumber=2, SeriesDescription="t1_mprage_tra", **same)
+        write_dicom(root / patient / "S3", brain, affine, SeriesNumber=3, **same)
+    (root / "README").write_text("exported")
+    (root / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    return root
+
+
+@pytest.fixture
+def studies(exported, tmp_path):
+    """A copy of the export that a test may spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "in"))
+
+
+def work(studies, **options):
+    return find_work(str(studies), output_dir=str(studies.parent / "out"), **options)
+
+
+def test_each_study_gives_the_image_of_its_t1ce_series_and_nothing_is_written_before_it_is_read(studies, caplog, brain):
+    caplog.set_level("INFO")
+    images = work(studies)
+    assert [image["case"] for image in images["all"]] == ["H1_20240105", "H2_20240105"]
+    about = images["all"][0]["dicom"]
+    assert about["number"] == "3" and about["description"] == "t1_mprage_tra_KM" and "(km)" in about["why"]
+    assert {path.split("/")[-2] for path in about["files"]} == {"S3"} and len(about["files"]) == brain.shape[2]
+    for row in ("taken +3 +t1_mprage_tra_KM", "2 +t1_mprage_tra .*no contrast", "1 +loc .*localizer"):
+        assert len(re.findall(row, caplog.text)) == 2, caplog.text
+    assert not (studies.parent / "out").exists()
+    checked = CheckedImages(images["left"], Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))
+    for entry in checked:
+        assert "fault" not in entry and "dicom" not in entry
+        assert sorted(np.unique(entry["image"])) == sorted(np.unique(brain))
+    record_inference(str(studies.parent / "out"), images["all"], [], {})
+    record = (studies.parent / "out" / "inference.json").read_text()
+    assert json.loads(record)["cases"][0]["dicom"]["series"] == pydicom.dcmread(about["files"][0]).SeriesInstanceUID
+    names = " ".join(str(path) for path in (studies.parent / "out").rglob("*"))
+    assert "Doe" not in record + names and "1960" not in record + names
+
+
+def test_series_names_the_series_of_each_study(studies):
+    for wanted in ("2", "*TRA", work(studies, series="2")["all"][0]["dicom"]["series"]):
+        images = work(studies, series=wanted)["all"]
+        assert len(images) == (1 if "." in wanted else 2) and all(image["dicom"]["number"] == "2" for image in images)
+    with pytest.raises(UserError, match=r"series is '9', which fits no MR series"):
+        work(studies, series="9")
+    images = work(studies, series="*mprage*")["all"]  # of several the better one, after contrast
+    assert [image["dicom"]["number"] for image in images] == ["3", "3"]
+    assert "contrast" in images[0]["dicom"]["why"]
+
+
+def test_series_that_fit_equally_well_are_named(studies, brain):
+    same = {"PatientID": "H1", "StudyInstanceUID": "1.2.3.1", "SeriesNumber": 4, "SeriesDescription": "t1_fs_KM"}
+    write_dicom(studies / "H1" / "S4", brain, np.diag([-5.0, -5, 10, 1]), **same)
+    images = work(studies)["all"]
+    assert images[0]["fault"] == "2 series fit equally well: 3 (t1_mprage_tra_KM), 4 (t1_fs_KM)"
+    assert "dicom" in images[1] and "dicom" in work(studies, series="*_fs_*")["all"][0]
+
+
+def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studies, brain):
+    for file in sorted((studies / "H1" / "S3").iterdir())[3:5]:
+        file.unlink()
+    first, second = work(studies)["all"]
+    assert re.search(r"series 3 .*missing slice", first["fault"]) and "dicom" in second
+    entry = CheckedImages([first], Compose([LoadImaged("image")]))[0]
+    assert entry["fault"] == first["fault"] and "--series" in entry["remedy"]
+    for file in (studies / "H2" / "S3").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"(?s)t1_mprage_tra .*no contrast.*H1.*missing slice.*H2.*no series is T1ce"):
+        work(studies)
+
+
+def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_of_their_own(studies, brain, caplog):
+    caplog.set_level("INFO")
+    same = {"PatientID": "H1", "StudyInstanceUID": "1.2.4.77777777"}
+    affine = np.diag([-5.0, -5, 10, 1])
+    write_dicom(studies / "more" / "S1", brain, affine, SeriesNumber=1, **same)
+    write_dicom(studies / "ct" / "S1", brain[:, :, :2], affine, Modality="CT", PatientID="H3")
+    cases = [image["case"] for image in work(studies)["all"]]
+    assert cases == ["H1_20240105_1231", "H1_20240105_77777777", "H2_20240105"]
+    assert "Studies without MR, which are left out: 1 (CT)." in caplog.text
+
+
+def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    (out / "H1_20240105_seg.nii.gz").touch()
+    assert [image["case"] for image in work(studies)["left"]] == ["H2_20240105"]
+    with pytest.raises(
+        UserError, match=r"H1_20240105_seg\.nii\.gz was predicted from series 3 .*S3, not from series 2 .*S2"
+    ):
+        work(studies, series="2")
+
+
+def test_a_full_disk_stops_the_prediction_and_is_no_fault_of_the_patient(studies, small_files):
+    checked = CheckedImages(work(studies)["left"], Compose([LoadImaged("image")]))
+    with small_files(1000), pytest.raises(UserError, match=r"H1_20240105_t1ce\.nii\.gz cannot be written"):
+        checked[0]
+    assert not list((studies.parent / "out").rglob("*.nii.gz"))
+
+
+def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):
+    monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"holds DICOM, .* not installed \(pydicom, highdicom\): pip install"):
+        work(studies)
+
+
+COMPRESSED = ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless", "JPEGLosslessSV1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", COMPRESSED)
+def test_compressed_images_as_archives_keep_them_are_read(syntax, brain, tmp_path):
+    gdcm = pytest.importorskip("gdcm", reason="the extra dicom is not installed")
+    kinds = {"RLELossless": "RLELossless", "JPEGLSLossless": "JPEGLSLossless", "JPEG2000Lossless": "JPEG2000Lossless",
+             "JPEGLosslessSV1": "JPEGLosslessProcess14_1"}  # fmt: skip
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    for file in files:
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, kinds[syntax])))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(file))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID == getattr(pydicom.uid, syntax)
+    write_series(files, tmp_path / "b.nii.gz")
+    plain, unpacked = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    assert np.array_equal(plain.affine, unpacked.affine) and np.array_equal(plain.get_fdata(), unpacked.get_fdata())
+
+
+def as_enhanced(files, target):
+    """One enhanced MR file with the frames of these files, in their order."""
+    images = [pydicom.dcmread(file) for file in files]
+    one, same = images[0], pydicom.dcmread(files[0])
+    one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    one.NumberOfFrames, one.PixelData = len(images), b"".join(image.PixelData for image in images)
+    shared, orientation, measures, values = Dataset(), Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = same.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = same.PixelSpacing, same.SliceThickness
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, 0, "US"
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    shared.PixelValueTransformationSequence = [values]
+    frames = []
+    for index, image in enumerate(images):
+        frame, place, content = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, content.DimensionIndexValues = image.ImagePositionPatient, [index + 1]
+        frame.PlanePositionSequence, frame.FrameContentSequence = [place], [content]
+        frames.append(frame)
+    one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence = [shared], frames
+    pointer, organisation = Dataset(), Dataset()
+    organisation.DimensionOrganizationUID = pointer.DimensionOrganizationUID = pydicom.uid.generate_uid()
+    pointer.DimensionIndexPointer, pointer.FunctionalGroupPointer = 0x00200032, 0x00209113
+    one.DimensionOrganizationSequence, one.DimensionIndexSequence = [organisation], [pointer]
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(one, keyword)
+    one.save_as(target)
+
+
+@pytest.mark.slow
+def test_an_enhanced_file_is_the_same_volume_and_has_a_dicom_seg(brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    write_series(files, tmp_path / "a.nii.gz")
+    (tmp_path / "enhanced").mkdir()
+    as_enhanced(files, tmp_path / "enhanced" / "IM0")
+    ((image,),) = [find_work(str(tmp_path / "enhanced"), output_dir=str(tmp_path / "out"))["all"]]
+    write_series(image["dicom"]["files"], tmp_path / "b.nii.gz")
+    plain, enhanced = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    points = grid_points(plain.shape, plain.affine)
+    assert np.array_equal(values_at(plain, points), values_at(enhanced, points))
+    classes = np.zeros(enhanced.shape, np.uint8)
+    classes[10:20, 12:25, 5:13] = 3
+    write_dicom_seg(tmp_path / "seg.dcm", classes, image["dicom"]["files"])
+    assert pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.sum() == (classes > 0).sum()
+
+
+@pytest.mark.slow
+def test_studies_with_the_skull_are_rejected_then_predicted_by_their_masks_and_reported(exported, tmp_path, command):
+    torch.manual_seed(0)
+    torch.save(ResUNet(1, 4, [4, 4, 8, 8], deep_supervision=1).state_dict(), tmp_path / "student.pt")
+    studies = Path(shutil.copytree(exported, tmp_path / "in"))
+    for file in (studies / "H2" / "S3").iterdir():
+        image = pydicom.dcmread(file)
+        pixels = image.pixel_array
+        image.PixelData = np.where(pixels > 0, pixels, 20).astype(np.uint16).tobytes()
+        image.save_as(file)
+    out = tmp_path / "out"
+    line = [
+        "scripts", "predict", "--dataset_dir", studies, "--output_dir", out, "--ckpt_path", tmp_path / "student.pt",
+        "--student_widths", "[4,4,8,8]", "--window_size", "[16,16,16]", "--dicom_seg", "True", "--mirror", "False",
+    ]  # fmt: skip
+    first = command(*line)
+    assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
+    assert re.search(
+        r"H2_20240105 .*voxels are not 0.*hd-bet.*--brain_mask .*images/H2_20240105_t1ce\.nii\.gz", first.stderr
+    )
+    assert {path.name for path in out.glob("*_seg.*")} == {"H1_20240105_seg.nii.gz", "H1_20240105_seg.dcm"}
+    (tmp_path / "masks").mkdir()
+    for path in (out / "images").iterdir():
+        image = nib.load(path)
+        mask = (np.asarray(image.dataobj) > 20).astype(np.uint8)
+        nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "masks" / path.name.replace(".nii", "_bet.nii"))
+    masked = ["--brain_mask", str(tmp_path / "masks" / "*_t1ce_bet.nii.gz")]
+    again = command(*line, *masked)
+    assert again.returncode == 1 and "was predicted with brain mask None" in again.stderr
+    assert command(*line, *masked, "--overwrite", "True").returncode == 0
+    for case in ("H1_20240105", "H2_20240105"):
+        label = np.asarray(nib.load(out / f"{case}_seg.nii.gz").dataobj)
+        assert pydicom.dcmread(out / f"{case}_seg.dcm").pixel_array.sum() == (label > 0).sum() > 0
+    assert command("scripts", "report", "--run", out).returncode == 0
+    assert "H2_20240105" in (out / "report.html").read_text()
