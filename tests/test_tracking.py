@@ -18,6 +18,7 @@ from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS
 from scripts.errors import UserError
 from scripts.files import read_table, write_table
 from scripts.method.resunet import ResUNet
+from scripts.training.mlflow_facts import parameters
 from scripts.training.mlflow_run import MlflowRun
 from scripts.training.tracking import Tracking, send_evaluation, send_run
 from scripts.workflow import command_as_typed, run_line
@@ -120,6 +121,8 @@ def test_mlflow_shows_what_people_compare(store, tmp_path):
         "learning_rate": "0.01", "roi_size": "[16, 16, 16]", "spacing": "none", "seed": "3", "training_patients": "2",
         "validation_patients": "1", "amp": "True", "device": "2 × H", "clip_gradient": "1",
     }  # fmt: skip
+    older = {key: value for key, value in ABOUT.items() if key != "teachers"}
+    assert parameters("training", older)["teachers"] == "flair, t1+t2, adc"
     tags = run.data.tags
     assert tags["training.command"] == ABOUT["typed"] and tags["mlflow.source.name"] == "python -m scripts train"
     assert tags["mlflow.source.git.commit"] == "abc" and tags["mlflow.source.git.dirty"] == "true"

@@ -47,7 +47,7 @@ def parameters(stage: str, about: Mapping[str, Any]) -> dict[str, str]:
     config = about.get("configuration") or {}
     facts: dict[str, Any] = {"method": method(about)}
     if stage == "training":
-        teachers = about.get("teachers") or ()
+        teachers = list(about.get("teachers", resolve(config, "teachers") or ()))  # older records do not name them
         facts |= {name: resolve(config, key) for name, key in COMPARED.items()}
         facts |= {
             "student": str(facts["student"]).rpartition(".")[2],
