@@ -26,6 +26,24 @@ UNCERTAINTY = "uncertainty"  # of the strategy, the scoring method and an image'
 class LabelApp(bundle_app.MyApp, MONAILabelApp):
     """The app that the server runs. MONAI Label looks for a class with MONAILabelApp among its bases."""
 
+    def init_datastore(self) -> Any:
+        """MONAI Label's store, which would answer 500 to an unknown image, and delete the file behind a link."""
+        store = super().init_datastore()
+        save, remove = store.save_label, store.remove_image
+
+        def save_label(image: str, *label: Any) -> str:
+            check_image(image, store)
+            return save(image, *label)
+
+        def remove_image(image: str) -> None:
+            check_image(image, store)
+            if Path(self.studies, store.get_image_info(image).get("name", "")).is_symlink():
+                raise HTTPException(403, f"image {image!r} is a patient's file, which this server does not delete.")
+            remove(image)
+
+        store.save_label, store.remove_image = save_label, remove_image
+        return store
+
     def init_strategies(self) -> dict[str, Any]:
         most_uncertain = Epistemic(key=UNCERTAINTY, desc="The study with the most uncertain label map")
         return {UNCERTAINTY: most_uncertain, **super().init_strategies()}

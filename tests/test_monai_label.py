@@ -176,6 +176,13 @@ def post(address, **fields):
         return error.code, error.read()
 
 
+def send(method, address, file=None):
+    """Status and body of a request with a file."""
+    line = ["curl", "-s", "-w", " %{http_code}", "-X", method, *(["-F", f"label=@{file}"] if file else []), address]
+    body, _, status = subprocess.run(line, capture_output=True, text=True).stdout.rpartition(" ")
+    return int(status), body
+
+
 def map_uncertainty(out, image):
     """Entropy in the brain for each voxel of tumour, from what ``predict`` wrote."""
     entropy, labels = (
@@ -222,4 +229,12 @@ def test_the_server_gives_the_label_map_that_inference_writes(server, study, tmp
     first, second = (json.loads(post(f"{server}/activelearning/uncertainty")[1]) for _ in range(2))
     assert [first["id"], second["id"]] == sorted(scores, key=scores.get, reverse=True)
     assert first["uncertainty"] == pytest.approx(scores[first["id"]], rel=0.3)  # of another grid
+    label = tmp_path / "out" / "case_seg.nii.gz"
+    status, answer = send("PUT", f"{server}/datastore/label?image=nobody", label)
+    assert status == 404 and "image is 'nobody'" in answer
+    assert send("PUT", f"{server}/datastore/label?image=case", label)[0] == 200
+    assert (tmp_path / "labels" / "labels" / "final" / "case.nii.gz").read_bytes() == label.read_bytes()
+    for image, code in (("other", 403), ("nobody", 404)):
+        status, answer = send("DELETE", f"{server}/datastore/image?id={image}")
+        assert status == code and f"image '{image}'" in answer.replace("image is", "image")
     assert sorted(path.name for path in study.parent.iterdir()) == ["case.nii.gz", "empty.nii.gz", "other.nii.gz"]
