@@ -1,6 +1,6 @@
 # make demo: the main job on phantom patients, from nothing to a table, a picture and a report, 5 minutes on two cores
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
-# make label STUDIES=DIR [PORT=8000]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
+# make label STUDIES=DIR [LABELS=DIR] [PORT=8000] [HOST=127.0.0.1]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
 # make zoo: what the Model Zoo asks of a bundle
 # make viewer: takes NiiVue, the report's viewer, from its npm package again; wants npm
 # make faults: kills, full and read-only disks, lost helpers, long runs; prints trials and failures; an hour of one core
@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 LABEL := .venv-label
 PORT := 8000
+HOST := 127.0.0.1
 APP := serving/app
 BIN := $(abspath $(VENV))/bin
 DEMO := $(abspath demo)
@@ -18,7 +19,7 @@ PAGE := $(abspath bundle/scripts/report/page)
 NIIVUE := 0.69.0
 DATA := --dataset_dir $(DEMO)/data --datalist $(DEMO)/datalist.json
 
-.PHONY: demo test test-slow faults zoo label benchmark viewer lint clean
+.PHONY: demo test test-slow faults zoo label studies benchmark viewer lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -55,14 +56,17 @@ zoo: $(VENV)/ready
 	$(BIN)/flake8 --max-line-length 120 --extend-ignore E203 bundle tests/zoo
 
 $(LABEL)/ready: pyproject.toml
+	@echo "Once: MONAI Label 0.8.5, PyTorch and what they need go into $(LABEL): 4 GB (more with CUDA), about 5 minutes."
 	$(PYTHON) -m venv $(LABEL)
-	$(LABEL)/bin/pip install -q --disable-pip-version-check torch==2.13.0
-	$(LABEL)/bin/pip install -q --disable-pip-version-check ".[label]"
+	$(LABEL)/bin/pip install --disable-pip-version-check torch==2.13.0
+	$(LABEL)/bin/pip install --disable-pip-version-check ".[label]"
 	touch $@
 
-label: $(LABEL)/ready
-	@test -n "$(STUDIES)" || { echo "make label wants STUDIES=DIR, a folder of T1ce volumes"; exit 2; }
-	exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --port $(PORT) --app $(APP)
+studies:
+	@test -n "$(STUDIES)" || { echo "make label wants STUDIES=DIR, a folder of patients or T1ce volumes"; exit 2; }
+
+label: studies $(LABEL)/ready
+	@exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --labels "$(LABELS)" --host $(HOST) --port $(PORT) --app $(APP)
 
 benchmark: $(VENV)/ready
 	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }

@@ -6,10 +6,12 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import nibabel as nib
@@ -51,11 +53,53 @@ def test_images_and_labels_alone_train_the_student_alone(run_id, cohort_source, 
     assert not any(name.startswith(("loss/teacher", "loss/distil", "weight/")) for name in row)
 
 
-def test_the_server_checks_images_as_inference_does(cohort_source, tmp_path):
-    """The copy's preprocessing, as MONAI Label reads it: without the data set of inference.yaml."""
+@pytest.fixture(scope="module")
+def serve():
+    """serving/serve.py, which is not in a package."""
     spec = importlib.util.spec_from_file_location("serve", ROOT / "serving" / "serve.py")
-    serve = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(serve)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_server_works_in_a_folder_of_links(serve, cohort, tmp_path, capsys):
+    patients, labels = cohort / "data", tmp_path / "labels"
+    before = sorted(cohort.rglob("*"))
+    labels.mkdir()
+    (labels / "uploaded.nii.gz").touch()
+    (labels / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    assert serve.view(str(patients), str(labels)) == labels
+    links = {path.name: path.resolve() for path in labels.iterdir() if path.is_symlink()}
+    assert links == {f"{p.name}.nii.gz": p / f"{p.name}_t1ce.nii.gz" for p in patients.iterdir() if p.is_dir()}
+    assert sorted(cohort.rglob("*")) == before and (labels / "uploaded.nii.gz").is_file()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(links["phantom_0001.nii.gz"], flat / "b.nii.gz")
+    assert serve.view(str(flat), str(flat)) == flat and [path.name for path in flat.iterdir()] == ["b.nii.gz"]
+    (flat / "labels" / "final").mkdir(parents=True)
+    (flat / "labels" / "final" / "b.nii.gz").touch()
+    serve.view(str(flat), str(labels))
+    assert {path.name for path in labels.iterdir()} == {"uploaded.nii.gz", "b.nii.gz"}
+    assert f"LABELS={flat} goes on there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("studies", "labels", "sentence"),
+    [
+        ("nowhere", "", "STUDIES is .*nowhere', which is no folder"),
+        ("empty", "", "STUDIES is .*empty': .*empty"),
+        ("data", "data", "LABELS is .*data', .*phantom_0000_t1ce.nii.gz"),
+        ("data", "data/labels", "LABELS is .*expected STUDIES itself or a folder apart"),
+    ],
+)
+def test_studies_that_cannot_be_served_are_named(serve, cohort, studies, labels, sentence):
+    (cohort / "empty").mkdir()
+    with pytest.raises(SystemExit, match=sentence):
+        serve.view(str(cohort / studies), labels and str(cohort / labels))
+
+
+def test_the_server_checks_images_as_inference_does(serve, cohort_source, tmp_path):
+    """The copy's preprocessing, as MONAI Label reads it: without the data set of inference.yaml."""
     (tmp_path / "main.py").touch()  # MONAI Label's app is there
     for _ in range(2):
         serve.stage(tmp_path)
@@ -76,12 +120,14 @@ def test_the_server_checks_images_as_inference_does(cohort_source, tmp_path):
 
 @pytest.fixture
 def study(tmp_path, cohort_source):
-    """One T1ce volume, turned and with odd sizes, as the only study."""
+    """A T1ce volume, turned and with odd sizes; beside it, another one and one without a brain."""
     source = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
     voxels = np.asarray(source.dataobj)[:, :, :29].transpose(2, 0, 1)[::-1]
     affine = np.array([[0, 0, 4.5, -60], [-3.1, 0, 0, 50], [0, 2.9, 0, -30], [0, 0, 0, 1]])
     (tmp_path / "studies").mkdir()
     nib.save(nib.Nifti1Image(voxels.astype(np.float32), affine), tmp_path / "studies" / "case.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), affine), tmp_path / "studies" / "empty.nii.gz")
+    shutil.copy(cohort_source / "data/phantom_0003/phantom_0003_t1ce.nii.gz", tmp_path / "studies" / "other.nii.gz")
     return tmp_path / "studies" / "case.nii.gz"
 
 
@@ -89,7 +135,8 @@ def study(tmp_path, cohort_source):
 def server(study, tmp_path, free_port):
     """``make label``, in a process group of its own."""
     port = free_port()
-    line = ["make", "label", f"STUDIES={study.parent}", f"PORT={port}", f"APP={tmp_path / 'app'}"]
+    folders = [f"STUDIES={study.parent}", f"LABELS={tmp_path / 'labels'}", f"APP={tmp_path / 'app'}"]
+    line = ["make", "label", *folders, f"PORT={port}"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
@@ -110,26 +157,63 @@ def server(study, tmp_path, free_port):
     process.wait(timeout=60)
 
 
+def post(address, **fields):
+    """Status and body of a POST of form fields."""
+    boundary = "b0undary"
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+        for key, value in fields.items()
+    ]
+    request = urllib.request.Request(
+        address,
+        data=(("".join(parts) + f"--{boundary}--\r\n") if parts else "").encode(),
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"} if parts else {},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def send(method, address, file=None):
+    """Status and body of a request with a file."""
+    line = ["curl", "-s", "-w", " %{http_code}", "-X", method, *(["-F", f"label=@{file}"] if file else []), address]
+    body, _, status = subprocess.run(line, capture_output=True, text=True).stdout.rpartition(" ")
+    return int(status), body
+
+
+def map_uncertainty(out, image):
+    """Entropy in the brain for each voxel of tumour, from what ``predict`` wrote."""
+    entropy, labels = (
+        np.asarray(nib.load(out / f"{image.name[:-7]}_{kind}.nii.gz").dataobj) for kind in ("entropy", "seg")
+    )
+    brain = np.asarray(nib.load(image).dataobj) != 0
+    return entropy[brain].sum() / max(1, (labels[brain] > 0).sum())
+
+
 @pytest.mark.slow
 def test_the_server_gives_the_label_map_that_inference_writes(server, study, tmp_path, command):
     with urllib.request.urlopen(f"{server}/info/") as answer:
         info = json.load(answer)
     assert info["models"][NAME]["labels"] == {"ncr": 1, "ed": 2, "et": 4}
     assert NAME in info["trainers"]
-    boundary, body = "b0undary", json.dumps({"device": "cpu"})
-    form = f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\n\r\n{body}\r\n--{boundary}--\r\n'
-    request = urllib.request.Request(
-        f"{server}/infer/{NAME}?image=case&output=image",
-        data=form.encode(),
-        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
-    )
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        (tmp_path / "served.nii.gz").write_bytes(answer.read())
+    status, served = post(f"{server}/infer/{NAME}?image=case&output=image", params=json.dumps({"device": "cpu"}))
+    assert status == 200
+    (tmp_path / "served.nii.gz").write_bytes(served)
+    for address, code, sentence in [
+        (f"infer/{NAME}?image=nobody&output=image", 404, "image is 'nobody', .*: case, empty, other"),
+        ("infer/nothing?image=case&output=image", 404, f"model is 'nothing', expected one of: {NAME}"),
+        (f"infer/{NAME}?image=empty&output=image", 422, "empty.nii.gz"),
+        ("activelearning/best", 404, "strategy is 'best', expected one of: uncertainty, random, first"),
+    ]:
+        status, answer = post(f"{server}/{address}", **({"params": "{}"} if "infer" in address else {}))
+        assert status == code and re.search(sentence, json.loads(answer)["detail"]), answer
     result = command(
-        "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", study,
-        "--output_dir", tmp_path / "out",
+        "monai.bundle", "run", "--config_file", "configs/inference.yaml", "--dataset_dir", study.parent,
+        "--output_dir", tmp_path / "out", "--uncertainty", "True",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert "empty.nii.gz" in result.stderr, result.stderr[-2000:]
     image, served, written = (
         nib.load(p) for p in (study, tmp_path / "served.nii.gz", tmp_path / "out/case_seg.nii.gz")
     )
@@ -138,3 +222,19 @@ def test_the_server_gives_the_label_map_that_inference_writes(server, study, tmp
     labels = np.asarray(served.dataobj)
     assert set(np.unique(labels)) <= {0, 1, 2, 4}
     assert (labels == np.asarray(written.dataobj)).mean() > 0.999 and (labels > 0).any()
+    deadline = time.time() + 300
+    while json.load(urllib.request.urlopen(f"{server}/scoring/"))["status"] != "DONE" and time.time() < deadline:
+        time.sleep(1)
+    scores = {name: map_uncertainty(tmp_path / "out", study.parent / f"{name}.nii.gz") for name in ("case", "other")}
+    first, second = (json.loads(post(f"{server}/activelearning/uncertainty")[1]) for _ in range(2))
+    assert [first["id"], second["id"]] == sorted(scores, key=scores.get, reverse=True)
+    assert first["uncertainty"] == pytest.approx(scores[first["id"]], rel=0.3)  # of another grid
+    label = tmp_path / "out" / "case_seg.nii.gz"
+    status, answer = send("PUT", f"{server}/datastore/label?image=nobody", label)
+    assert status == 404 and "image is 'nobody'" in answer
+    assert send("PUT", f"{server}/datastore/label?image=case", label)[0] == 200
+    assert (tmp_path / "labels" / "labels" / "final" / "case.nii.gz").read_bytes() == label.read_bytes()
+    for image, code in (("other", 403), ("nobody", 404)):
+        status, answer = send("DELETE", f"{server}/datastore/image?id={image}")
+        assert status == code and f"image '{image}'" in answer.replace("image is", "image")
+    assert sorted(path.name for path in study.parent.iterdir()) == ["case.nii.gz", "empty.nii.gz", "other.nii.gz"]

@@ -67,15 +67,16 @@ def test_the_server_listens_on_this_machine_alone_unless_asked(tmp_path, monkeyp
     spec = importlib.util.spec_from_file_location("serve", ROOT / "serving" / "serve.py")
     serve = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(serve)
-    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "a.nii.gz").touch()
     lines = []
     monkeypatch.setattr(serve, "stage", lambda app: None)
     monkeypatch.setattr(serve.os, "execve", lambda program, arguments, environment: lines.append(arguments))
-    monkeypatch.setattr("sys.argv", ["serve.py", "--studies", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["serve.py", "--studies", f"{tmp_path}/studies", "--labels", f"{tmp_path}/labels"])
     serve.main()
     (line,) = lines
     assert line[line.index("--host") + 1] == "127.0.0.1"
-    assert "--host" not in re.search(r"\nlabel:.*?\n\n", (ROOT / "Makefile").read_text(), re.DOTALL)[0]
+    assert re.search(r"^HOST := 127\.0\.0\.1$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):

@@ -12,15 +12,44 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from conftest import METHOD, TINY, TINY_TEACHERS
+from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS
 from scripts.errors import UserError
-from scripts.files import flatten, read_table, write_table
+from scripts.files import read_table, write_table
 from scripts.method.resunet import ResUNet
+from scripts.training.mlflow_facts import parameters
 from scripts.training.mlflow_run import MlflowRun
-from scripts.training.tracking import Tracking, send_run
+from scripts.training.tracking import Tracking, send_evaluation, send_run
+from scripts.workflow import command_as_typed, run_line
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '.[track]'")
+DIGEST = "d3" * 32
+ABOUT = {  # a training's record
+    "command": "python -m monai.bundle run training --config_file \"['configs/train.yaml', 'configs/two_levels.yaml', "
+    "'../mine.yaml', 'configs/multi_gpu_train.yaml']\" --output_dir run --epochs 2 --clip_gradient 1",
+    "typed": "python -m scripts train --method two_levels,../mine.yaml --epochs 2 --clip_gradient 1",
+    "revision": "abc+",
+    "seed": 3,
+    "data": {"datalist": "/lists/datalist.json", "sha256": DIGEST},
+    "cases": [{}, {}],
+    "validation_patients": 1,
+    "teachers": ["flair", "two"],
+    "amp": True,
+    "machine": {"gpus": ["H"], "processes": 2},
+    "configuration": {
+        "dataset_dir": "/patients/brats", "network_def": {"_target_": "scripts.method.resunet.ResUNet"},
+        "student_sequence": "t1ce", "student_widths": [8, 16], "epochs": 2, "batch_size": 2, "learning_rate": "@rate",
+        "rate": 0.01, "roi_size": "@window_size", "window_size": [16, 16, 16], "spacing": None, "fold": "$None",
+        "seed": 3, "soft_target": {"temperature": 2.0}, "confidence": None,
+        "teachers": {
+            "flair": {"sequences": ["flair"], "network": {"widths": [4, 8]}},
+            "two": {"sequences": ["t1", "t2"], "network": "%teachers::flair::network"},
+            "left_out": {"sequences": ["adc"]},
+        },
+        "loss": {"terms": {"student": {"weight": 0.75}, "distil": {"_target_": "x"}, "off": None}},
+    },
+}  # fmt: skip
 ROW = {"loss/total": 1.5, "weight/t1": 0.05}
 
 
@@ -48,6 +77,12 @@ def server(tmp_path_factory, free_port):
     process.wait()
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store in a file, which takes MLflow seconds to make."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/store.db"
+
+
 def write_history(folder, epochs):
     write_table(folder / "history.csv", [{"epoch": epoch, **ROW} for epoch in range(1, epochs + 1)])
 
@@ -56,27 +91,96 @@ def run_of(folder, uri):
     return mlflow.MlflowClient(uri).get_run(json.loads((folder / "mlflow.json").read_text())["run_id"])
 
 
-def test_a_folder_is_sent_once_and_then_what_is_new(tmp_path):
-    uri, folder = f"sqlite:///{tmp_path}/store.db", tmp_path / "run"
+def test_a_folder_is_sent_once_and_then_what_is_new(store, tmp_path):
+    uri, folder = store, tmp_path / "run"
     with pytest.raises(UserError, match=f"run {tmp_path} .*training.json"):
         send_run(str(tmp_path), uri)
     write_history(folder, 2)
-    about = {"configuration": {"epochs": 2, "names": ["a", "b"]}, "seed": 3, "revision": "abc", "data": {"sha256": "d"}}
-    (folder / "training.json").write_text(json.dumps(about))
+    (folder / "training.json").write_text(json.dumps(ABOUT))
     first = send_run(str(folder), uri, run_name="mine")
     write_history(folder, 3)
     assert send_run(str(folder), uri) == first
     client, run = mlflow.MlflowClient(uri), run_of(folder, uri)
     assert run.info.run_name == "mine" and run.info.status == "FINISHED"
-    assert run.data.params == {"epochs": "2", "names::0": "a", "names::1": "b"}
-    assert {key: run.data.tags[key] for key in ("seed", "data.sha256")} == {"seed": "3", "data.sha256": "d"}
+    assert {key: run.data.tags[key] for key in ("seed", "data.sha256")} == {"seed": "3", "data.sha256": DIGEST}
     assert [metric.step for metric in client.get_metric_history(first, "loss/total")] == [1, 2, 3]
-    assert {file.path for file in client.list_artifacts(first)} == {"history.csv", "training.json"}
+    assert {file.path for file in client.list_artifacts(first)} == {"history.csv", "training.json", "training.yaml"}
 
 
-def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(tmp_path, caplog, free_port):
+def test_mlflow_shows_what_people_compare(store, tmp_path):
+    """Each of MLflow's own fields, of a record whose config is written out here."""
+    uri, folder = store, tmp_path / "run"
+    write_history(folder, 1)
+    (folder / "training.json").write_text(json.dumps(ABOUT))
+    run_id = send_run(str(folder), uri)
+    run = run_of(folder, uri)
+    assert run.data.params == {
+        "method": "two_levels,mine", "student": "ResUNet", "student_sequence": "t1ce", "student_widths": "[8, 16]",
+        "teachers": "flair, t1+t2", "teacher_widths": "[4, 8]", "loss_weights": "student 0.75, distil 1",
+        "fold": "none", "temperature": "2.0", "confidence": "none", "epochs": "2", "batch_size": "2",
+        "learning_rate": "0.01", "roi_size": "[16, 16, 16]", "spacing": "none", "seed": "3", "training_patients": "2",
+        "validation_patients": "1", "amp": "True", "device": "2 × H", "clip_gradient": "1",
+    }  # fmt: skip
+    older = {key: value for key, value in ABOUT.items() if key != "teachers"}
+    assert parameters("training", older)["teachers"] == "flair, t1+t2, adc"
+    tags = run.data.tags
+    assert tags["training.command"] == ABOUT["typed"] and tags["mlflow.source.name"] == "python -m scripts train"
+    assert tags["mlflow.source.git.commit"] == "abc" and tags["mlflow.source.git.dirty"] == "true"
+    assert tags["mlflow.source.type"] == "LOCAL" and tags["mlflow.user"]
+    assert "taught by flair, t1+t2" in tags["mlflow.note.content"] and ABOUT["typed"] in tags["mlflow.note.content"]
+    ((dataset, context),) = [(item.dataset, item.tags[0].value) for item in run.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest, context) == ("brats", DIGEST[:8], "training")
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/training.yaml")
+    assert yaml.safe_load(text) == ABOUT["configuration"]
+    tag = mlflow.MlflowClient(uri).get_experiment(run.info.experiment_id).tags["mlflow.sharedViewState.mtcm_kd"]
+    assert len(tag) < 5000 and json.loads(tag)["compareRunCharts"][1]["metricKey"] == "test/dice/WT"
+    mlflow.MlflowClient(uri).set_tag(run_id, "mlflow.note.content", "mine")
+    (folder / "metrics.json").write_text(json.dumps({"summary": {"WT": {"dice": {"mean": 0.5}}}}))
+    send_run(str(folder))  # the address is remembered
+    run = run_of(folder, uri)
+    assert run.data.metrics["test/dice/WT"] == 0.5 and run.data.tags["mlflow.note.content"] == "mine"
+
+
+def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, free_port):
+    uri, training, other = store, tmp_path / "run", tmp_path / "other"
+    weights = str(training / "models" / "model.pt")
+    for folder in (training, other):
+        folder.mkdir()
+    (training / "training.json").write_text(json.dumps(ABOUT))
+    for folder in (training, other):
+        (folder / "evaluation.json").write_text(json.dumps(ABOUT | {"typed": "python -m scripts evaluate"}))
+        (folder / "metrics.json").write_text(json.dumps({"summary": {"WT": {"dice": {"mean": 0.25}}}}))
+    send_evaluation(str(training), weights)
+    assert not (training / "mlflow.json").exists()  # the training was not sent
+    run_id = send_run(str(training), uri)
+    send_evaluation(str(training), weights)
+    run = run_of(training, uri)
+    assert run.info.run_id == run_id and run.data.tags["evaluation.command"] == "python -m scripts evaluate"
+    assert run.data.metrics["test/dice/WT"] == 0.25 and "WT: Dice 0.250" in run.data.tags["mlflow.note.content"]
+    send_evaluation(str(other), weights)
+    within = run_of(other, uri)
+    assert within.info.run_id != run_id and within.data.tags["mlflow.parentRunId"] == run_id
+    down = f"http://127.0.0.1:{free_port()}"
+    (training / "mlflow.json").write_text(json.dumps({"uri": down, "epoch": 0, "stages": []}))
+    send_evaluation(str(training), weights)
+    assert f"mlflow_uri {down} does not take {training}" in caplog.messages[-1]
+
+
+def test_the_command_as_typed_reaches_the_process_that_works(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["/a/scripts/__main__.py", "train", "--fold", "$None", "--widths", "['a']"])
+    code = "from scripts.workflow import command_as_typed as typed; print(typed())"
+    monkeypatch.chdir(BUNDLE)
+    assert run_line([sys.executable, "-c", code]) == 0
+    assert capfd.readouterr().out.endswith("python -m scripts train --fold '$None' --widths \"['a']\"\n")
+    monkeypatch.setattr(sys, "argv", ["/a/monai/bundle/__main__.py", "run", "training"])
+    assert command_as_typed() == "python -m monai.bundle run training"
+    monkeypatch.setattr(sys, "argv", ["/a/monailabel/main.py"])
+    assert command_as_typed() is None
+
+
+def test_a_server_that_is_down_is_warned_of_once_and_caught_up_with(store, tmp_path, caplog, free_port):
     """A mock of a fault: there is no server at the address until the third epoch."""
-    folder, store = tmp_path / "run", f"sqlite:///{tmp_path}/store.db"
+    folder = tmp_path / "run"
     tracking = Tracking(str(folder), f"http://127.0.0.1:{free_port()}")
     tracking(None)
     for epoch in (1, 2):
@@ -114,20 +218,22 @@ def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command, mo
     ]  # fmt: skip
     result = command("monai.bundle", "run", "training", "--config_file", str(METHOD), *options)
     assert result.returncode == 0, result.stderr[-3000:]
+    unsent = options[: options.index("--mlflow_uri")]  # the evaluation knows the training's address
     result = command(
-        "monai.bundle", "run", "evaluating", "--config_file", str([*METHOD, "configs/evaluate.yaml"]), *options
+        "monai.bundle", "run", "evaluating", "--config_file", str([*METHOD, "configs/evaluate.yaml"]), *unsent
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert command("scripts", "report", "--run", folder).returncode == 0
-    assert command("scripts", "track", "--run", folder, "--mlflow_uri", server).returncode == 0
+    assert command("scripts", "track", "--run", folder).returncode == 0
     client, run = mlflow.MlflowClient(server), run_of(folder, server)
     assert run.info.run_name == "followed" and run.info.status == "FINISHED"
     assert client.get_experiment(run.info.experiment_id).name == "brains"
     about = json.loads((folder / "training.json").read_text())
-    expected = {key: str(value)[:6000] for key, value in flatten(about["configuration"])}
-    assert expected.items() <= run.data.params.items() and len(expected) > 200
+    params = run.data.params
+    assert params["method"] == "mtcm_kd" and params["teachers"] == "flair, t2, t1" and len(params) < 32
+    assert params["training_patients"] == "4" and params["validation_patients"] == "2" and params["amp"] == "False"
     assert run.data.tags["data.sha256"] == about["data"]["sha256"]
-    assert run.data.tags["mlflow.source.git.commit"] == str(about["revision"])
+    assert run.data.tags["mlflow.source.git.commit"] == str(about["revision"]).rstrip("+")
     rows = read_table(folder / "history.csv")
     assert {"loss/distil_flair", "weight/t2", "dice/t1", "lr/student", "validation/dice/WT"} <= set(rows[0])
     for name in rows[0]:
@@ -137,7 +243,7 @@ def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command, mo
     metrics = run.data.metrics
     summary = json.loads((folder / "metrics.json").read_text())["summary"]
     assert metrics["system/cpu_utilization_percentage"] >= 0
-    assert metrics["test/WT/dice"] == pytest.approx(summary["WT"]["dice"]["mean"])
+    assert metrics["test/dice/WT"] == pytest.approx(summary["WT"]["dice"]["mean"])
     files = {file.path for part in ("", "models") for file in client.list_artifacts(run.info.run_id, part)}
     wanted = {"training.json", "history.csv", "metrics.csv", "report.html", "models/model.pt", "models/checkpoint.pt"}
     assert wanted <= files
@@ -158,7 +264,7 @@ def test_folds_are_parts_of_one_run(server, data_options, tmp_path, command):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     parent = run_of(tmp_path, server)
-    assert "test/WT/dice" in parent.data.metrics
+    assert "test/dice/WT" in parent.data.metrics
     for fold in range(3):
         assert run_of(tmp_path / f"fold_{fold}", server).data.tags["mlflow.parentRunId"] == parent.info.run_id
 

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.command import command_line_options
 from scripts.files import flatten, with_home
 
-__all__ = ["caller", "command_as_typed", "keep_text", "merged_config"]
+__all__ = ["caller", "keep_text", "merged_config", "monai_command"]
 
 
 def keep_text(keys: Set[str]) -> None:
@@ -25,7 +25,7 @@ def keep_text(keys: Set[str]) -> None:
     Args:
         keys: those whose value is text.
     """
-    typed = command_line_options(sys.argv[1:]) if command_as_typed() else {}
+    typed = command_line_options(sys.argv[1:]) if monai_command() else {}
     config, resolver = caller(ConfigParser, "config", {}), caller(ConfigParser, "ref_resolver", None)
     texts = {key: typed[key] for key in keys & typed.keys() & config.keys() if not isinstance(config[key], str)}
     homes = {key: text for key, text in flatten(merged_config()) if isinstance(text, str) and text.startswith("~")}
@@ -55,7 +55,7 @@ def caller(kind: type, attribute: str, default: Any) -> Any:
     return default
 
 
-def command_as_typed() -> str | None:
+def monai_command() -> str | None:
     """``python -m monai.bundle ...`` with its options; None where another program called MONAI."""
     if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", sys.argv[0]):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -18,10 +19,11 @@ from scripts.command import nearest
 from scripts.documents import check_form
 from scripts.errors import UserError
 
-__all__ = ["STOPPED", "check_keys", "config_files", "run_line", "workflow_line"]
+__all__ = ["STOPPED", "check_keys", "command_as_typed", "config_files", "run_line", "workflow_line"]
 
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
 PATH, NO_PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets"), re.compile(r"[@%]|\$\w*([/\\]|$)")
+TYPED = "SCRIPTS_TYPED"  # variable by which a command tells the command that it starts what the user typed
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
 
@@ -109,6 +111,15 @@ def shown(text: str) -> str:
     return f'"{text}"' if plain else shlex.quote(text)
 
 
+def command_as_typed() -> str | None:
+    """The command that the user typed, ``python -m scripts ...`` or MONAI's; None where another program called."""
+    if line := os.environ.get(TYPED):
+        return line
+    own = re.search(r"(scripts|monai[/\\]bundle)[/\\]__main__\.py$", sys.argv[0])
+    module = re.sub(r"[/\\]", ".", own[1]) if own else None
+    return " ".join(map(shown, ["python", "-m", module, *sys.argv[1:]])) if module else None
+
+
 def run_line(line: Sequence[str], lean: bool = False) -> int:
     """The exit code of a command, which is printed and run in its own process; ``lean`` as in lean.py.
 
@@ -116,7 +127,9 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
     second run could write to the same folder at the same time.
     """
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
-    with subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]]) as process:
+    typed = command_as_typed()
+    environment = os.environ | ({TYPED: typed} if typed else {})
+    with subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]], env=environment) as process:
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)

@@ -21,7 +21,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.command import command_line_options, nearest
 from scripts.errors import UserError, print_sentence
-from scripts.running import caller, command_as_typed, keep_text, merged_config
+from scripts.running import caller, keep_text, merged_config, monai_command
 from scripts.settings.declaration import TEXT, check_values
 
 __all__ = ["check_config"]
@@ -41,7 +41,7 @@ def check_config(code_dir: str | None = None) -> None:
     Raises:
         UserError: names the key, the value and what was expected, or the nearest key that exists.
     """
-    if line := command_as_typed():
+    if line := monai_command():
         sys.excepthook = print_sentence
     warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")  # of MONAI, about a reader that is not used
     options = command_line_options(shlex.split(line or ""))

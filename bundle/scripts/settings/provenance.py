@@ -16,7 +16,8 @@ from scripts.data.cases import label_map
 from scripts.data.seen_patients import training_records
 from scripts.environment import machine, revision, versions
 from scripts.files import flatten, sha256, write_json
-from scripts.running import command_as_typed, merged_config
+from scripts.running import merged_config, monai_command
+from scripts.workflow import command_as_typed
 
 __all__ = ["compare_with_training", "learning_settings", "record_run"]
 
@@ -57,7 +58,8 @@ def record_run(
         return
     weights = [ckpt_path] if isinstance(ckpt_path, str) else list(ckpt_path)
     document = {
-        "command": command_as_typed(),
+        "command": monai_command(),
+        "typed": command_as_typed(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": seed,
         "versions": versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import re
@@ -17,15 +18,18 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.errors import UserError
-from scripts.files import flatten, read_json, read_table, sha256, write_json
+from scripts.files import read_json, read_table, sha256, write_json
 from scripts.method.weights import load_weights
+from scripts.training.mlflow_charts import layout_link, share_layout
+from scripts.training.mlflow_facts import DESCRIPTION, dataset_of, description, parameters, source_tags, typed_options
 
-__all__ = ["STAGES", "MlflowRun"]
+__all__ = ["STAGES", "MlflowRun", "remembered"]
+
+logger = logging.getLogger(__name__)
 
 ARTIFACTS = ("*.json", "*.csv", "*.html", "*.png", "models/*.pt")
 STAGES = ("training", "evaluation", "inference", "cross_validation")
 LONGEST_VALUE = 6000  # characters of a parameter in MLflow
-PARAMETERS_A_REQUEST = 100  # MLflow's limit
 HTTP_OPTIONS = {"MAX_RETRIES": "1", "TIMEOUT": "30"}  # a server that is down must not stop a training for long
 
 
@@ -34,7 +38,7 @@ class MlflowRun:
 
     Args:
         folder: folder with training.json, history.csv and other files of the run.
-        uri: a server or a store.
+        uri: a server or a store; empty for the one that ``mlflow.json`` remembers.
         experiment: name of the experiment, which is made if it does not exist.
         name: of the run; by default the folder's name.
         parent: id of the run that contains this run.
@@ -44,6 +48,11 @@ class MlflowRun:
     """
 
     def __init__(self, folder: str, uri: str, experiment: str, name: str | None, parent: str | None = None) -> None:
+        uri = uri or remembered(folder).get("uri", "")
+        if not uri:
+            raise UserError(
+                f"{folder} was never sent to MLflow: give --mlflow_uri, http://HOST:PORT or sqlite:///FILE."
+            )
         if importlib.util.find_spec("mlflow") is None:
             raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow, or leave it out.")
         if not re.match(r"[\w+]+:/|databricks", uri):
@@ -51,7 +60,7 @@ class MlflowRun:
         for variable, value in HTTP_OPTIONS.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{variable}", value)
         self.folder = Path(folder).resolve()
-        self.uri = uri
+        self.uri = absolute(uri)
         self.experiment = experiment
         self.name = name or self.folder.name
         self.parent = parent
@@ -60,9 +69,8 @@ class MlflowRun:
     @cached_property
     def sent(self) -> dict[str, Any]:
         """The run's id in MLflow, the last epoch and the stages that were sent."""
-        form = {"uri": str, "epoch": int, "stages": list}
-        sent = read_json(self.path, "run", form) if self.path.is_file() else {}
-        return sent if sent.get("uri") == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
+        sent = remembered(str(self.folder))
+        return sent if absolute(sent.get("uri", "")) == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
 
     @property
     def client(self) -> Any:
@@ -84,7 +92,9 @@ class MlflowRun:
         for epoch, values in epochs_after(self.folder / "history.csv", self.sent["epoch"]):
             self.send_metrics(values, epoch)
             self.remember(epoch=epoch)
-        self.send_metrics(evaluation_scores(self.folder / "metrics.json"), self.sent["epoch"])
+        scores = evaluation_scores(self.folder / "metrics.json")
+        self.send_metrics(scores, 0)  # of which MLflow draws bars that compare runs, not lines
+        self.describe(scores)
         return self.sent["run_id"]
 
     def create_run(self) -> str:
@@ -93,6 +103,9 @@ class MlflowRun:
         experiment = (
             found.experiment_id if found else self.client.create_experiment(self.experiment, self.artifact_location())
         )
+        share_layout(self.client, experiment)
+        if self.uri.startswith("http"):
+            logger.info(f"MLflow compares this run with others at {layout_link(self.uri, experiment)}")
         return self.client.create_run(experiment, run_name=self.name).info.run_id
 
     def artifact_location(self) -> str | None:
@@ -106,24 +119,30 @@ class MlflowRun:
         write_json(self.path, self.sent)
 
     def send_settings(self, stage: str, about: Mapping[str, Any]) -> None:
-        """Send tags, and the merged config as parameters. A later stage adds only parameters of new names."""
+        """Send a stage's tags, data set, parameters and, as a file, its merged config.
+
+        The first stage gives all parameters. A later stage adds options that were typed, if their names are new.
+        """
         from mlflow.entities import Param
 
+        run = self.sent["run_id"]
+        known = self.client.get_run(run).data.params
         tags = {
-            f"{stage}.command": about.get("command"),
-            "mlflow.source.git.commit": about.get("revision"),
+            f"{stage}.command": about.get("typed") or about.get("command"),
             "data.sha256": (about.get("data") or {}).get("sha256"),
             "seed": about.get("seed"),
+            **({} if self.sent["stages"] else source_tags(about)),
         }
         for key, value in tags.items():
             if value is not None:
-                self.client.set_tag(self.sent["run_id"], key, str(value))
-        configuration = about if stage == "cross_validation" else about.get("configuration") or {}
-        known = self.client.get_run(self.sent["run_id"]).data.params
-        flat = {key: str(value) for key, value in flatten(configuration) if key and key not in known}
-        entries = [Param(key, value[:LONGEST_VALUE]) for key, value in flat.items()]
-        for start in range(0, len(entries), PARAMETERS_A_REQUEST):
-            self.client.log_batch(self.sent["run_id"], params=entries[start : start + PARAMETERS_A_REQUEST])
+                self.client.set_tag(run, key, str(value))
+        if dataset := dataset_of(stage, about):
+            self.client.log_inputs(run, datasets=[dataset])
+        if configuration := about.get("configuration"):
+            self.client.log_dict(run, configuration, f"{stage}.yaml")
+        values = typed_options(about) if self.sent["stages"] else parameters(stage, about)
+        entries = [Param(key, value[:LONGEST_VALUE]) for key, value in values.items() if key not in known]
+        self.client.log_batch(run, params=entries)
 
     def send_metrics(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -132,6 +151,16 @@ class MlflowRun:
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         if metrics:
             self.client.log_batch(self.sent["run_id"], metrics=metrics)
+
+    def describe(self, scores: Mapping[str, float]) -> None:
+        """Write the run's description, unless a person wrote one in MLflow."""
+        run = self.client.get_run(self.sent["run_id"]).data
+        typed = {stage: run.tags.get(f"{stage}.command", "") for stage in STAGES}
+        text = description(run.params, typed, scores)
+        before = run.tags.get(DESCRIPTION, "")
+        if before != text and before in ("", self.sent.get("description", "")):
+            self.client.set_tag(self.sent["run_id"], DESCRIPTION, text)
+            self.remember(description=text)
 
     def send_model(self) -> None:
         """Send models/model.pt as a TorchScript model, ``student``, which mlflow.pyfunc loads without this bundle."""
@@ -166,6 +195,18 @@ class MlflowRun:
         self.client.set_terminated(self.sent["run_id"])
 
 
+def remembered(folder: str) -> dict[str, Any]:
+    """What mlflow.json in a run's folder says was sent, and where; empty where nothing was."""
+    path = Path(folder, "mlflow.json")
+    return read_json(path, "run", {"uri": str, "epoch": int, "stages": list}) if path.is_file() else {}
+
+
+def absolute(uri: str) -> str:
+    """A store in a file by its whole path, so that it is found from any folder; other addresses as they are."""
+    scheme, _, path = uri.partition(":///")
+    return f"sqlite:///{Path(path).resolve()}" if scheme == "sqlite" and path else uri
+
+
 def epochs_after(path: Path, epoch: int) -> list[tuple[int, dict[str, float]]]:
     """(epoch, values by name) of the rows of history.csv after an epoch."""
     rows = [{name: float(value) for name, value in row.items() if value} for row in read_table(path)]
@@ -173,9 +214,9 @@ def epochs_after(path: Path, epoch: int) -> list[tuple[int, dict[str, float]]]:
 
 
 def evaluation_scores(path: Path) -> dict[str, float]:
-    """Means over the patients of an evaluation, as test/REGION/METRIC."""
+    """Means over the patients of an evaluation, as test/METRIC/REGION."""
     if not path.is_file():
         return {}
     summary = read_json(path, "run", {"summary": dict})["summary"]
-    means = {f"test/{region}/{name}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
+    means = {f"test/{name}/{region}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
     return {name: mean for name, mean in means.items() if mean is not None and math.isfinite(mean)}

@@ -1,6 +1,6 @@
 """Follow a run in MLflow while it trains, or send a run's folder at any time.
 
-python -m scripts track --run DIR --mlflow_uri URI [--mlflow_experiment NAME] [--run_name NAME]
+python -m scripts track --run DIR [--mlflow_uri URI] [--mlflow_experiment NAME] [--run_name NAME]
 
 Everything is in the run's folder first. If the server is down, the next epoch or this command sends what is missing.
 """
@@ -8,16 +8,17 @@ Everything is in the run's folder first. If the server is down, the next epoch o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
 
 from scripts.errors import UserError
-from scripts.training.mlflow_run import STAGES, MlflowRun
+from scripts.training.mlflow_run import STAGES, MlflowRun, remembered
 
-__all__ = ["Tracking", "send_cross_validation", "send_run"]
+__all__ = ["Tracking", "send_cross_validation", "send_evaluation", "send_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,9 @@ logger = logging.getLogger(__name__)
 class Tracking:
     """Sends a training to MLflow after each epoch. Attach it after History and RunCheckpoint.
 
-    It sends the merged config as parameters, revision and checksum of the data, all columns of history.csv, system
-    metrics, and at the end the folder's files and the student as a model. If sending fails, it warns once, the
-    training goes on, and the next epoch tries again.
+    It sends the parameters that people compare, the merged config as a file, revision and checksum of the data, all
+    columns of history.csv, system metrics, and at the end the folder's files and the student as a model. If sending
+    fails, it warns once, the training goes on, and the next epoch tries again.
 
     Args:
         output_dir: the run's folder.
@@ -90,7 +91,7 @@ class Tracking:
 
 def send_run(
     run: str,
-    mlflow_uri: str,
+    mlflow_uri: str = "",
     mlflow_experiment: str = "mtcm_kd",
     run_name: str | None = None,
     parent: str | None = None,
@@ -101,7 +102,7 @@ def send_run(
 
     Args:
         run: the output_dir of a training, an evaluation or an inference.
-        mlflow_uri: a server (http://HOST:PORT) or a store (sqlite:///FILE).
+        mlflow_uri: a server (http://HOST:PORT) or a store (sqlite:///FILE); by default where the run was sent before.
         mlflow_experiment: name of the experiment.
         run_name: name of the run; by default the folder's name.
         parent: id of the run that contains this run.
@@ -122,10 +123,39 @@ def send_run(
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"mlflow_uri {mlflow_uri} does not take {run} ({reason}): start it, then run this again."
+            f"mlflow_uri {sender.uri} does not take {run} ({reason}): start it, then send the run by "
+            f"python -m scripts track --run {run} --mlflow_uri {sender.uri}"
         ) from error
-    logger.info(f"{run} -> run {run_id} of {mlflow_uri}")
+    logger.info(f"{run} -> run {run_id} of {sender.uri}")
     return run_id
+
+
+def send_evaluation(
+    output_dir: str, ckpt_path: str | Sequence[str], mlflow_uri: str | None = None, **where: Any
+) -> None:
+    """Send an evaluation to the run of its training, or where its folder differs, to a run within that one.
+
+    Without an address, it goes where the training was sent; nothing is sent where that was not. If sending then fails,
+    a warning says so, because nobody asked for it.
+
+    Args:
+        output_dir: folder of the evaluation.
+        ckpt_path: the weights that were scored.
+        mlflow_uri: a server or a store.
+        where: send_run's other options.
+    """
+    trainings = {str(Path(path).resolve().parent.parent) for path in ensure_tuple(ckpt_path)}
+    sent = [remembered(folder) for folder in (output_dir, *sorted(trainings))]
+    uri = mlflow_uri or next((run["uri"] for run in sent if run), None)
+    if uri is None:
+        return
+    elsewhere = len(trainings) == 1 and not sent[0] and sent[1].get("uri") == uri
+    try:
+        send_run(output_dir, uri, **where, parent=sent[1].get("run_id") if elsewhere else None)
+    except UserError as error:
+        if mlflow_uri:
+            raise
+        logger.warning(str(error))
 
 
 def send_cross_validation(output_dir: str, folds: int, **where: Any) -> None:

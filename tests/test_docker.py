@@ -1,0 +1,150 @@
+"""The Dockerfile's steps in folders of their own with fresh environments, and what compose.yaml says of them.
+
+Docker itself is not needed. What Debian's packages give is not tested here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from scripts.__main__ import COMMANDS
+
+PLACES = ("/studies", "/labels", "/store")  # volumes
+
+
+def stages():
+    """(instruction, text) of each line of the Dockerfile, by the stage's name."""
+    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in text.splitlines():
+        instruction, _, rest = line.partition(" ")
+        if instruction == "FROM":
+            name = rest.rpartition(" AS ")[2]
+            found[name] = []
+        elif line and not line.startswith("#"):
+            found[name].append((instruction, rest))
+    return found
+
+
+def ignored(folder, names):
+    """What .dockerignore leaves out."""
+    patterns = (ROOT / ".dockerignore").read_text().split()
+    paths = {name: (Path(folder) / name).relative_to(ROOT).as_posix() for name in names}
+    return {name for name, path in paths.items() if any(fnmatch(path, pattern) for pattern in patterns)}
+
+
+def build(name, folder):
+    """Run a stage's steps with ``folder`` in the place of its WORKDIR, except apt-get; its CMD as words."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VIRTUAL_ENV", "PYTHON"))}
+    environment = {**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    place, command = folder / "work", []
+    for instruction, text in stages()[name]:
+        if instruction == "WORKDIR":
+            place.mkdir(exist_ok=True)
+        elif instruction == "COPY":
+            assert text == ". ."
+            shutil.copytree(ROOT, place, ignore=ignored, dirs_exist_ok=True)
+        elif instruction == "ARG":
+            option, _, default = text.partition("=")
+            environment.setdefault(option, default.strip('"'))
+        elif instruction == "CMD":
+            command = json.loads(text)
+        elif not text.startswith("apt-get"):
+            assert instruction == "RUN", instruction
+            done = subprocess.run(["sh", "-c", text], cwd=place, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return place, command
+
+
+def serve(command, place, address):
+    """Answer of a server to the first request that succeeds; the process is stopped."""
+    with open(place / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (place / "log").read_text()[-3000:]
+            try:
+                return urllib.request.urlopen(address, timeout=5).read()
+            except OSError:
+                time.sleep(1)
+        pytest.fail((place / "log").read_text()[-3000:])
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def with_places(command, folder):
+    """A command with folders in the place of volumes."""
+    text = json.dumps(command)
+    for place in PLACES:
+        (folder / place[1:]).mkdir(exist_ok=True)
+        text = re.sub(rf"(?<![\w-]){place}", str(folder / place[1:]), text)
+    return json.loads(text)
+
+
+def test_compose_starts_what_the_dockerfile_builds():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    built = stages()
+    assert {service["build"]["target"] for service in services.values()} == set(built)
+    for name, service in services.items():
+        commands = dict(built[service["build"]["target"]])
+        volumes = [v["target"] if isinstance(v, dict) else v.rpartition(":")[2] for v in service["volumes"]]
+        assert name == "scripts" or all(volume in commands["CMD"] for volume in volumes)
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:")  # not every machine
+    used = re.findall(r"run --rm scripts (\w+)", (ROOT / "compose.yaml").read_text())
+    assert used and set(used) <= set(COMMANDS)
+
+
+def test_the_image_gets_neither_environments_nor_patients(tmp_path):
+    assert ignored(str(ROOT), [".venv", ".venv-label", "demo", "bundle"]) == {".venv", ".venv-label", "demo"}
+    assert ignored(str(ROOT / "serving"), ["app", "studies", "serve.py"]) == {"app", "studies"}
+
+
+@pytest.mark.slow
+def test_the_mlflow_image_answers_under_its_name_in_compose(tmp_path, free_port):
+    place, command = build("mlflow", tmp_path)
+    port = str(free_port())
+    command = with_places([port if word == "5000" else word for word in command], tmp_path)
+    address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    answer = serve(command, place, urllib.request.Request(address, headers={"Host": "mlflow:5000"}))
+    assert json.loads(answer)["experiment"]["name"] == "Default"
+
+
+@pytest.mark.slow
+def test_the_label_image_serves_patients(tmp_path, free_port, cohort_source):
+    place, command = build("label", tmp_path)
+    shutil.copytree(cohort_source / "data", tmp_path / "studies")
+    port = free_port()
+    answer = serve([*with_places(command, tmp_path), f"PORT={port}"], place, f"http://127.0.0.1:{port}/info/")
+    assert json.loads(answer)["datastore"]["total"] == 6
+
+
+@pytest.mark.slow
+def test_the_demo_image_starts_the_demo_and_predicts(tmp_path):
+    place, command = build("demo", tmp_path)
+    assert command == ["make", "demo"]
+    lines = subprocess.run(["make", "-n", "demo"], cwd=place, capture_output=True, text=True).stdout.splitlines()
+    assert " -m scripts phantom " in lines[1]  # nothing is installed again
+    small = lines[1].replace("--cases 24", "--cases 2")
+    out = f"cd bundle && {place}/.venv/bin/python -m scripts predict --dataset_dir {place}/demo/data --output_dir out"
+    for line in (small, out):
+        done = subprocess.run(["sh", "-c", line], cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((place / "bundle" / "out").glob("*_seg.nii.gz"))) == 2
