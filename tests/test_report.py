@@ -194,6 +194,19 @@ def test_an_image_with_values_below_0_is_shown_as_a_whole(tmp_path):
     assert patient.grey.shape == (8, 8, 8) and patient.grey.mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_what_a_brain_mask_hid_from_the_network_is_not_shown(tmp_path):
+    head = np.full((12, 12, 12), 50, np.uint8)
+    save(tmp_path, "image.nii.gz", head)
+    brain = np.zeros_like(head)
+    brain[3:9, 3:9, 3:9] = 1
+    save(tmp_path, "mask.nii.gz", brain)
+    save(tmp_path, "map.nii.gz", 2 * brain)
+    found = {"Prediction": LabelMap(tmp_path / "map.nii.gz", {0: 0, 2: 2})}
+    case = {"case": "a", "image": str(tmp_path / "image.nii.gz"), "brain_mask": str(tmp_path / "mask.nii.gz")}
+    patient = read_patient(case, found, None)
+    assert patient.grey.shape == (6, 6, 6) and np.count_nonzero(patient.image) == 6**3
+
+
 @pytest.mark.parametrize("name", ["training.html", "metrics.html", "history.html"])
 def test_a_page_replaces_no_document_of_the_run(run, name):
     before = {path: path.read_bytes() for path in run.iterdir()}

@@ -92,7 +92,7 @@ def read_patient(
     """A patient of a run, with the layers that there are.
 
     Args:
-        case: of the run's record: its name, image and channels.
+        case: of the run's record: its name, image, channels and brain mask.
         predictions: label maps by title.
         truth: the true label map.
         entropy: the map of uncertainty.
@@ -103,6 +103,8 @@ def read_patient(
     channels = case.get("channels", {}).get("image")
     path = Path(case["image"])
     image = read_image(path, channels[0] if channels else None)
+    if mask := case.get("brain_mask"):  # the network did not see what is outside
+        image = np.where(fitting(read_image(Path(mask)), Path(mask), image) != 0, image, 0)
     real = fitting(read_classes(truth.path, truth.class_of), truth.path, image) if truth else None
     found = {title: fitting(read_classes(*item), item.path, image) for title, item in predictions.items()}
     layers = [Layer(title, "classes", voxels) for title, voxels in found.items()]

@@ -116,8 +116,8 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
         case["case"]: case | {"prediction": str(own_map(Path(run), case["prediction"]))} for case in record["cases"]
     }
     cases = dict(named)
-    for key, what in (("prediction", "label map"), ("image", "image")):
-        lacking = [case for case in cases if not Path(cases[case][key]).is_file()]
+    for key, what in (("prediction", "label map"), ("image", "image"), ("brain_mask", "brain mask")):
+        lacking = [case for case in cases if key in cases[case] and not Path(cases[case][key]).is_file()]
         if lacking:
             notes.append(f"Left out {len(lacking)} of {len(named)} patients, whose {what} is missing: {some(lacking)}.")
         if len(lacking) == len(cases):
