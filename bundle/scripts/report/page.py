@@ -18,7 +18,8 @@ __all__ = ["Cell", "Column", "Page", "Row", "Shown", "Table", "render"]
 
 TEMPLATES = Path(__file__).parent / "page"
 FACTS = {  # of a stage's JSON, in the order of the page
-    "command": "Command",
+    "typed": "Command",
+    "command": "Command, as MONAI runs it",
     "date": "Date (UTC)",
     "seed": "Seed",
     "revision": "Revision",
