@@ -121,7 +121,7 @@ def test_what_another_plan_has_done_is_rejected(arms, tmp_path):
             other.reject_other()
 
 
-@pytest.mark.parametrize("name", ["arms", "full_widths", "long", "lengths"])
+@pytest.mark.parametrize("name", [pytest.param("arms", marks=pytest.mark.slow), "full_widths", "long", "lengths"])
 def test_every_arm_builds_and_takes_an_update(arms, tmp_path, name):
     """With its plan's options, but smaller patches. ``arms``, the fixture, gives the number of threads back."""
     from costs import contenders, parser_of

@@ -32,6 +32,7 @@ def test_a_folder_without_a_training_is_rejected(tmp_path):
         pull(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_training_is_taken_as_it_ended(command, data_options, tmp_path, capsys):
     """With its teachers' last weights: a weight twenty times as large pulls twenty times as hard."""
     line = ["monai.bundle", "run", "training", "--config_file", "configs/train.yaml", *SMALL, *data_options]

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from conftest import real_data
 from scripts.data.phantom import draw_patient
 from scripts.data.plausible import image_faults
-from scripts.data.skull import skull_sign
+from scripts.data.skull import MOST_DARK, darkest_layer, skull_sign
 from scripts.data.volumes import Volume
 
 SIZE = 64
@@ -88,3 +88,10 @@ def test_no_real_stripped_brain_is_taken_for_a_head(folder):
     for path in paths:
         image = nib.load(path)
         assert skull_sign(np.asarray(image.dataobj), voxel_sizes(image.affine)) == "", path.name
+
+
+def test_coarse_voxels_tell_no_layer():
+    """A phantom whose T2 has a dark layer below a bright one at 5 mm, by chance."""
+    images, _ = draw_patient(np.random.default_rng([0, 1]), 32)
+    assert darkest_layer(images["t2"], np.array([3.9] * 3)) > MOST_DARK
+    assert skull_sign(images["t2"], np.array([5.0] * 3)) == ""

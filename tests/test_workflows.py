@@ -305,7 +305,13 @@ def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, coh
     assert len(list((tmp_path / "out").glob("phantom_000?_seg.nii.gz"))) == 6
 
 
-@pytest.mark.parametrize("base, teachers", [(METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}), (FOUR, {"all": 0.2})])
+@pytest.mark.parametrize(
+    "base, teachers",
+    [
+        (METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}),
+        pytest.param(FOUR, {"all": 0.2}, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, teachers, options, tmp_path, command):
     files = str([*base, "configs/multi_gpu_train.yaml"])
     result = command(

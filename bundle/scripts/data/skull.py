@@ -9,11 +9,10 @@ __all__ = ["skull_sign"]
 
 MOST_ML = 2500  # of voxels that are not 0; stripped brains here: below 2,000, whole heads: above 3,000
 COARSE_MM = 2.5  # voxels that are enough to tell, and thickness of a layer
+TOO_COARSE_MM = 4  # bone and scalp are 5 to 10 mm thick
 DEEPEST_MM = 30  # of scalp, bone and the first of the brain
 LEAST_VOXELS = 200  # of a layer whose mean counts
-MOST_DARK = (
-    0.4  # how much darker a layer is than one outside of it and one inside; stripped: below 0.18, heads: above 0.44
-)
+MOST_DARK = 0.4  # how much darker a layer is than those around it; stripped brains: below 0.18, heads: above 0.44
 
 
 def skull_sign(voxels: np.ndarray, spacing: np.ndarray) -> str:
@@ -27,7 +26,12 @@ def skull_sign(voxels: np.ndarray, spacing: np.ndarray) -> str:
 
 
 def darkest_layer(voxels: np.ndarray, spacing: np.ndarray) -> float:
-    """How much darker a layer is than the brighter ones outside and inside of it: 0 is not at all, 1 is black."""
+    """How much darker a layer is than the brighter ones outside and inside of it: 0 is not at all, 1 is black.
+
+    Voxels that are longer than 4 mm along every axis tell nothing.
+    """
+    if min(spacing) > TOO_COARSE_MM:
+        return 0.0
     steps = [max(1, round(COARSE_MM / size)) for size in spacing]
     coarse = voxels[tuple(slice(None, None, step) for step in steps)].astype(np.float32)
     inside = coarse != 0
