@@ -123,7 +123,7 @@ def study(tmp_path, cohort_source):
     """A T1ce volume, turned and with odd sizes; beside it, another one and one without a brain."""
     source = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
     voxels = np.asarray(source.dataobj)[:, :, :29].transpose(2, 0, 1)[::-1]
-    affine = np.array([[0, 0, 4.5, -60], [-3.1, 0, 0, 50], [0, 2.9, 0, -30], [0, 0, 0, 1]])
+    affine = np.array([[0, 0, 5.5, -60], [-4.8, 0, 0, 50], [0, 4.6, 0, -30], [0, 0, 0, 1]])
     (tmp_path / "studies").mkdir()
     nib.save(nib.Nifti1Image(voxels.astype(np.float32), affine), tmp_path / "studies" / "case.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), affine), tmp_path / "studies" / "empty.nii.gz")
@@ -199,7 +199,7 @@ def test_the_server_gives_the_label_map_that_inference_writes(server, study, tmp
     assert info["models"][NAME]["labels"] == {"ncr": 1, "ed": 2, "et": 4}
     assert NAME in info["trainers"]
     status, served = post(f"{server}/infer/{NAME}?image=case&output=image", params=json.dumps({"device": "cpu"}))
-    assert status == 200
+    assert status == 200, served
     (tmp_path / "served.nii.gz").write_bytes(served)
     for address, code, sentence in [
         (f"infer/{NAME}?image=nobody&output=image", 404, "image is 'nobody', .*: case, empty, other"),
