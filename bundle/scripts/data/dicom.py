@@ -20,7 +20,7 @@ from scripts.data.folder_files import FolderFiles, list_files
 from scripts.errors import UserError
 from scripts.files import replacing
 
-__all__ = ["Series", "find_dicom", "read_all_series", "read_series", "write_series"]
+__all__ = ["DICOM_FILES", "Series", "find_dicom", "read_all_series", "read_series", "write_series"]
 
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
@@ -29,6 +29,7 @@ TAGS = [
     "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "InstanceNumber",
 ]  # fmt: skip
+DICOM_FILES = "dicom_files"  # in an image's meta data: the files of its series, one a line
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
 NEEDED = {"Rows": 1, "Columns": 1, "FrameOfReferenceUID": 1, "PixelSpacing": 2}
 NEEDED |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3}

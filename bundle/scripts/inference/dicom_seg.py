@@ -11,12 +11,12 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from scripts.data.dicom import read_series
+from scripts.data.dicom import DICOM_FILES, read_series
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.labels import CLASS_COLOURS, CLASSES
 
-__all__ = ["SaveDicomSegd", "write_dicom_seg"]
+__all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 
 NAMES = {"NCR": "Necrotic core", "ED": "Oedema", "ET": "Enhancing tumour"}
 SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
@@ -29,25 +29,24 @@ class SaveDicomSegd(MapTransform):
 
     Args:
         keys: network classes in the grid of the image's file, (1, H, W, D).
-        images: as find_work gives them; ``dicom`` of each names the files of its series.
         output_dir: the folder to write to.
-
-    Raises:
-        UserError: if no image is of DICOM.
     """
 
-    def __init__(self, keys: KeysCollection, images: Sequence[Mapping[str, Any]], output_dir: str) -> None:
+    def __init__(self, keys: KeysCollection, output_dir: str) -> None:
         super().__init__(keys)
-        self.files = {image["case"]: image["dicom"]["files"] for image in images if "dicom" in image}
         self.output_dir = output_dir
-        if images and not self.files:
-            raise UserError("dicom_seg is True, but dataset_dir holds no DICOM: leave it out, or give DICOM studies.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = data["case"]
+        files = data["image"].meta[DICOM_FILES].split("\n")
         for key in self.key_iterator(data):
-            write_dicom_seg(Path(self.output_dir, f"{case}_seg.dcm"), data[key][0].cpu().numpy(), self.files[case])
+            write_dicom_seg(Path(self.output_dir, f"{data['case']}_seg.dcm"), data[key][0].cpu().numpy(), files)
         return dict(data)
+
+
+def check_dicom(images: Sequence[Mapping[str, Any]]) -> None:
+    """Check that there is a series for each DICOM SEG. Raises UserError if no image is of DICOM."""
+    if images and not any("dicom" in image for image in images):
+        raise UserError("dicom_seg is True, but dataset_dir holds no DICOM: leave it out, or give DICOM studies.")
 
 
 def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple
 from torch.utils.data import get_worker_info
 
 from scripts.data.brain_mask import brain_of
-from scripts.data.dicom import write_series
+from scripts.data.dicom import DICOM_FILES, write_series
 from scripts.data.faults import Fault, report_faults
 from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
@@ -82,8 +82,9 @@ class CheckedImages(Dataset):
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
         if "fault" in entry:
             raise ValueError(entry["fault"], entry["remedy"])
-        if "dicom" in entry:
-            write_series(entry["dicom"]["files"], Path(entry["image"]))
+        series = entry.get("dicom", {}).get("files")
+        if series:
+            write_series(series, Path(entry["image"]))
             entry = {key: value for key, value in entry.items() if key != "dicom"}
         channels = len(SEQUENCES) if "channels" in entry else 1
         if isinstance(entry["image"], list):
@@ -96,6 +97,8 @@ class CheckedImages(Dataset):
             loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
             check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
+        if series:
+            loaded["image"].meta[DICOM_FILES] = "\n".join(series)
         return loaded
 
 
