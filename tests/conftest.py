@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from images import build
 from scripts.data.make_datalist import make_datalist
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError, find_sentence
@@ -52,6 +53,12 @@ def free_port() -> Callable[[], int]:
             return probe.getsockname()[1]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def label_image(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A copy of the project as in the image ``label`` of the Dockerfile, and the image's command; takes minutes."""
+    return build("label", tmp_path_factory.mktemp("label"))
 
 
 @pytest.fixture(scope="session")

@@ -11,65 +11,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
-from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import ROOT
+from images import build, ignored, stages
 from scripts.__main__ import COMMANDS
 
 PLACES = ("/studies", "/labels", "/store")  # volumes
-
-
-def stages():
-    """(instruction, text) of each line of the Dockerfile, by the stage's name."""
-    text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
-    found: dict[str, list[tuple[str, str]]] = {}
-    for line in text.splitlines():
-        instruction, _, rest = line.partition(" ")
-        if instruction == "FROM":
-            name = rest.rpartition(" AS ")[2]
-            found[name] = []
-        elif line and not line.startswith("#"):
-            found[name].append((instruction, rest))
-    return found
-
-
-def ignored(folder, names):
-    """What .dockerignore leaves out."""
-    patterns = (ROOT / ".dockerignore").read_text().split()
-    paths = {name: (Path(folder) / name).relative_to(ROOT).as_posix() for name in names}
-    return {name for name, path in paths.items() if any(fnmatch(path, pattern) for pattern in patterns)}
-
-
-def build(name, folder):
-    """Run a stage's steps with ``folder`` in the place of its WORKDIR, except apt-get; its CMD as words."""
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VIRTUAL_ENV", "PYTHON"))}
-    environment = {**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    place, command = folder / "work", []
-    for instruction, text in stages()[name]:
-        if instruction == "WORKDIR":
-            place.mkdir(exist_ok=True)
-        elif instruction == "COPY":
-            assert text == ". ."
-            shutil.copytree(ROOT, place, ignore=ignored, dirs_exist_ok=True)
-        elif instruction == "ARG":
-            option, _, default = text.partition("=")
-            environment.setdefault(option, default.strip('"'))
-        elif instruction == "CMD":
-            command = json.loads(text)
-        elif not text.startswith("apt-get"):
-            assert instruction == "RUN", instruction
-            done = subprocess.run(["sh", "-c", text], cwd=place, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return place, command
 
 
 def serve(command, place, address):
@@ -128,8 +80,8 @@ def test_the_mlflow_image_answers_under_its_name_in_compose(tmp_path, free_port)
 
 
 @pytest.mark.slow
-def test_the_label_image_serves_patients(tmp_path, free_port, cohort_source):
-    place, command = build("label", tmp_path)
+def test_the_label_image_serves_patients(label_image, tmp_path, free_port, cohort_source):
+    place, command = label_image
     shutil.copytree(cohort_source / "data", tmp_path / "studies")
     port = free_port()
     answer = serve([*with_places(command, tmp_path), f"PORT={port}"], place, f"http://127.0.0.1:{port}/info/")

@@ -132,18 +132,18 @@ def study(tmp_path, cohort_source):
 
 
 @pytest.fixture
-def server(study, tmp_path, free_port):
-    """``make label``, in a process group of its own."""
+def server(label_image, study, tmp_path, free_port):
+    """``make label`` where its environment is made already, in a process group of its own."""
     port = free_port()
     folders = [f"STUDIES={study.parent}", f"LABELS={tmp_path / 'labels'}", f"APP={tmp_path / 'app'}"]
     line = ["make", "label", *folders, f"PORT={port}"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            line, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            line, cwd=label_image[0], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     address = f"http://127.0.0.1:{port}"
-    deadline = time.time() + 900  # the first time, its environment is made
+    deadline = time.time() + 240
     while time.time() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(f"{address}/info/", timeout=5)
