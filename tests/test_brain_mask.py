@@ -81,6 +81,6 @@ def test_another_mask_is_noticed(patient):
     assert find_work(**options, brain_mask=masks["p_1_bet"])["left"] == []
     for mask in (masks["other"], ""):
         with pytest.raises(
-            UserError, match=r"p_1_seg\.nii\.gz was predicted with brain mask .*p_1_bet\.nii\.gz, not with "
+            UserError, match=r"p_1_seg\.nii\.gz was predicted with brain mask .*p_1_bet\.nii\.gz, not with"
         ):
             find_work(**options, brain_mask=mask)

@@ -78,6 +78,11 @@ KINDS = {  # tags: the reason for or against
     "AX T1 W/O CONTRAST": (AGENT, "!before contrast"),
     "T1 nativ": (AGENT, "!before contrast"),
     "T1 non-contrast": (AGENT, "!before contrast"),
+    "t1 tra": ({"ContrastBolusAgent": "kein KM"}, "!no contrast"),
+    "t1 cor": ({"ContrastBolusAgent": "Buscopan"}, "!no contrast"),
+    "T1 mit Kontrast": ({}, "contrast"),
+    "T1 without FS +C": ({}, "contrast"),
+    "AX T1 POST CONTRAST PRE SURGERY": ({}, "contrast"),
     "T1 pre and post": ({}, "!before .* and after"),
     "T2 FLAIR +C": ({}, "!T2"),
     "FLAIR post": ({}, "!FLAIR"),
@@ -128,6 +133,13 @@ def with_images(series, **changes):
             setattr(series.headers[int(index[1:])], keyword, value)
     kept = [image for index, image in enumerate(series.headers) if changes.get(f"i{index}", {}) is not None]
     return Series(kept, series.files[: len(kept)])
+
+
+def test_a_whole_series_is_taken_before_a_finer_one_with_a_gap():
+    fine, whole = with_images(stack(), i7=None), stack(30, 5)
+    (chosen,) = choose([judge(fine), judge(whole)])
+    assert chosen.series is whole and "is whole" in chosen.why
+    assert [verdict.series for verdict in choose([judge(fine)])] == [fine]  # its fault is told later
 
 
 FAULTS = {
@@ -458,10 +470,27 @@ def test_studies_with_the_skull_are_rejected_then_predicted_by_their_masks_and_r
         nib.save(nib.Nifti1Image(mask, image.affine), tmp_path / "masks" / path.name.replace(".nii", "_bet.nii"))
     masked = ["--brain_mask", str(tmp_path / "masks" / "*_t1ce_bet.nii.gz")]
     again = command(*line, *masked)
-    assert again.returncode == 1 and "was predicted with brain mask None" in again.stderr
+    assert again.returncode == 1 and "was predicted without a brain mask" in again.stderr
     assert command(*line, *masked, "--overwrite", "True").returncode == 0
     for case in ("H1_20240105", "H2_20240105"):
         label = np.asarray(nib.load(out / f"{case}_seg.nii.gz").dataobj)
         assert pydicom.dcmread(out / f"{case}_seg.dcm").pixel_array.sum() == (label > 0).sum() > 0
     assert command("scripts", "report", "--run", out).returncode == 0
     assert "H2_20240105" in (out / "report.html").read_text()
+
+
+LACKING = ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+           "AccessionNumber", "SliceThickness"]  # fmt: skip
+
+
+def test_an_anonymised_series_has_a_dicom_seg(brain, tmp_path):
+    """Attributes that are absent or not valid are empty in the SEG."""
+    files = write_dicom(tmp_path / "in", brain, AFFINE, **dict.fromkeys(LACKING))
+    classes = np.zeros(brain.shape, np.uint8)
+    classes[5:8, 5:8, 5:8] = 2
+    write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+    files = write_dicom(tmp_path / "odd", brain, AFFINE, PatientSex="W", PatientBirthDate="1960", StudyTime="10:15")
+    write_dicom_seg(tmp_path / "odd.dcm", classes, files)
+    for name in ("seg.dcm", "odd.dcm"):
+        seg = pydicom.dcmread(tmp_path / name)
+        assert seg.PatientSex == "" and not seg.PatientBirthDate and seg.pixel_array.sum() == 27

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -21,6 +22,8 @@ from scripts.errors import UserError
 from scripts.files import replacing
 
 __all__ = ["DICOM_FILES", "Series", "find_dicom", "read_all_series", "read_series", "write_series"]
+
+logger = logging.getLogger(__name__)
 
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
@@ -50,7 +53,13 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
     else:
         files = list_files(root) if root.is_dir() else FolderFiles()
     own = Path(output_dir).resolve() if root.resolve() in Path(output_dir).resolve().parents else None
-    if any(own not in path.resolve().parents for path in files.volumes):
+    if nifti := [path for path in files.volumes if own not in path.resolve().parents]:
+        hidden = [path for path, _ in files.left_out if path.is_file() and os.access(path, os.R_OK) and is_dicom(path)]
+        if hidden:
+            logger.warning(
+                f"{root} holds {len(hidden)} DICOM file(s) besides {nifti[0].name}: only NIfTI is read. For the DICOM "
+                "studies take NIfTI files out."
+            )
         return FolderFiles()
     found = FolderFiles(broken=files.broken)
     for path, _ in files.left_out:

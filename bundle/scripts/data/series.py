@@ -32,11 +32,12 @@ OTHERS = {
     "another part of the body": r"spine|\bneck|\bc sp|orbit|pituit|sella|\biac\b|cervi|thora|lumb",
 }
 BEFORE = (
-    r"\bpre\b(?! op)|precontrast|pre(contrast|gd|gad|km)|w/?o\b|without|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh"
-    r"|nativ|plain|\bohne\b|\bsans\b|\bsin\b"
+    r"\bpre\b(?! op| surg)|precontrast|pre(contrast|gd|gad|km)|w/?o\b(?! fs| fat)|without(?! fs| fat)"
+    r"|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh|nativ|plain|\bohne\b(?! fs)|\bkein|\bsans\b|\bsin\b"
 )
 AFTER = r"\+ ?(c|gd|km|ce|k|contrast)\b|\bpost(?!er| ?op)|\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bc\+|\bkm\b|with c"
-PERHAPS = r"contrast|\benh"  # after contrast, unless a word of BEFORE is there
+PERHAPS = r"[ck]ontrast|\benh|dotarem|gadovist|\bk\+"  # after contrast, unless a word of BEFORE is there
+NO_CONTRAST = r"|buscopan|glucagon"  # agents that give no contrast
 NO_AGENT = {"", "no", "none", "n", "n/a", "na", "without", "0"}
 
 
@@ -109,7 +110,8 @@ def judge_contrast(verdict: Verdict, text: str) -> None:
     """Whether the images were taken after contrast agent: the description counts before the tags."""
     series = verdict.series
     agent = str(series.get("ContrastBolusAgent")).strip()
-    given = agent.lower() not in NO_AGENT or bool(series.get("ContrastBolusAgentSequence"))
+    named = agent.lower() not in NO_AGENT and not re.search(BEFORE + NO_CONTRAST, agent.lower())
+    given = named or bool(series.get("ContrastBolusAgentSequence"))
     before, after = re.search(BEFORE, text), re.search(AFTER, text)
     after = after or (None if before else re.search(PERHAPS, text))
     if before and after:
@@ -141,6 +143,7 @@ def judge_slices(verdict: Verdict) -> None:
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The best of those that fit; several if they are equal. The others get the reason why another one is better."""
     fit = [verdict for verdict in verdicts if not verdict.against]
+    fit = keep(fit, lambda verdict: not verdict.series.fault(), "is whole")
     fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
     fit = keep(fit, lambda verdict: verdict.original, "is original")
     finest = min((verdict.thickness for verdict in fit), default=0)

@@ -103,7 +103,10 @@ def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
         if verdict not in asked:
             verdict.against = [f"not {wanted}"]
     if len(asked) == 1:
-        asked[0].against, asked[0].reasons = [], [f"--series {wanted}"]
+        although = f", although {asked[0].against[0]}" if asked[0].against else ""
+        if although:
+            logger.warning(f"--series {wanted} takes {asked[0].series.description!r}{although}.")
+        asked[0].against, asked[0].reasons = [], [f"--series {wanted}{although}"]
     return choose(asked) or asked
 
 

@@ -21,6 +21,10 @@ __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 NAMES = {"NCR": "Necrotic core", "ED": "Oedema", "ET": "Enhancing tumour"}
 SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
 SERIES_NUMBER = 300  # of the SEG: this much above its source
+COPIED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "SliceThickness"),
+)
 METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 
 
@@ -58,6 +62,8 @@ def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> No
     from pydicom.uid import generate_uid
 
     images, volume = read_series(files)
+    for image in images:
+        fill(image)
     segmentation = hd.seg.Segmentation(
         source_images=images,
         pixel_array=volume.with_array(np.ascontiguousarray(classes.transpose(2, 1, 0)).astype(np.uint8)),
@@ -77,6 +83,22 @@ def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> No
     segmentation.SeriesDescription = "Brain tumour segmentation (research only)"
     with replacing(path) as partial:
         segmentation.save_as(partial)
+
+
+def fill(image: Any) -> None:
+    """Make attributes empty that a SEG copies and an anonymised image may lack, or that have no valid value."""
+    from pydicom.config import RAISE
+    from pydicom.datadict import dictionary_VR
+    from pydicom.dataelem import DataElement
+
+    for keyword in COPIED:
+        try:
+            value = image.get(keyword)
+            DataElement(keyword, dictionary_VR(keyword), value, validation_mode=RAISE)
+        except ValueError:
+            value = None
+        if value is None or (keyword == "PatientSex" and value not in ("M", "F", "O")):
+            setattr(image, keyword, None)
 
 
 def describe(number: int) -> Any:

@@ -26,15 +26,8 @@ __all__ = ["find_work", "record_inference"]
 
 logger = logging.getLogger(__name__)
 
-CASE = {
-    "case?": str,
-    "image": str,
-    "prediction": str,
-    "size?": int,
-    "time_ns?": int,
-    "brain_mask?": str,
-    "dicom?": dict,
-}
+CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
+CASE |= {"brain_mask?": str, "dicom?": dict}
 RECORD = {"cases?": [CASE], "settings?": dict}
 WAIT = 120  # seconds, while other shards write the record
 
@@ -160,13 +153,15 @@ def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
             f"({foreign[0].name}), such as the truth or an evaluation's: give another output_dir."
         )
-    for path, image in label_maps.items():
+    clear = {path: image for path, image in label_maps.items() if "fault" not in image}  # a study may be unclear now
+    for path, image in clear.items():
         source = sources[path.name]
         own = Path(ensure_tuple(image["image"])[0]).resolve()
         masks = [source.get("brain_mask"), str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None]
         remedy = "give another output_dir, or --overwrite True to predict it again."
         if not overwrite and masks[0] != masks[1]:
-            raise UserError(f"{path} was predicted with brain mask {masks[0]}, not with {masks[1]}: {remedy}")
+            then, now = (f"with brain mask {mask}" if mask else "without a brain mask" for mask in masks)
+            raise UserError(f"{path} was predicted {then}, not {now}: {remedy}")
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
         if not overwrite and (changed or source["image"] != str(own)):
             raise UserError(
@@ -219,6 +214,8 @@ def record_inference(
     """
     lock = FolderLock(output_dir, wait=WAIT)  # until the end
     settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
+    made = {path.name for path in Path(output_dir).glob("*_seg.nii.gz")}  # faulty now, not when their map was made
+    images = [image for image in images if "fault" not in image or f"{image['case']}_seg.nii.gz" not in made]
     now = {image["case"] for image in images}
     same: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
