@@ -321,6 +321,34 @@ def test_series_that_fit_equally_well_are_named(studies, brain):
     assert "dicom" in images[1] and "dicom" in work(studies, series="*_fs_*")["all"][0]
 
 
+def test_a_label_map_of_a_study_that_is_unclear_now_stays(studies, brain):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    made = [out / f"{case}_20240105_seg.nii.gz" for case in ("H1", "H2")]
+    for path in made:
+        path.touch()
+    same = {"PatientID": "H1", "StudyInstanceUID": "1.2.3.1", "SeriesNumber": 4, "SeriesDescription": "t1_fs_KM"}
+    write_dicom(studies / "H1" / "S4", brain, np.diag([-5.0, -5, 10, 1]), **same)
+    images = work(studies)
+    assert "fault" in images["all"][0] and images["left"] == []
+    record_inference(str(out), images["all"], [], {}, overwrite=True)
+    assert [path.exists() for path in made] == [True, False]
+    cases = {case["case"]: case for case in json.loads((out / "inference.json").read_text())["cases"]}
+    assert cases["H1_20240105"]["dicom"]["number"] == "3"
+
+
+def test_a_choice_against_the_description_is_warned_of(studies, caplog):
+    images = work(studies, series="2")["all"]
+    assert "--series 2 takes 't1_mprage_tra', although no contrast" in caplog.text
+    assert "although" in images[0]["dicom"]["why"]
+
+
+def test_dicom_beside_nifti_is_named(studies, brain, caplog):
+    nib.save(nib.Nifti1Image(brain.astype(np.float32), np.diag([-5.0, -5, 10, 1])), studies / "extra_t1ce.nii.gz")
+    assert [image["case"] for image in work(studies)["all"]] == ["extra"]
+    assert re.search(r"DICOM file\(s\) besides extra_t1ce\.nii\.gz: only NIfTI is read", caplog.text)
+
+
 def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studies, brain):
     for file in sorted((studies / "H1" / "S3").iterdir())[3:5]:
         file.unlink()
