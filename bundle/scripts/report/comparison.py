@@ -20,7 +20,7 @@ from scripts.report.figures import Chart, render_chart
 from scripts.report.layers import Patient, read_patient
 from scripts.report.page import Cell, Column, Page, Row, Table
 from scripts.report.run_folder import Run, open_run
-from scripts.report.run_tables import middle_and_ends
+from scripts.report.run_tables import middle_and_ends, score_cell
 from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric, patients
 
 __all__ = ["compare_runs"]
@@ -122,7 +122,7 @@ def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
             cells = []
             for metric in metrics:
                 a, b = (table.values[case, region][metric] for table in tables)
-                cells += [Cell(number(metric, value), None if value != value else value) for value in (a, b, a - b)]
+                cells += [score_cell(metric, value) for value in (a, b, a - b)]
             rows.append(Row(Column(case), cells, place, region))
     return Table(columns, rows, regions={name: REGION_TITLES[name] for name in TABLE_ORDER})
 
@@ -153,5 +153,5 @@ def region_table(tables: Sequence[Scores], case: str) -> Table:
     rows = []
     for region in TABLE_ORDER:
         values = [(name, table.values[case, region][name]) for name in metrics for table in tables]
-        rows.append(Row(Column(REGION_TITLES[region]), [Cell(number(name, value)) for name, value in values]))
+        rows.append(Row(Column(REGION_TITLES[region]), [score_cell(name, value) for name, value in values]))
     return Table([Column(""), *(Column(f"{METRICS[name].title}: {side}") for name in metrics for side in SIDES)], rows)

@@ -20,6 +20,7 @@ __all__ = [
     "pick_by_dice",
     "pick_by_volume",
     "region_table",
+    "score_cell",
     "score_rows",
     "summary_table",
     "volume_rows",
@@ -35,9 +36,10 @@ def summary_table(scores: Scores) -> Table:
 
 def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
+    rule = EMPTY_RULES[scores.empty_rule]
     notes = [
         f"Means of {patients(len(scores.cases))}. In brackets: 95% bootstrap interval over patients.",
-        f"{EMPTY_RULES[scores.empty_rule].capitalize()}.".replace("dice", "Dice"),
+        f"{rule[0].upper()}{rule[1:]}.",
     ]
     for region in TABLE_ORDER:
         if empty := scores.empty_cases.get(region):
