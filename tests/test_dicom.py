@@ -25,7 +25,8 @@ from scripts.data.series import choose, judge  # noqa: E402
 from scripts.errors import UserError  # noqa: E402
 from scripts.inference.dicom_seg import write_dicom_seg  # noqa: E402
 from scripts.inference.predictor import CheckedImages  # noqa: E402
-from scripts.inference.worklist import find_work, record_inference  # noqa: E402
+from scripts.inference.record import record_inference  # noqa: E402
+from scripts.inference.worklist import find_work  # noqa: E402
 from scripts.method.resunet import ResUNet  # noqa: E402
 
 AFFINE = oblique()

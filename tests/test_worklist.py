@@ -9,7 +9,8 @@ import torch
 
 from scripts.errors import UserError
 from scripts.files import replacing
-from scripts.inference.worklist import find_work, record_inference
+from scripts.inference.record import record_inference
+from scripts.inference.worklist import find_work
 from scripts.locking import FolderLock
 from scripts.method.resunet import ResUNet
 
@@ -37,6 +38,20 @@ def test_a_label_map_of_an_image_that_changed_since_is_named(cohort, tmp_path):
     with pytest.raises(UserError, match="phantom_0002_seg.nii.gz was predicted from .* as it is now"):
         find_work(**options)
     assert len(find_work(**options, overwrite=True)["left"]) == 6
+
+
+def test_images_that_lack_a_wanted_file_are_predicted_again(cohort_source, tmp_path, caplog):
+    options = {"dataset_dir": str(cohort_source / "data"), "output_dir": str(tmp_path)}
+    record_inference(str(tmp_path), find_work(**options)["all"], [], {})
+    for number in range(6):
+        (tmp_path / f"phantom_000{number}_seg.nii.gz").touch()
+    (tmp_path / "phantom_0003_entropy.nii.gz").touch()
+    assert find_work(**options, also={"entropy.nii.gz": False})["left"] == []
+    assert find_work(**options, also={"seg.dcm": True})["left"] == []  # not of NIfTI files
+    with caplog.at_level("INFO"):
+        left = find_work(**options, also={"entropy.nii.gz": True})["left"]
+    assert {image["case"] for image in left} == {f"phantom_000{number}" for number in (0, 1, 2, 4, 5)}
+    assert "no entropy.nii.gz beside them are predicted again: 5." in caplog.text
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,4 +1,4 @@
-"""Which images to predict now, and the record of those that are predicted."""
+"""Which images to predict now."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
 from scripts.data.brain_mask import with_masks
-from scripts.data.cases import Case, Choice, find_cases, find_images, label_map, maps_of
+from scripts.data.cases import Case, Choice, find_cases, find_images, label_map
 from scripts.data.datalist import datalist_images
 from scripts.data.studies import find_series
 from scripts.errors import UserError
-from scripts.files import read_json, sha256
+from scripts.inference.record import record_groups
 from scripts.labels import SEQUENCES
-from scripts.locking import FolderLock
-from scripts.settings.provenance import record_run
-from scripts.training.folder import forget_scores
 
-__all__ = ["find_work", "record_inference"]
+__all__ = ["find_work"]
 
 logger = logging.getLogger(__name__)
-
-CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
-CASE |= {"brain_mask?": str, "dicom?": dict}
-RECORD = {"cases?": [CASE], "settings?": dict}
-WAIT = 120  # seconds, while other shards write the record
 
 
 def find_work(
@@ -43,6 +34,7 @@ def find_work(
     shard: str = "",
     brain_mask: str = "",
     series: str = "",
+    also: Mapping[str, bool] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
 
@@ -57,6 +49,8 @@ def find_work(
         shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
         brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
         series: which series of each DICOM study to take; see ``find_series``.
+        also: whether files that end so (``NAME_entropy.nii.gz``) are wanted too: an image that lacks one is predicted
+            again.
 
     Raises:
         UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
@@ -85,9 +79,16 @@ def find_work(
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
-    left = [image for image in images if overwrite or map_of[image["case"]] not in existing]
-    if done := len(images) - len(left):
-        logger.warning(f"{done} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again.")
+    wanted = [ending for ending, want in (also or {}).items() if want]
+    lacking = [path for path, image in existing.items() if lacks(path, image, wanted)]
+    done = set(existing) - set(lacking)
+    left = [image for image in images if overwrite or map_of[image["case"]] not in done]
+    if lacking and not overwrite:
+        logger.info(f"Label maps that have no {' or '.join(wanted)} beside them are predicted again: {len(lacking)}.")
+    if skipped := len(images) - len(left):
+        logger.warning(
+            f"{skipped} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again."
+        )
     return {"all": images, "left": left}
 
 
@@ -114,6 +115,13 @@ def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
         expected = f"K/N with K from 1 to N, as 3/16, and K up to the number of images, {len(images)}"
         raise UserError(f"shard is {shard!r}, expected {expected}.")
     return list(images)[first - 1 :: count]
+
+
+def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> bool:
+    """Whether a file with one of these endings is missing beside a label map. Only DICOM has a DICOM SEG."""
+    name = label_map.name.removesuffix("seg.nii.gz")
+    wanted = [ending for ending in endings if not ending.endswith(".dcm") or "dicom" in image]
+    return "fault" not in image and not all(label_map.with_name(name + ending).is_file() for ending in wanted)
 
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
@@ -174,72 +182,3 @@ def origin(image: Mapping[str, Any]) -> str:
     if dicom := image.get("dicom"):
         return f"series {dicom['number']} ({dicom['description']}) of {Path(dicom['files'][0]).parent}"
     return str(Path(ensure_tuple(image["image"])[0]).resolve())
-
-
-def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:
-    """Settings and cases of earlier inferences into the folder, a group for each settings; cases whose map is there.
-
-    Args:
-        output_dir: the folder.
-        planned: also take cases without a map, which another shard may be predicting.
-
-    Raises:
-        UserError: if inference.json has another form.
-    """
-    path, groups = Path(output_dir).resolve() / "inference.json", []
-    record = read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]}) if path.is_file() else {}
-    for group in (record, *record.get("earlier", [])):
-        maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
-        cases = [case | {"prediction": str(here)} for case, here in maps if planned or here.is_file()]
-        groups.append({"settings": group.get("settings", {}), "cases": cases})
-    return groups
-
-
-def record_inference(
-    output_dir: str,
-    images: Sequence[Mapping[str, Any]],
-    ckpt_path: str | Sequence[str],
-    settings: Mapping[str, Any],
-    overwrite: bool = False,
-    label_values: Sequence[int] | None = None,
-    shard: str = "",
-) -> None:
-    """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
-
-    Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one. Maps of other
-    settings that are not made again stay under ``earlier``, with their settings. Shards take turns to add theirs.
-
-    Raises:
-        UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
-    """
-    lock = FolderLock(output_dir, wait=WAIT)  # until the end
-    settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
-    made = {path.name for path in Path(output_dir).glob("*_seg.nii.gz")}  # faulty now, not when their map was made
-    images = [image for image in images if "fault" not in image or f"{image['case']}_seg.nii.gz" not in made]
-    now = {image["case"] for image in images}
-    same: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    for group in record_groups(output_dir, planned=bool(shard)):
-        other = sorted(key for key in settings if group["settings"].get(key) != settings[key])
-        if group["cases"] and other and not overwrite:
-            raise UserError(
-                f"{output_dir} holds {len(group['cases'])} label map(s) made with other {', '.join(other)}: give "
-                "another output_dir, or --overwrite True to predict them again."
-            )
-        rest = [case for case in group["cases"] if case.get("case") not in now]
-        same += [] if other else rest
-        others += [group | {"cases": rest}] if other and rest else []
-    if overwrite and idist.get_rank() == 0:
-        forget_scores(output_dir)
-        for path in (path for image in images for path in maps_of(output_dir, image["image"], image["case"])):
-            path.unlink(missing_ok=True)
-    record_run(
-        output_dir,
-        "inference",
-        ckpt_path=ckpt_path,
-        cases=[*same, *images],
-        settings=settings,
-        earlier=others,
-        label_values=label_values,
-    )
-    del lock
