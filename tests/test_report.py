@@ -109,6 +109,7 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
     about = json.loads((run / "evaluation.json").read_text())
     for case in about["cases"]:
         del case["label"]
+    about["cases"][0]["dicom"] = {"number": "7", "description": "t1 <km>", "why": "says km"}
     (run / "inference.json").write_text(json.dumps(about))
     for name in ("evaluation.json", "training.json", "history.csv"):
         (run / name).unlink()
@@ -117,6 +118,7 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
     (run / "metrics_et_cleared.csv").unlink()
     report(str(run))
     page = (run / "report.html").read_text()
+    assert page.count("<p>DICOM series 7, t1 &lt;km&gt;: says km.</p>") == 1
     assert "Largest tumour: A_&lt;b&gt;1, 6.4 ml" in page and ">Summary<" not in page and "Truth of" not in page
     with open(run / "report.csv", newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}

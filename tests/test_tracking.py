@@ -152,7 +152,9 @@ def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, 
         (folder / "metrics.json").write_text(json.dumps({"summary": {"WT": {"dice": {"mean": 0.25}}}}))
     send_evaluation(str(training), weights)
     assert not (training / "mlflow.json").exists()  # the training was not sent
-    run_id = send_run(str(training), uri)
+    with caplog.at_level("INFO"):
+        run_id = send_run(str(training), uri)
+    assert f"compareRunsMode=CHART after: mlflow ui --backend-store-uri {uri}" in caplog.text
     send_evaluation(str(training), weights)
     run = run_of(training, uri)
     assert run.info.run_id == run_id and run.data.tags["evaluation.command"] == "python -m scripts evaluate"

@@ -52,12 +52,12 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.hidden, ignore_errors=True)
 
-    def add(self, patient: Patient, table: Table, facts: Sequence[str] = ()) -> None:
+    def add(self, patient: Patient, table: Table, alerts: Sequence[str] = (), source: str = "") -> None:
         """Draw a patient and write its volumes. The table and the sentences stand beside its pictures."""
         number = len(self.shown)
         write_text(self.hidden / SCRIPT.format(number), script_of(number, volumes_of(patient)))
         kinds = frozenset(layer.kind for layer in patient.layers)
-        self.shown.append(Shown(patient.name, draw_pictures(patient), table, facts, kinds))
+        self.shown.append(Shown(patient.name, draw_pictures(patient), table, alerts, source, kinds))
 
     def finish(
         self, page: Page, rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any], volumes: bool = True

@@ -64,12 +64,13 @@ class Table:
 
 
 class Shown(NamedTuple):
-    """A patient on the page: still pictures by title, and the scores and facts beside them."""
+    """A patient on the page: still pictures by title, and beside them scores, alerts and where the image is from."""
 
     name: str
     pictures: Mapping[str, bytes]
     table: Table
-    facts: Sequence[str]
+    alerts: Sequence[str]
+    source: str
     kinds: frozenset[str]  # of its layers
 
 

@@ -83,7 +83,7 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
         for patient in read_patients(run):
             alerts.look_at(patient, PREDICTION)
             reasons = [f"Unlike all images of the training: {reason}." for reason in alerts.strange[patient.name]]
-            draft.add(patient, region_table(run, patient), reasons)
+            draft.add(patient, region_table(run, patient), reasons, run.source(patient.name))
         picks = pick_by_dice(run) if run.tables else pick_by_volume(alerts.volumes_ml)
         page = Page(
             title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",

@@ -61,6 +61,11 @@ class Run:
             return None
         return LabelMap(path, class_of) if path.is_file() else None
 
+    def source(self, case: str) -> str:
+        """The DICOM series of a case and why it was taken, in a sentence; empty for NIfTI files."""
+        series = self.cases[case].get("dicom")
+        return f"DICOM series {series['number']}, {series['description']}: {series['why']}." if series else ""
+
     def entropy(self, case: str) -> Path | None:
         """The map of uncertainty, if there is one."""
         path = Path(self.cases[case]["prediction"])

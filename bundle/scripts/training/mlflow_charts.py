@@ -6,6 +6,7 @@ MLflow keeps a person's own layout in the browser. A shared one is a tag of the 
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from scripts.labels import REGION_NAMES
@@ -55,5 +56,8 @@ def share_layout(client: Any, experiment: str) -> None:
 
 
 def layout_link(uri: str, experiment: str) -> str:
-    """Where a browser shows the layout."""
+    """Where a browser shows the layout: of a server, or of a store after the command that serves it."""
+    if not uri.startswith("http"):
+        command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        return f"{layout_link('http://127.0.0.1:5000', experiment)} after: {command}"
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={NAME}&compareRunsMode=CHART"

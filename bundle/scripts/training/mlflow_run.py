@@ -104,7 +104,7 @@ class MlflowRun:
             found.experiment_id if found else self.client.create_experiment(self.experiment, self.artifact_location())
         )
         share_layout(self.client, experiment)
-        if self.uri.startswith("http"):
+        if not self.uri.startswith("databricks"):  # whose pages have other addresses
             logger.info(f"MLflow compares this run with others at {layout_link(self.uri, experiment)}")
         return self.client.create_run(experiment, run_name=self.name).info.run_id
 
