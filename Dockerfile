@@ -1,5 +1,5 @@
 # Three images, chosen by --target. Without it, what `make demo` does:
-#   docker build -t mtcm-kd . && docker run --rm -v "$PWD/demo:/mtcm-kd/demo" mtcm-kd
+#   docker build -t mtcm-kd . && docker run --name demo mtcm-kd && docker cp demo:/mtcm-kd/demo . && docker rm demo
 # compose.yaml runs all three together. torch comes with CUDA from the default index (docker run --gpus all ...). For a smaller
 # image without it, name the index of CPU builds that pytorch.org gives:
 #   docker build --build-arg TORCH_OPTIONS="--index-url URL" -t mtcm-kd .
