@@ -93,6 +93,7 @@ def test_a_wrong_option_is_named_and_nothing_is_done(arguments, named, type_in):
         (["a", "3", "--nostrict"], ("a", 3, 0.5, False)),
         (["a", "--strict", "--ratio", "2"], ("a", 5, 2, True)),
         (["--pred", "a", "--folds=2", "--ratio", "1", "--strict", "False"], ("a", 2, 1, False)),
+        (["--folds=2", "a"], ("a", 2, 0.5, True)),
     ],
 )
 def test_good_options_are_passed_on(arguments, call, type_in):

@@ -102,13 +102,12 @@ def test_options_that_do_not_fit_are_named(options, named, cohort_source, tmp_pa
 @pytest.mark.parametrize(
     "files, overrides, needed",
     [
-        (METHOD, {}, {"t1ce", "flair", "t2", "t1"}),
+        (METHOD, {}, {"t1ce"}),
         (ALONE, {"strict": "False"}, {"t1ce"}),
         (ALONE, {"student_sequence": "flair"}, {"t1ce", "flair"}),
-        (METHOD, {"teachers::t1::sequences": "[flair,t2]"}, {"t1ce", "flair", "t2"}),
     ],
 )
-def test_a_datalist_needs_the_sequences_of_the_config(files, overrides, needed, monkeypatch):
+def test_a_datalist_needs_the_sequences_of_the_student(files, overrides, needed, monkeypatch):
     monkeypatch.chdir(BUNDLE)
     options = datalist_options(files, overrides)
     assert set(options["sequences"]) == needed and options["strict"] is ("strict" not in overrides)

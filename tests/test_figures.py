@@ -19,4 +19,6 @@ def test_there_is_a_chart_for_each_group_of_columns_that_has_values():
     assert charts["Loss of the labels"].endswith("at the end student 2")
     assert charts["Loss of the soft targets"].endswith("at the end distil_flair 2")
     assert charts["Learning rate"].endswith("at the end student 1")
+    (small,) = history_figures([{"epoch": "1", "lr/student": "9.9985e-05"}])
+    assert small.alt.endswith("at the end student 9.998e-05") or small.alt.endswith("student 9.999e-05")
     assert all(chart.svg.lstrip().startswith(b"<?xml") for chart in history_figures(rows))

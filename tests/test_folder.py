@@ -80,11 +80,14 @@ def test_a_folder_has_one_writer_and_is_free_after_a_kill(end, tmp_path):
         assert process.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"{folder} is in use"):
             FolderLock(str(folder))
-        (folder / ".part_1_2.pt").touch()  # what it was writing
+        for name in (".part_1_2.pt", "images/.part_3.nii.gz", ".draft_4/patient.js"):  # what it was writing
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
         getattr(process, end)()
         process.wait()
         lock = FolderLock(str(folder))
-        assert [path.name for path in folder.iterdir()] == [".lock"]
+        assert {path.name for path in folder.rglob("*")} == {".lock", "images"}
+        (folder / "images").rmdir()
         again = FolderLock(str(folder))  # as a notebook does after an error
         del lock
         assert subprocess.run(program, cwd=BUNDLE, capture_output=True, timeout=60).returncode == 1

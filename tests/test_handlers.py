@@ -18,6 +18,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
 from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp
+from scripts.training.search import TumourSearch
 from scripts.training.steps import ClipGradient, FiniteSteps
 
 
@@ -27,6 +28,13 @@ def engine_of(step=lambda engine, batch: None, length=2):
     engine.state.device = torch.device("cpu")
     engine.state.epoch_length = length
     return engine
+
+
+def test_a_run_that_is_resumed_within_an_epoch_does_not_ask_the_teachers_again():
+    search = TumourSearch(None, None, SimpleNamespace(data=[{}]), None)
+    search(SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=5, epoch_length=4)))
+    with pytest.raises(AttributeError):  # at the start of an epoch it asks the network, which is not there
+        search(SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=4, epoch_length=4)))
 
 
 def draws(epochs, workers, seed=0):

@@ -76,6 +76,21 @@ def test_the_mean_follows_its_network_in_training_alone():
     assert not (mean.network.training or output.teachers["mean"].requires_grad)
 
 
+@pytest.mark.parametrize("samples", [{"label": [0]}, {"t2": []}, {"label": [0], "t2": [1]}])
+def test_the_mean_follows_once_a_step_whatever_samples_lack(samples):
+    """Processes have other gaps, and must keep equal means."""
+    torch.manual_seed(0)
+    student = ResUNet(1, 4, WIDTHS)
+    mean = MovingMeanTeacher(student, ["t2"], decay=0.9)
+    model = DistillationNetwork(student, {"mean": mean}, activation_checkpointing=True).train()
+    start = mean.network.stem.conv1.weight.clone()
+    with torch.no_grad():
+        student.stem.conv1.weight.add_(1.0)
+    images = {"image": normal(2, 1, 16, 16, 16), "t2": normal(2, 1, 16, 16, 16, seed=1)}
+    model(**images, samples=samples).student[0].sum().backward()
+    torch.testing.assert_close(mean.network.stem.conv1.weight, start + 0.1)
+
+
 def test_the_followed_network_is_a_submodule_once_and_keeps_its_features():
     teacher = Teacher(ResUNet(1, 4, WIDTHS), "t2", ["decoder2"])
     mean = MovingMeanTeacher(teacher.network, "t2", ["decoder2"])

@@ -66,6 +66,10 @@ def test_runs_that_do_not_fit_together_are_named(cohort_source, tmp_path):
         overview(data, a, picture, case="x")
     with pytest.raises(UserError, match="dataset_dir .*phantom_0001"):
         overview(str(cohort_source / "data" / "phantom_0003"), a, picture)
+    unlabelled = shutil.copytree(cohort_source / "data" / "phantom_0001", tmp_path / "in" / "phantom_0001").parent
+    (unlabelled / "phantom_0001" / "phantom_0001_seg.nii.gz").unlink()
+    with pytest.raises(UserError, match="phantom_0001 of .* has no label: give the folder that has it"):
+        overview(str(unlabelled), a, picture)
     with pytest.raises(UserError, match=str(tmp_path / "none")):
         overview(data, f"none={tmp_path / 'none'}", picture)
     with pytest.raises(UserError, match="runs is "):

@@ -35,7 +35,7 @@ def test_weights_without_a_record_are_taken_as_they_are(tmp_path, caplog):
 
 
 def test_the_shipped_weights_say_what_they_were_trained_with(caplog):
-    """So other windows, which cost Dice (docs/defaults.md), are warned of."""
+    """So other windows, which cost Dice (experiments/trials.md), are warned of."""
     train = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())
     keys = ("spacing", "window_size", "student_sequence", "student_widths", "deep_supervision")
     settings = {key: train[key] for key in keys}

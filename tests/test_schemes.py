@@ -489,6 +489,16 @@ def test_an_nnunet_data_set_becomes_a_datalist_with_its_label_values(cohort):
     assert [entry["image"] for entry in document["training"]] == [f"imagesTr/C{n}_0001.nii.gz" for n in range(6)]
 
 
+def test_an_nnunet_data_set_without_labels_becomes_a_list_for_prediction(cohort):
+    channels = {"t1": 0, "t1ce": 1, "t2": 2, "flair": 3, "label": 9}
+    root = renamed(cohort, lambda n, r: f"imagesTr/C{n}_{channels[r]:04d}.nii.gz")
+    for path in root.glob("imagesTr/*_0009.nii.gz"):
+        path.unlink()
+    spec = {"channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}, "labels": REGIONS}
+    (root / "dataset.json").write_text(json.dumps(spec))
+    assert len(entries_of(root, unlabelled="testing")["testing"]) == 6
+
+
 def test_no_recognised_label_is_said_with_the_endings(cohort):
     root = renamed(cohort, lambda n, r: f"P{n}_{'voi' if r == 'label' else r}.nii.gz")
     with pytest.raises(UserError, match=r"no label.*label: seg.*voi.*--label"):

@@ -6,8 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
-from conftest import TINY
+from conftest import BUNDLE, TINY
 from scripts.data.datalist import load_cases
 from scripts.data.targets import ClassProbabilitiesd, find_targets, target_classes
 from scripts.errors import UserError
@@ -126,6 +127,15 @@ def test_predictions_are_found_by_case(cohort, targets):
     assert entries["phantom_0004"]["targets"].endswith("phantom_0004_seg.nii.gz")
     stored = nib.load(entries["phantom_0001"]["targets"])
     assert stored.get_data_dtype() == np.uint8 and float(stored.get_fdata().max()) == pytest.approx(1)
+
+
+def test_an_evaluation_of_a_student_with_stored_targets_needs_no_teacher(cohort, targets):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", "stored_targets", "evaluate")])
+    parser.update({"dataset_dir": str(cohort / "data"), "datalist": str(cohort / "datalist.json")})
+    parser.update({"targets": str(targets), "bundle_root": str(BUNDLE)})
+    cases = parser.get_parsed_content("cases")
+    assert cases["validation"] and all("targets" not in case for case in cases["validation"])
 
 
 def spoil_values(path):

@@ -51,7 +51,8 @@ def prepare(function: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Check options, which fire does only after the call. Text stays text (``--dataset_dir 2021``), ``~`` is a home."""
     parameters = inspect.signature(function).parameters
     check_options(arguments, parameters)
-    given = sum("--" not in (before[:2], text[:2]) for before, text in zip(["", *arguments], arguments))
+    after_key = [before.startswith("--") and "=" not in before for before in ["", *arguments]]
+    given = sum(not (text.startswith("--") or value) for text, value in zip(arguments, after_key))
     needed = [name for name, item in parameters.items() if item.default is item.empty and item.kind < item.VAR_KEYWORD]
     missing = [name for name in needed if name not in command_line_options(arguments)][given:]
     if missing and not HELP & set(arguments):

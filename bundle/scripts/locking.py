@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 import weakref
 from contextlib import suppress
@@ -19,7 +20,7 @@ __all__ = ["FolderLock"]
 class FolderLock:
     """Keeps other processes from writing to a folder as long as this object lives; its own process may take it again.
 
-    The system releases it if the process is killed. Files that a killed process was writing are removed.
+    The system releases it if the process is killed. Files that a killed process was writing are removed, but for its cache.
 
     Args:
         folder: the folder, which is made if it does not exist.
@@ -61,8 +62,10 @@ def keep_out_shards(folder: Path) -> None:
     """Raises UserError if a shard writes to the folder. If none does, remove what killed processes were writing."""
     for lock in folder.glob(".lock_*"):
         Hold(lock)
-    for stale in [*folder.glob(".part_*"), *folder.glob("models/.part_*")]:
+    for stale in [path for place in (".", "models", "images") for path in folder.glob(f"{place}/.part_*")]:
         stale.unlink(missing_ok=True)
+    for draft in folder.glob(".draft_*"):  # of a report
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 HELD: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()  # by lock, in this process

@@ -47,7 +47,7 @@ class CheckedFiles:
     """Reports of files by path, size and time, and by what was asked of them.
 
     The file is DATALIST.checked.json beside the datalist. There is none in the patients' folder, nor where it cannot be
-    written. A record that cannot be read, or that other checks made, is as good as none.
+    written. A record that cannot be read, or that was made by other checks, is ignored.
 
     Args:
         datalist: the datalist; without one, nothing is kept.

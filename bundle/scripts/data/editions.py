@@ -36,8 +36,8 @@ def values_of(label_values: str | Sequence[int] | None) -> tuple[int, ...]:
 
 def possible_labels(case: Case) -> set[int]:
     """Values that a case's label may hold. BraTS from 2017 to 2021 stores ET as 4, relabelled copies of it as 3."""
-    by_edition = {"2015": {0, 1, 2, 4}, "2018": {0, 1, 2, 3, 4}, "2023": {0, 1, 2, 3}}
-    return set(case.label_values) or by_edition[case.edition]
+    by_edition = {"2015": {0, 1, 2, 4}, "2023": {0, 1, 2, 3}}
+    return set(case.label_values) or by_edition.get(case.edition, {0, 1, 2, 3, 4})
 
 
 def detect_label_values(

@@ -101,24 +101,23 @@ def check_options(files: Sequence[str], folds: int | None, overrides: Mapping[st
 
 
 def datalist_options(files: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What a datalist for this config must hold: T1ce and all sequences of student and teachers; and its ``strict``."""
+    """What a datalist for this config must hold: T1ce and the student's sequences; and its ``strict``."""
     parser = ConfigParser()
     parser.read_config(list(files))
     parser.update({key: parsed(value) for key, value in overrides.items()})
     parser.resolve_macro_and_relative_ids()
-    keys = ["student_sequence", *(f"teachers::{name}::sequences" for name in parser["teachers"] or ())]
-    named = (name for key in keys for name in ensure_tuple(parser.get_parsed_content(key)))
-    return {"sequences": list(dict.fromkeys(["t1ce", *named])), "strict": parser.get_parsed_content("strict")}
+    student = ensure_tuple(parser.get_parsed_content("student_sequence"))
+    return {"sequences": list(dict.fromkeys(["t1ce", *student])), "strict": parser.get_parsed_content("strict")}
 
 
 def count_folds(datalist: str, folds: int | None) -> int:
-    """The number of folds in a datalist.
+    """The number of folds of the labelled patients in a datalist.
 
     Raises:
         UserError: if they are not numbered 0, 1 and so on, are fewer than 2, or not as many as asked for.
     """
-    document = read_json(datalist, "datalist", {"training": [{"fold": int}]})
-    found = sorted({entry["fold"] for entry in document["training"]})
+    document = read_json(datalist, "datalist", {"training": [{"fold?": int}]})
+    found = sorted({entry["fold"] for entry in document["training"] if "fold" in entry})
     if found != list(range(len(found))) or len(found) < 2 or folds not in (None, len(found)):
         raise UserError(f"folds is {folds}, but {datalist} has the folds {found}: give their number, at least 2.")
     return len(found)

@@ -206,7 +206,7 @@ def predict_all(
     load: Callable[[], Predict], channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str,
     weights: list[str], source: str,
 ) -> str:  # fmt: skip
-    """Write each patient's class probabilities, unless they are there; the folder. Rank 0 works, the others wait.
+    """Write each patient's class probabilities, unless they are there; the folder. Processes share the patients.
 
     The teacher is loaded only if there is something to predict, so a training resumes without it.
 
@@ -214,28 +214,28 @@ def predict_all(
         UserError: if the folder holds another teacher's predictions, no patient has all channels, or the teacher fails.
     """
     folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
-    if idist.get_rank() == 0:
-        if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
-            raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
-        images = datalist_images(datalist, dataset_dir, channels, strict=False)
-        if not images:
-            raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
-        if left := [image for image in images if not path_of(folder, image["case"]).is_file()]:
-            predict = load()
-            for image in tqdm(left, "the teacher predicts"):
-                files = [image["image"]] if isinstance(image["image"], str) else image["image"]
-                try:
-                    found = predict(files)
-                except UserError:
-                    raise
-                except Exception as error:  # another program's, which fails in many ways
-                    raise UserError(
-                        f"{source} cannot predict {image['case']} ({short(error)}): its network must take the channels "
-                        f"{', '.join(channels)}, as its folder says."
-                    ) from error
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(made, record)  # once it can predict
-                write_probabilities(path_of(folder, image["case"]), found, nib.load(files[0]).affine)
+    if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
+        raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
+    images = datalist_images(datalist, dataset_dir, channels, strict=False)
+    if not images:
+        raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
+    own = images[idist.get_rank() :: idist.get_world_size()]
+    if left := [image for image in own if not path_of(folder, image["case"]).is_file()]:
+        predict = load()
+        for image in tqdm(left, "the teacher predicts"):
+            files = [image["image"]] if isinstance(image["image"], str) else image["image"]
+            try:
+                found = predict(files)
+            except UserError:
+                raise
+            except Exception as error:  # another program's, which fails in many ways
+                raise UserError(
+                    f"{source} cannot predict {image['case']} ({short(error)}): its network must take the channels "
+                    f"{', '.join(channels)}, as its folder says."
+                ) from error
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(made, record)  # once it can predict
+            write_probabilities(path_of(folder, image["case"]), found, nib.load(files[0]).affine)
     idist.barrier()
     return str(folder)
 

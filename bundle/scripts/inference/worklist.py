@@ -63,7 +63,8 @@ def find_work(
     if series and (datalist or choice.globs or len(sequences) > 1):
         raise UserError(f"series is {series!r}, which is of DICOM: leave it out, or datalist, patterns and sequences.")
     if datalist and (choice.globs or patient):
-        raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out {[*choice.globs]}.")
+        given = ", --".join([*choice.globs, *(["patient"] if patient else [])])
+        raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out --{given}.")
     if datalist:
         images = datalist_images(datalist, dataset_dir, sequences)
     elif len(sequences) > 1:

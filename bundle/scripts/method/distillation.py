@@ -117,6 +117,9 @@ class DistillationNetwork(nn.Module):
         images = dict(zip(self.student_sequences, image.split(1, dim=1))) | sequences
         if missing := sorted(self.expected - set(images)):
             raise ValueError(f"the teachers expect {sorted(self.expected)}, but {missing} are not in the batch.")
+        if self.training:
+            for teacher in self.teachers.values():
+                teacher.follow()
         with autocast(image.device, self.amp):
             if samples is not None:
                 return self.in_parts(image, images, samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -57,11 +57,6 @@ class MovingMeanTeacher(Teacher):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, images: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        if self.followed[0].training:
-            self.follow()
-        return super().forward(images)
-
     def follow(self) -> None:
         (network,) = self.followed
         for mean, weight in zip(self.network.parameters(), network.parameters()):

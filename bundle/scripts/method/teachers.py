@@ -64,6 +64,9 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> Teacher:
         return super().train(mode and not self.frozen)
 
+    def follow(self) -> None:
+        """Called once before each training forward, for teachers that follow another network."""
+
     def forward(self, images: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         output, features = self.features(torch.cat([images[name] for name in self.sequences], dim=1))
         return logits_list(output)[0], features

@@ -37,7 +37,8 @@ class Alerts:
     def look_at(self, patient: Patient, title: str) -> None:
         """Take in a patient; ``title`` is that of the run's label map among the layers."""
         self.volumes_ml[patient.name] = patient.volumes_ml(title)
-        self.strange[patient.name] = unlike(traits_of(patient.image, patient.spacing), self.ranges)
+        measured = traits_of(patient.image, patient.spacing) if self.ranges else {}
+        self.strange[patient.name] = unlike(measured, self.ranges)
 
     def sentences(self) -> list[str]:
         """The alerts, those that change the reading of all scores first."""

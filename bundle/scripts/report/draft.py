@@ -46,7 +46,7 @@ class Draft:
             )
 
     def __enter__(self) -> Draft:
-        self.hidden = Path(tempfile.mkdtemp(prefix=".part_", dir=self.target.parent))
+        self.hidden = Path(tempfile.mkdtemp(prefix=".draft_", dir=self.target.parent))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -87,8 +87,8 @@ def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
     charts = []
     for title, columns in panels.items():
         if columns:
-            last = {name.rpartition("/")[2]: [row[name] for row in rows if row[name]][-1][:6] for name in columns}
-            at_the_end = ", ".join(f"{name} {value}" for name, value in last.items())
+            last = {name.rpartition("/")[2]: [row[name] for row in rows if row[name]][-1] for name in columns}
+            at_the_end = ", ".join(f"{name} {float(value):.4g}" for name, value in last.items())
             alt = f"{title} over {len(rows)} epochs; at the end {at_the_end}"
             charts.append(render_chart(partial(draw_panel, rows=rows, title=title, columns=columns), title, alt))
     return charts

@@ -54,6 +54,8 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
     found = {item.name: item for item in find_cases(dataset_dir)}
     if chosen not in found:
         raise UserError(f"dataset_dir {dataset_dir} holds no case {chosen}, but the runs do: give their dataset_dir.")
+    if lacking := " and no ".join(sorted({"t1ce", "label"} - found[chosen].files.keys())):
+        raise UserError(f"case {chosen} of {dataset_dir} has no {lacking}: give the folder that has it.")
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
     draw(found[chosen], {titles[name]: folder / f"{chosen}_seg.nii.gz" for name, folder in folders.items()}, picture)
     print(f"\n{chosen} is drawn in {picture}.")

@@ -147,7 +147,7 @@ class RunCheckpoint:
         self(engine, in_epoch=in_epoch)
 
     def continue_in_epoch(self, engine: Engine) -> None:
-        """Go through the batches of the steps that are done, for what their order and augmentation drew at random."""
+        """Repeat the batches of the finished steps, so that order and augmentation draw the same random numbers."""
         if (saved := self.rest.pop("in_epoch", None)) is None:
             return
         for _ in range(engine.state.iteration % engine.state.epoch_length):

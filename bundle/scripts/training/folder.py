@@ -48,7 +48,7 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
     if there := [path for path in others if path.is_file()]:
         elsewhere = "--output_dir" if there[0].parent == Path(output_dir) else "--output_dir (or --ckpt_dir, if set)"
         way = "continue it with --resume True, or give" if checkpoints else "there is no checkpoint to resume, so give"
-        raise UserError(f"{there[0]} is of an earlier run, which a new one would replace: {way} another {elsewhere}.")
+        raise UserError(f"{there[0]} belongs to an earlier run and would be replaced: {way} another {elsewhere}.")
 
 
 def check_new_evaluation(

@@ -58,6 +58,8 @@ class TumourSearch:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
+        if engine.state.iteration % engine.state.epoch_length:
+            return  # resumed within the epoch: the checkpoint holds what was found at its start
         if engine.state.epoch < self.start or (engine.state.epoch - self.start) % self.interval:
             return
         logger.info(f"Looking for tumour in {len(self.unlabelled)} unlabelled patients, as the teachers see it.")

@@ -28,7 +28,7 @@ class StopEvents(EventEnum):
 
 
 def without_workers(error: Any) -> None:
-    """Python's hook for errors in destructors, but for a loading process that was killed: a sentence follows."""
+    """Python's hook for errors in destructors. Hides those of a killed loading process, which is reported later."""
     if WORKER not in str(error.exc_value):
         sys.__unraisablehook__(error)
 
@@ -102,7 +102,7 @@ class StopOnSignal:
         raise SystemExit(128 + self.number)
 
     def fail(self, engine: Engine, error: BaseException) -> None:
-        """Let an error pass, or what follows from a signal: Ctrl-C ends loading processes, too."""
+        """Raise the error again. If it follows from a signal, end by the signal: Ctrl-C ends loading processes, too."""
         self.listen_no_more(engine)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else PyTorch raises again for the same loading process
