@@ -41,9 +41,7 @@ def test_a_cropped_case_is_stored_at_its_cropped_size(tmp_path):
     assert stored.stat().st_size < 4 * 10**3 + 20_000  # 10³ voxels, not 64³
 
 
-def test_an_unknown_cache_and_missing_patients_are_named():
-    with pytest.raises(UserError, match="cache is 'ram'"):
-        cached_dataset([{}], Compose([]), cache="ram")
+def test_missing_patients_are_named():
     with pytest.raises(UserError, match="--dataset_dir .*--datalist"):
         cached_dataset([], Compose([]))
 

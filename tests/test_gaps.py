@@ -12,7 +12,6 @@ from scripts.data.augmentation import PrepareAugmentedBatch
 from scripts.data.sampling import PatientSampler, patient_sampler
 from scripts.data.sightings import Sightings
 from scripts.data.transforms import FillGapsd
-from scripts.errors import UserError
 from scripts.files import read_table
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationNetwork
@@ -225,12 +224,6 @@ def test_processes_share_an_epoch():
     parts = [epoch_of(PatientSampler(labelled, rank=rank, world=2), 3) for rank in (0, 1)]
     assert [len(part) for part in parts] == [4, 4]
     assert set(parts[0]) | set(parts[1]) == set(range(7))
-
-
-@pytest.mark.parametrize("options", [{"share": 1.0}, {"share": -0.1}, {"ramp_up": -1}])
-def test_a_share_that_cannot_be_is_named(options):
-    with pytest.raises(UserError, match="unlabelled_" + next(iter(options))):
-        PatientSampler([True, False], **options)
 
 
 def test_labelled_patients_alone_need_no_sampler():

@@ -18,8 +18,8 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
 from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp
-from scripts.training.search import TumourSearch
 from scripts.training.steps import ClipGradient, FiniteSteps
+from scripts.training.tumour_search import TumourSearch
 
 
 def engine_of(step=lambda engine, batch: None, length=2):

@@ -75,8 +75,8 @@ def check_unowned(
     """Check that a command replaces only what it wrote itself.
 
     Args:
-        files: what the command will write. First the file that the user named. Each other file has a word that only this
-            command writes; it is looked for only if the first file does not exist.
+        files: what the command will write. First the file that the user named. Each other file has a word that only
+            this command writes; it is looked for only if the first file does not exist.
         option: the option that named it and its value, for the message.
         own: names in DOCUMENTS that the command writes.
         sources: files that it reads.

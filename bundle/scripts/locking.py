@@ -20,7 +20,8 @@ __all__ = ["FolderLock"]
 class FolderLock:
     """Keeps other processes from writing to a folder as long as this object lives; its own process may take it again.
 
-    The system releases it if the process is killed. Files that a killed process was writing are removed, but for its cache.
+    The system releases it if the process is killed. Files that a killed process was writing are removed, but for its
+    cache.
 
     Args:
         folder: the folder, which is made if it does not exist.

@@ -75,7 +75,6 @@ def cached_dataset(
     patches: Compose | None = None,
     cache: str = "memory",
     cache_dir: str = "cache",
-    num_workers: int = 1,
 ) -> Dataset:
     """A MONAI dataset whose transforms up to the first random one are cached.
 
@@ -85,20 +84,17 @@ def cached_dataset(
         patches: the transforms after these, deterministic ones first; None for validation.
         cache: "memory", "disk", or "none".
         cache_dir: folder of the disk cache. Other entries, files or transforms get other cache files.
-        num_workers: threads that fill the memory cache.
 
     Raises:
-        UserError: for another value of cache, or if there are no entries.
+        UserError: if there are no entries.
     """
-    if cache not in ("memory", "disk", "none"):
-        raise UserError(f'cache is {cache!r}, expected "memory", "disk" or "none".')
     if not data:
         raise UserError(
             "there are no patients: pass --dataset_dir and --datalist, or fix the cases that were left out."
         )
     transform = Compose([*preprocessing.transforms, Compact(), *(patches.transforms if patches else ())])
     if cache == "memory":
-        return CacheDataset(data, transform, num_workers=num_workers, progress=False, copy_cache=False)
+        return CacheDataset(data, transform, num_workers=1, progress=False, copy_cache=False)
     if cache == "disk":
         arguments = (data, transform, cache_dir, hash_entry, "pickle", DEFAULT_PROTOCOL, pickle_hashing)
         return DiskCache(*arguments, track_meta=patches is None)

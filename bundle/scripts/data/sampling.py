@@ -9,8 +9,6 @@ import torch
 from monai.data import Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
-from scripts.errors import UserError
-
 __all__ = ["PatientSampler", "patient_sampler"]
 
 
@@ -26,9 +24,6 @@ class PatientSampler(Sampler[int]):
         seed: of the order.
         rank: of this process, which gets each world-th patient.
         world: number of processes.
-
-    Raises:
-        UserError: if share is not in [0, 1), or ramp_up is negative.
     """
 
     def __init__(
@@ -40,10 +35,6 @@ class PatientSampler(Sampler[int]):
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if share is not None and not 0 <= share < 1:
-            raise UserError(f"unlabelled_share is {share}, expected a number from 0 to below 1, or null.")
-        if ramp_up < 0:
-            raise UserError(f"unlabelled_ramp_up is {ramp_up}, expected a number of epochs, at least 0.")
         self.labelled = torch.tensor([index for index, known in enumerate(labelled) if known], dtype=torch.long)
         self.unlabelled = torch.tensor([index for index, known in enumerate(labelled) if not known], dtype=torch.long)
         self.size = len(labelled)
@@ -87,7 +78,6 @@ def patient_sampler(
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
-    shuffle: bool = True,
 ) -> Sampler | None:
     """PatientSampler if any patient lacks a label, else MONAI's DistributedSampler for several processes, else None.
 
@@ -95,11 +85,10 @@ def patient_sampler(
         dataset: the training patients.
         data: their entries; those without ``label`` are unlabelled.
         share, ramp_up, seed, rank, world: as for PatientSampler.
-        shuffle: False keeps the order of the patients, if all have a label.
     """
     labelled = ["label" in entry for entry in data]
     if not all(labelled):
         return PatientSampler(labelled, share, ramp_up, seed, rank, world)
     if world == 1:
         return None
-    return DistributedSampler(dataset, num_replicas=world, rank=rank, even_divisible=True, shuffle=shuffle, seed=seed)
+    return DistributedSampler(dataset, num_replicas=world, rank=rank, even_divisible=True, shuffle=True, seed=seed)

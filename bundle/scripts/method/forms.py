@@ -7,15 +7,21 @@ The others are terms: ``loss::terms::best: {_target_: scripts.method.forms.BestT
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from scripts.labels import CLASSES, REGIONS
 from scripts.method.distillation import DistillationOutput
-from scripts.method.losses import EPSILON, SoftTargetLoss, resample, resize_label
+from scripts.method.losses import (
+    EPSILON,
+    SoftTargetLoss,
+    checked_pair,
+    checked_temperature,
+    merged,
+    resample,
+    resize_label,
+)
 from scripts.method.terms import Term
 
 __all__ = ["BestTeacherResponse", "ChannelWiseLoss", "CorrelationLoss", "FeatureLoss", "PrototypeLoss", "RegionLoss"]
@@ -118,24 +124,6 @@ class RegionLoss(nn.Module):
         pair = checked_pair(student_logits, teacher_logits)
         losses = [self.soft_target(*(merged(logits, classes) for logits in pair)) for _, classes in REGIONS]
         return torch.stack(losses).mean()
-
-
-def merged(logits: torch.Tensor, classes: Collection[int]) -> torch.Tensor:
-    """Logits of the other classes and of these: (B, C, H, W, D) -> (B, 2, H, W, D)."""
-    rest = [index for index in range(logits.shape[1]) if index not in classes]
-    return torch.stack([logits[:, part].logsumexp(dim=1) for part in (rest, list(classes))], dim=1)
-
-
-def checked_temperature(temperature: float) -> float:
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}.")
-    return temperature
-
-
-def checked_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
-    return student_logits.float(), teacher_logits.detach().float()
 
 
 class BestTeacherResponse(Term):

@@ -1,7 +1,7 @@
 """What patients lack: a batch may hold samples without some sequences, or without a label.
 
-A gap is filled with NaN, or 255 in a label. A loss that uses it by mistake becomes NaN, and the step is skipped. Networks
-and losses get the numbers of the samples that have each key.
+A gap is filled with NaN, or 255 in a label. A loss that uses it by mistake becomes NaN, and the step is skipped.
+Networks and losses get the numbers of the samples that have each key.
 """
 
 from __future__ import annotations

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["SegmentationLoss", "SoftTargetLoss", "resample", "resize_label"]
+__all__ = [
+    "SegmentationLoss",
+    "SoftTargetLoss",
+    "checked_pair",
+    "checked_temperature",
+    "merged",
+    "resample",
+    "resize_label",
+]
 
 EPSILON = 1e-7  # in denominators only, as in the authors' losses
 
@@ -95,8 +105,6 @@ class SoftTargetLoss(nn.Module):
         whole_tumour: bool = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}.")
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum" (over voxels), got {reduction!r}.')
         if scale not in ("squared", "linear"):
@@ -105,17 +113,15 @@ class SoftTargetLoss(nn.Module):
             raise ValueError(f'tumour_focus must be in 0..1, and 0 for reduction="sum", got {tumour_focus}.')
         self.tumour_focus = tumour_focus
         self.whole_tumour = whole_tumour
-        self.temperature = temperature
+        self.temperature = checked_temperature(temperature)
         self.reduction = reduction
         self.factor = temperature**2 if scale == "squared" else temperature
 
     def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-        if student_logits.shape != teacher_logits.shape:
-            raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
-        student_logits = student_logits.float()
-        teacher_logits = teacher_logits.detach().float()  # soft targets: the student must not train a teacher
+        student_logits, teacher_logits = checked_pair(student_logits, teacher_logits)
         if self.whole_tumour:
-            student_logits, teacher_logits = merge_tumour(student_logits), merge_tumour(teacher_logits)
+            classes = range(1, student_logits.shape[1])
+            student_logits, teacher_logits = merged(student_logits, classes), merged(teacher_logits, classes)
         soft_targets = F.log_softmax(teacher_logits / self.temperature, dim=1)
         student = F.log_softmax(student_logits / self.temperature, dim=1)
         if self.tumour_focus:
@@ -129,9 +135,24 @@ class SoftTargetLoss(nn.Module):
         return self.factor * divergence / student[:, 0].numel()
 
 
-def merge_tumour(logits: torch.Tensor) -> torch.Tensor:
-    """Logits of background and of any tumour class: (B, C, H, W, D) -> (B, 2, H, W, D)."""
-    return torch.stack([logits[:, 0], logits[:, 1:].logsumexp(dim=1)], dim=1)
+def merged(logits: torch.Tensor, classes: Collection[int]) -> torch.Tensor:
+    """Logits of the other classes and of these: (B, C, H, W, D) -> (B, 2, H, W, D)."""
+    rest = [index for index in range(logits.shape[1]) if index not in classes]
+    return torch.stack([logits[:, part].logsumexp(dim=1) for part in (rest, list(classes))], dim=1)
+
+
+def checked_temperature(temperature: float) -> float:
+    """The temperature. Raises ValueError unless it is positive."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    return temperature
+
+
+def checked_pair(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in float32, the teacher detached. Raises ValueError if their shapes differ."""
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} differ.")
+    return student_logits.float(), teacher_logits.detach().float()  # the student must not train a teacher
 
 
 def resize_label(label: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
