@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from scripts.data.make_datalist import make_datalist
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError, find_sentence
 from scripts.method.terms import FusedResponse, FusionLabels, StudentLabels, TeacherLabels, TeacherResponses
+
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # servers of tests are not behind a proxy
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -40,7 +43,16 @@ TINY_TEACHERS = ["--teachers::flair::network::widths", "[4,4,8,8]"]  # the other
 
 @pytest.fixture(autouse=True)
 def few_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    torch.manual_seed(0)
+
+
+def wait_for_epochs(folder: Path, epochs: int) -> None:
+    """Until history.csv of a training holds so many: the checkpoint holds those before."""
+    deadline, history = time.monotonic() + 120, folder / "history.csv"
+    while not (history.is_file() and history.read_text().count("\n") > epochs):
+        assert time.monotonic() < deadline, f"{folder}: no epoch in two minutes"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

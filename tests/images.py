@@ -35,11 +35,16 @@ def ignored(folder, names):
     return {name for name, path in paths.items() if any(fnmatch(path, pattern) for pattern in patterns)}
 
 
+def without_make() -> dict[str, str]:
+    """The environment without what a make hands on to makes that it starts."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+
+
 def build(name, folder):
     """Run a stage's steps with ``folder`` in the place of its WORKDIR, except apt-get; its CMD as words."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VIRTUAL_ENV", "PYTHON"))}
+    kept = {key: value for key, value in without_make().items() if not key.startswith(("VIRTUAL_ENV", "PYTHON"))}
     environment = {**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     place, command = folder / "work", []
     for instruction, text in stages()[name]:
@@ -55,6 +60,7 @@ def build(name, folder):
             command = json.loads(text)
         elif not text.startswith("apt-get"):
             assert instruction == "RUN", instruction
+            text = text.replace("--no-cache-dir ", "")  # so that a package is downloaded once
             done = subprocess.run(["sh", "-c", text], cwd=place, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return place, command

@@ -172,13 +172,13 @@ def noisy(folder, stop=None, resume=False):
         with torch.no_grad():
             student.weight += term
         engine.state.term_sums["a"] = engine.state.term_sums.get("a", 0.0) + term
-        engine.state.term_steps += 1
+        engine.state.term_steps["a"] = engine.state.term_steps.get("a", 0) + 1
         engine.state.metrics["skipped_steps"] += 1
 
     def start(engine):
         torch.manual_seed(engine.state.epoch)
         drawn.seed(engine.state.epoch)
-        engine.state.term_sums, engine.state.term_steps = {}, 0
+        engine.state.term_sums, engine.state.term_steps = {}, {}
         engine.state.metrics["skipped_steps"] = 0
 
     engine = engine_of(step, length=4)

@@ -4,16 +4,19 @@ import importlib
 import inspect
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
-from conftest import BUNDLE
+from conftest import BUNDLE, ROOT
 from scripts import __main__ as main
-from scripts.command import choose_command, command_line_options, run_command
+from scripts.command import check_options, choose_command, command_line_options, run_command
 from scripts.errors import UserError
-from scripts.workflow import config_files, run_line
+from scripts.labels import SEQUENCES
+from scripts.workflow import check_keys, config_files, run_line
 
 calls: list = []
 
@@ -104,6 +107,37 @@ def test_good_options_are_passed_on(arguments, call, type_in):
 def test_a_function_that_takes_any_option_gets_text(type_in):
     type_in(lambda: run_command(act_on_anything), "2021", "--spacing", "[2,2,2]", "--seed", "1")
     assert calls == [("2021", {"spacing": "[2,2,2]", "seed": "1"})]
+
+
+PAGES = [ROOT / "README.md", *sorted((BUNDLE / "docs").glob("*.md"))]
+LINES = {line for page in PAGES for line in re.findall(r"python -m scripts ([a-z_]+ [^`\n#]*)", page.read_text())}
+
+
+@pytest.mark.parametrize("line", sorted(line for line in LINES if "--help" not in line))
+def test_commands_of_the_pages_have_these_options(line, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    name, *words = shlex.split(line)
+    parameters = inspect.signature(main.find_command(main.COMMANDS[name])).parameters
+    check_options(words, parameters)
+    if name not in ("train", "evaluate", "predict"):
+        return
+    options = command_line_options(words)
+    method = ",".join(word for word in options.get("method", "").split(",") if not word.endswith(".yaml"))
+    base = ("inference", method) if name == "predict" else ("train", method + ",evaluate" * (name == "evaluate"))
+    keys = {key: value for key, value in options.items() if key not in {*parameters, *SEQUENCES, "label"}}
+    check_keys(config_files(*base), keys)
+
+
+def test_an_evaluation_is_of_the_overlays_and_then_of_evaluate_yaml(type_in, monkeypatch):
+    lines = []
+    monkeypatch.setattr(main, "run_line", lambda line, *_: lines.append(line))
+    monkeypatch.chdir(BUNDLE)
+    type_in(choose, "evaluate", "DIR", "FILE", "--method", "demo,student_alone", "--fold", "1")
+    options = command_line_options(lines[0])
+    names = ("train", "demo", "student_alone", "evaluate")
+    assert lines[0][1:5] == ["-m", "monai.bundle", "run", "evaluating"]
+    assert options["config_file"] == str([f"configs/{name}.yaml" for name in names])
+    assert (options["dataset_dir"], options["datalist"], options["fold"]) == ("DIR", "FILE", "1")
 
 
 def test_a_misspelt_option_is_named_also_where_any_is_taken(type_in):

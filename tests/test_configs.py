@@ -56,6 +56,17 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
         assert set(trainer.network.teachers) == wanted
 
 
+@pytest.mark.parametrize(
+    "overlay, shape",
+    [("four_sequences", (4,)), ("paper_inference", (1, 128, 128, 128)), ("full_resolution", (1,))],
+)
+def test_overlays_of_prediction_take_a_patient(overlay, shape, data_options):
+    parser = parser_of(["inference", overlay], data_options[:2])
+    entry = parser.get_parsed_content("dataset")[0]
+    assert "fault" not in entry and tuple(entry["image"].shape[: len(shape)]) == shape
+    assert parser.get_parsed_content("network_def").stem.conv1.in_channels == shape[0]
+
+
 def test_the_papers_student_is_predicted_as_it_was_trained():
     training, prediction = load("paper"), load("paper_inference")
     parts = {"student_widths", "spacing", "roi_size", "window_size", "preprocessing"}  # xavier is for random weights

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import ALONE, BUNDLE, METHOD, TINY
+from conftest import ALONE, BUNDLE, METHOD, TINY, wait_for_epochs
 from scripts.errors import UserError
 from scripts.evaluation.cross_validate import cross_validate, datalist_options
 
@@ -66,9 +66,7 @@ def test_every_patient_is_scored_out_of_fold_and_finished_folds_are_kept(line, t
 def test_a_training_ends_with_the_cross_validation_that_is_stopped(line, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", *map(str, line), "--epochs", "500"], cwd=BUNDLE)
     checkpoint = tmp_path / "cv" / "fold_0" / "models" / "checkpoint.pt"
-    deadline = time.time() + 120
-    while not checkpoint.is_file() and time.time() < deadline:
-        time.sleep(0.1)
+    wait_for_epochs(tmp_path / "cv" / "fold_0", 1)
     process.terminate()
     assert process.wait(timeout=60) == 143
     time.sleep(1)

@@ -114,7 +114,7 @@ def test_freed_memory_of_tensors_on_a_cpu_stays_with_the_process(device, kept):
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_cudnn_tries_kernels_only_where_runs_need_not_repeat(deterministic, monkeypatch):
-    """Also where the seed is set again, as at each epoch's start."""
+    """Also where the seed is set again."""
     for flag in ("deterministic", "benchmark"):
         monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
     drawn = []

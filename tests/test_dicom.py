@@ -23,7 +23,7 @@ from scripts.data.dicom import Series, write_series  # noqa: E402
 from scripts.data.phantom import draw_patient  # noqa: E402
 from scripts.data.series import choose, judge  # noqa: E402
 from scripts.errors import UserError  # noqa: E402
-from scripts.inference.dicom_seg import write_dicom_seg  # noqa: E402
+from scripts.inference.dicom_seg import check_dicom, write_dicom_seg  # noqa: E402
 from scripts.inference.predictor import CheckedImages  # noqa: E402
 from scripts.inference.record import record_inference  # noqa: E402
 from scripts.inference.worklist import find_work  # noqa: E402
@@ -280,6 +280,30 @@ def studies(exported, tmp_path):
 
 def work(studies, **options):
     return find_work(str(studies), output_dir=str(studies.parent / "out"), **options)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"series": "3", "datalist": "x.json"}, "series is '3', which is of DICOM"),
+        ({"sequence": "flair"}, "student_sequence is 'flair', but only T1ce is found in DICOM"),
+    ],
+)
+def test_options_that_do_not_go_with_dicom_are_named(options, said, studies):
+    with pytest.raises(UserError, match=said):
+        work(studies, **options)
+    with pytest.raises(UserError, match="where the DICOM files are"):
+        find_work(str(studies), output_dir=str(studies))
+
+
+def test_options_of_dicom_where_there_is_none_are_named(cohort_source, tmp_path):
+    data, out = str(cohort_source / "data"), str(tmp_path)
+    with pytest.raises(UserError, match="series is '3', but dataset_dir .* holds no DICOM"):
+        find_work(data, output_dir=out, series="3")
+    with pytest.raises(UserError, match="dicom_seg is True, but dataset_dir holds no DICOM"):
+        check_dicom(find_work(data, output_dir=out)["all"])
+    with pytest.raises(UserError, match="brain_mask is 'm.nii', but student_sequence has 2"):
+        find_work(data, ["flair", "t2"], output_dir=out, brain_mask="m.nii")
 
 
 def test_each_study_gives_the_image_of_its_t1ce_series_and_nothing_is_written_before_it_is_read(studies, caplog, brain):

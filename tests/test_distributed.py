@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS
+from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS, wait_for_epochs
 from scripts.data.make_datalist import make_datalist
 from scripts.data.phantom import make_phantoms
 
@@ -47,7 +47,15 @@ state: $[@distillation.state_dict(), @confidence.state_dict(), @validate::evalua
 +training:
 - $torch.save(@state, @output_dir + '/rank' + str(@rank) + '.pt')
 """
-ORDERED = "train::sampler::shuffle: false\n"
+ORDERED = """
+train::sampler:
+  _target_: DistributedSampler
+  dataset: "@train::dataset"
+  num_replicas: $idist.get_world_size()
+  rank: "@rank"
+  even_divisible: true
+  shuffle: false
+"""
 GAPS = """
 patches:
   _target_: Compose
@@ -157,6 +165,8 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(data, one_pro
         for found, wanted in zip(dice.T, expected[2]["val_mean_dice"].T):
             assert sorted(found.tolist()) == pytest.approx(sorted(wanted.tolist()), abs=1e-3)
     assert all(torch.equal(ranks[0][i][name], ranks[1][i][name]) for i in (0, 1) for name in ranks[0][i])
+    files = ["checkpoint.pt", "checkpoint_before.pt", "model.pt"]
+    assert sorted(path.name for path in (out / "models").iterdir()) == files
     assert float(ranks[0][1]["weights"].min()) > 0.001
     for folder in (out, expected_out):
         lines_of_epochs(folder, 3)
@@ -210,12 +220,11 @@ def test_two_nodes_learn_what_one_process_learns(data, one_process, free_port, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resume", ["True", "auto"])
-def test_nodes_that_do_not_share_their_checkpoint_stop(resume, data, free_port, tmp_path):
+def test_nodes_that_do_not_share_their_checkpoint_stop(data, two_epochs, free_port, tmp_path):
     meeting = ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}"]
-    options = ["--epochs", "2", "--resume", resume]
+    options = ["--epochs", "3", "--resume", "auto"]
     outs = [tmp_path / "first", tmp_path / "second"]
-    succeed(start(data, outs[0], [], 2, "--epochs", "1"), outs[0])
+    shutil.copytree(two_epochs, outs[0])
     nodes = [start(data, out, [], 1, *options, launcher=meeting) for out in outs]
     assert all(node.wait(timeout=240) for node in nodes)
     logs = {out: Path(f"{out}.log").read_text() for out in outs}
@@ -241,12 +250,9 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_
 
 
 def kill_a_rank(process, out):
-    """Kill the second worker of a torchrun when a checkpoint is there."""
-    checkpoint = out / "models" / "checkpoint.pt"
-    deadline = time.time() + 120
-    while not checkpoint.is_file() and time.time() < deadline:
-        time.sleep(0.05)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    """Kill the second worker of a torchrun when the checkpoint of an epoch is there."""
+    wait_for_epochs(out, 2)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {
         dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry).get(
             "RANK"
@@ -294,15 +300,14 @@ def two_epochs(data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resume, left", [("auto", 0.5), ("True", 0.99), ("auto", 0)])
-def test_two_processes_fall_back_on_the_checkpoint_before_one_that_is_cut(resume, left, data, two_epochs, tmp_path):
+def test_two_processes_fall_back_on_the_checkpoint_before_one_that_is_cut(data, two_epochs, tmp_path):
     """Both repeat the last epoch, and end with the weights that the whole run had, bit for bit."""
     out = tmp_path / "cut"
     shutil.copytree(two_epochs, out)
     checkpoint = out / "models" / "checkpoint.pt"
     expected = torch.load(checkpoint, weights_only=True)
-    os.truncate(checkpoint, int(left * checkpoint.stat().st_size))
-    succeed(start(data, out, [], 2, "--epochs", "2", "--resume", resume), out)
+    os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+    succeed(start(data, out, [], 2, "--epochs", "2", "--resume", "auto"), out)
     log = Path(f"{out}.log").read_text()
     assert f"{checkpoint} is damaged" in log and "checkpoint_before.pt" in log
     found = torch.load(checkpoint, weights_only=True)

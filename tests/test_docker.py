@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from images import build, ignored, stages
+from images import build, ignored, stages, without_make
 from scripts.__main__ import COMMANDS
 
 PLACES = ("/studies", "/labels", "/store")  # volumes
@@ -27,7 +27,9 @@ PLACES = ("/studies", "/labels", "/store")  # volumes
 def serve(command, place, address):
     """Answer of a server to the first request that succeeds; the process is stopped."""
     with open(place / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=place, env=without_make(), stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for _ in range(240):
             assert process.poll() is None, (place / "log").read_text()[-3000:]
@@ -92,7 +94,7 @@ def test_the_label_image_serves_patients(label_image, tmp_path, free_port, cohor
 def test_the_demo_image_starts_the_demo_and_predicts(tmp_path):
     place, command = build("demo", tmp_path)
     assert command == ["make", "demo"]
-    steps = subprocess.run(["make", "-n", "demo"], cwd=place, capture_output=True, text=True).stdout
+    steps = subprocess.run(["make", "-n", "demo"], cwd=place, env=without_make(), capture_output=True, text=True).stdout
     assert " install " not in steps  # nothing is installed again
     (phantom,) = (line for line in steps.splitlines() if " -m scripts phantom " in line)
     small = phantom.replace("--cases 24", "--cases 2")

@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import sys
+import textwrap
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +34,12 @@ def train(folder, data_options, overlay):
     bundle_run("training", config_file=files, output_dir=str(folder / "out"), logging_file=False, **settings)
     with open(folder / "out" / "history.csv", newline="") as file:
         return list(csv.DictReader(file))[-1]
+
+
+def test_the_augmentation_of_train_md(tmp_path, data_options):
+    text = (BUNDLE / "docs" / "train.md").read_text()
+    (block,) = re.findall(r"^    augmentation:\n(?:    .*\n)+", text, re.MULTILINE)
+    assert float(train(tmp_path, data_options, textwrap.dedent(block))["loss/student"]) > 0
 
 
 def test_own_loss_term(tmp_path, data_options, monkeypatch):

@@ -242,7 +242,7 @@ def test_a_trained_nnunet_teaches(cohort, tmp_path, kind, command):
             assert (likely == own).mean() > 0.995  # 8 bit: some ties
         else:
             whole = 1 - stored[..., 0] > 0.5
-            assert ((own > 0) <= whole).mean() > 0.995  # its regions need not be nested
+            assert ((own > 0) == whole).mean() > 0.995  # it labels a voxel where any region is likely
     document = read_json(options[0], "datalist")
     for entry in [entry for entry in document["training"] if entry["fold"] != 0][:2]:
         del entry["label"], entry["fold"]

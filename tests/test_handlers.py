@@ -37,6 +37,40 @@ def test_a_run_that_is_resumed_within_an_epoch_does_not_ask_the_teachers_again()
         search(SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=4, epoch_length=4)))
 
 
+def test_teachers_are_asked_every_few_epochs_and_their_mean_probability_decides():
+    """A loud teacher is outvoted, and one without its sequence is not asked."""
+
+    class Patients(list):
+        data = [{"label": ""}, {}]
+
+    def teacher(sequence, *logits):
+        volume = torch.tensor(logits)[None, :, None, None, None].expand(1, 4, 2, 2, 2)
+        return SimpleNamespace(sequences=[sequence], network=lambda image: volume)
+
+    teachers = {"loud": teacher("flair", 0.0, 50.0, 0.0, 0.0), "a": teacher("flair", 0.0, 0.0, 3.0, 0.0)}
+    teachers |= {"b": teacher("flair", 0.0, 0.0, 3.0, 0.0), "blind": teacher("t2", 0.0, 0.0, 0.0, 99.0)}
+    network = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None, teachers=teachers)
+    network.student_sequences = ["t1ce"]
+    zeros = torch.zeros(1, 2, 2, 2)
+    patients, asked = Patients([{}, {"case": "p", "image": zeros, "flair": zeros}]), []
+    sightings = SimpleNamespace(add=lambda case, classes: asked.append((epoch, case, classes.unique().tolist())))
+    search = TumourSearch(sightings, network, patients, lambda volume, net: net(volume), start=2, interval=3)
+    for epoch in range(1, 9):
+        state = SimpleNamespace(epoch=epoch, iteration=4 * (epoch - 1), epoch_length=4, device=torch.device("cpu"))
+        search(SimpleNamespace(state=state))
+    assert asked == [(epoch, "p", [2]) for epoch in (2, 5, 8)]
+
+
+def test_kernels_stay_free_from_the_first_epoch_on(monkeypatch):
+    for flag in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, flag, getattr(torch.backends.cudnn, flag))
+    loader = DataLoader(Dataset([0]))
+    engine = Engine(lambda engine, batch: None)
+    EpochSeed(0, loader, deterministic=False).attach(engine)
+    engine.run(loader, max_epochs=1)
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+
+
 def draws(epochs, workers, seed=0):
     """Batches of each epoch of a loader that shuffles and adds noise, by epoch."""
     data = [{"x": torch.full((1, 2), float(i))} for i in range(4)]

@@ -3,6 +3,7 @@ import logging
 import re
 import shutil
 import threading
+from importlib.util import find_spec
 
 import nibabel as nib
 import numpy as np
@@ -41,7 +42,7 @@ def student():
 def predict(source, output, ckpt_path, **options):
     windows = {"spacing": "$None", "window_size": [16, 16, 16], "overlap": 0.5, "whole_volume": 0}
     folders = {"bundle_root": str(BUNDLE), "dataset_dir": str(source), "output_dir": str(output)}
-    settings = {"ckpt_path": ckpt_path, "student_widths": WIDTHS, "mirror": False, "amp": False}
+    settings = {"ckpt_path": ckpt_path, "student_widths": WIDTHS, "mirror": False, "amp": False, "engine": "torch"}
     config = str(BUNDLE / "configs" / "inference.yaml")
     bundle_run("evaluating", config_file=config, **folders, **{**settings, **windows, **options})
 
@@ -147,11 +148,11 @@ def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_p
     assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
     with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"), bare_errors():
         predict(source, tmp_path, weights[1], overlap=0, mirror=True)
-    assert about["settings"]["engine"] in ("torch", "openvino")  # not auto
-    other = "torch" if about["settings"]["engine"] == "openvino" else "auto"
+    assert about["settings"]["engine"] == "torch"
+    other = "openvino" if find_spec("openvino") else "torch"
     with pytest.raises(UserError, match=f"{tmp_path} .*amp") as error, bare_errors():
         predict(source, tmp_path, weights[0], overlap=0, engine=other, amp=True)
-    assert "engine" in str(error.value) or other == "auto"
+    assert "engine" in str(error.value) or other == "torch"
     predict(source / "phantom_0000", tmp_path, weights[1], overlap=0, overwrite=True)
     assert len(json.loads((tmp_path / "inference.json").read_text())["cases"]) == 1
     assert not np.array_equal(read(tmp_path, "phantom_0000"), first)

@@ -8,11 +8,9 @@ import re
 import shutil
 import tempfile
 
-import monai
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from nibabel.affines import apply_affine
 from PIL import Image
 
@@ -21,7 +19,6 @@ from scripts.errors import UserError
 from scripts.evaluation.score import score
 from scripts.files import sha256
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
-from scripts.method.resunet import ResUNet
 from scripts.report.layers import LabelMap, read_patient
 from scripts.report.report import report
 from scripts.report.run_tables import middle_and_ends
@@ -103,6 +100,19 @@ def test_the_tables_beside_the_page(run):
     assert document["calibration_error"]["WT"] == pytest.approx(0.05)
     assert list(document["shown"].values()) == ["C_3", "D_4", "A_<b>1"]
     assert [path.name for path in (run / "sub" / "page_files").iterdir()] == ["patient_0001.js"]
+
+
+def test_volumes_beside_the_page_are_left_out_on_request(run):
+    report(str(run))
+    assert (run / "report_files").is_dir()
+    report(str(run), volumes=False)
+    assert (run / "report.html").is_file() and not (run / "report_files").exists()
+
+
+def test_a_label_map_of_another_shape_is_named(run):
+    save(run, "C_3_seg.nii.gz", np.zeros((8, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=r"C_3_seg\.nii\.gz has shape \(8, 8, 8\), expected"):
+        report(str(run))
 
 
 def test_a_prediction_without_truth_is_reported_with_volumes(run):
@@ -474,22 +484,3 @@ def test_the_page_works_in_a_browser(run, browser):
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.get_log("browser") == []
-
-
-def test_an_evaluation_can_be_reported_as_it_is(cohort_source, tmp_path, command):
-    torch.save(ResUNet(1, 4, [4, 4, 8, 8], deep_supervision=1).state_dict(), tmp_path / "model.pt")
-    evaluated = command(
-        "monai.bundle", "run", "evaluating", "--config_file", "['configs/train.yaml','configs/evaluate.yaml']",
-        "--dataset_dir", cohort_source / "data", "--datalist", cohort_source / "datalist.json",
-        "--ckpt_path", tmp_path / "model.pt", "--output_dir", tmp_path / "out", "--student_widths", "[4,4,8,8]",
-        "--window_size", "[32,32,32]", "--spacing", "$None", "--overlap", "0", "--mirror", "False",
-    )  # fmt: skip
-    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
-    result = command("scripts", "report", "--run", tmp_path / "out", cwd=BUNDLE)
-    assert result.returncode == 0, result.stderr[-3000:]
-    document = json.loads((tmp_path / "out" / "report.json").read_text())
-    about = document["evaluation"]
-    assert about["seed"] == 0 and len(about["data"]["sha256"]) == 64 and len(about["weights"]) == 1
-    assert "--overlap 0" in about["command"] and about["configuration"]["window_size"] == [32, 32, 32]
-    assert about["versions"]["monai"] == monai.__version__ and about["label_values"] == [0, 1, 2, 4]
-    assert "Uncertainty of phantom_" in (tmp_path / "out" / "report.html").read_text()

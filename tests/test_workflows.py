@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import monai
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ import yaml
 from monai.bundle import run as bundle_run
 from monai.metrics import DiceMetric
 
-from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, bare_errors, real_data
+from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, bare_errors, real_data, wait_for_epochs
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
@@ -91,12 +91,10 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, method, t
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "models" / "checkpoint.pt"
-    deadline = time.time() + 120
-    while not checkpoint.is_file() and time.time() < deadline:
-        time.sleep(0.02)
+    wait_for_epochs(tmp_path, 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert torch.load(checkpoint, weights_only=True)["trainer"]["iteration"] < 6  # killed before its end
+    assert 0 < torch.load(checkpoint, weights_only=True)["trainer"]["iteration"] < 6  # killed before its end
     result = command(*TRAIN, *method, *WORKERS, *outputs(tmp_path), "--resume", "True")
     assert result.returncode == 0, result.stderr[-3000:]
     expected = student_of(trained)
@@ -108,20 +106,17 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, method, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_run_that_a_signal_stops_resumes_to_the_same_student(number, code, trained, method, tmp_path, command):
+def test_a_run_that_a_signal_stops_resumes_to_the_same_student(trained, method, tmp_path, command):
     """As ``python -m scripts train`` passes the signal on; the terminal sends Ctrl-C to both."""
     keys = [*method, *WORKERS, *outputs(tmp_path)]
     line = [sys.executable, "-m", "scripts", "train", *keys]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not (tmp_path / "models" / "checkpoint.pt").is_file() and time.time() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
+    wait_for_epochs(tmp_path, 1)
+    process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=60)
-    assert process.returncode == code and "Traceback" not in log
-    assert torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] < 6
+    assert process.returncode == 143 and "Traceback" not in log
+    assert 0 < torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] < 6
     assert not list(tmp_path.rglob(".part_*")) and not (tmp_path / ".lock").exists()
     result = command("scripts", "train", *keys, "--resume", "True")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -129,10 +124,8 @@ def test_a_run_that_a_signal_stops_resumes_to_the_same_student(number, code, tra
     assert all(torch.equal(value, expected[name]) for name, value in student_of(tmp_path).items())
 
 
-@pytest.mark.parametrize("name", ["2021", "1e3"])
-def test_a_folder_of_any_name_is_a_folder_on_monais_own_line(
-    name, options, tmp_path, command, cohort_source, monkeypatch
-):
+def test_a_folder_of_any_name_is_a_folder_on_monais_own_line(options, tmp_path, command, cohort_source, monkeypatch):
+    name = "1e3"
     (tmp_path / name).symlink_to(cohort_source / "data")
     line = ["monai.bundle", "run", "training", "--config_file", str([str(BUNDLE / file) for file in ALONE])]
     monkeypatch.setenv("PYTHONPATH", str(BUNDLE))
@@ -147,11 +140,11 @@ def test_a_home_is_a_home_in_every_key_of_the_config(options, trained, tmp_path,
     assert record["configuration"]["pretrained"] == str(trained / "models" / "model.pt")
 
 
-def test_a_second_training_leaves_the_first_one_alone(trained, method, command):
+def test_a_second_training_leaves_the_first_one_alone(trained, method, tmp_path):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
-    result = command(*TRAIN, *method, *outputs(trained))
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert all(word in result.stderr for word in (str(trained), "--resume True", "--output_dir"))
+    with pytest.raises(UserError) as error:
+        run_here(method, tmp_path, output_dir=str(trained), ckpt_dir=str(trained / "models"))
+    assert all(word in str(error.value) for word in (str(trained), "--resume True", "--output_dir"))
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
@@ -205,6 +198,7 @@ def test_evaluation_from_the_disk_cache_twice_gives_the_same_scores(trained, opt
         run_here(options, tmp_path / run, ["evaluate"], "evaluating", **changed)
         scores.append((tmp_path / run / "out" / "metrics.csv").read_text())
     assert scores[0] == scores[1]
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 2  # validation patients
     run_here(options, tmp_path / "first", ["evaluate"], "evaluating", **changed)  # the same again
     with pytest.raises(UserError) as error, bare_errors():
         run_here(options, tmp_path / "first", ["evaluate"], "evaluating", **changed, overlap=0.25)
@@ -214,11 +208,10 @@ def test_evaluation_from_the_disk_cache_twice_gives_the_same_scores(trained, opt
     assert json.loads((tmp_path / "first" / "out" / "evaluation.json").read_text())["configuration"]["overlap"] == 0.25
 
 
-def test_a_resumed_run_may_not_learn_from_another_loss(trained, method, command):
-    changed = ["--resume", "True", f"--{SOFT}::temperature", "9"]
-    result = command(*TRAIN, *method, *outputs(trained), *changed)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert f"{SOFT}::temperature is 9, but" in result.stderr and "4.0" in result.stderr
+def test_a_resumed_run_may_not_learn_from_another_loss(trained, method, tmp_path):
+    changed = {"resume": True, f"{SOFT}::temperature": 9}
+    with pytest.raises(UserError, match=f"{SOFT}::temperature is 9, but.*4.0"):
+        run_here(method, tmp_path, output_dir=str(trained), ckpt_dir=str(trained / "models"), **changed)
 
 
 def test_a_value_that_a_loss_refuses_ends_the_command_in_its_sentence(options, tmp_path, command):
@@ -229,11 +222,7 @@ def test_a_value_that_a_loss_refuses_ends_the_command_in_its_sentence(options, t
 
 
 def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, command, cohort_source):
-    files = str([*METHOD, "configs/evaluate.yaml"])
-    result = command(
-        "monai.bundle", "run", "evaluating", "--config_file", files, *options,
-        "--output_dir", tmp_path, "--ckpt_dir", trained / "models",
-    )  # fmt: skip
+    result = command("scripts", "evaluate", *options, "--output_dir", tmp_path, "--ckpt_dir", trained / "models")
     assert result.returncode == 0, result.stderr[-3000:]
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = {(row["case"], row["region"]): float(row["dice"]) for row in csv.DictReader(file)}
@@ -252,6 +241,14 @@ def test_evaluation_scores_its_own_label_maps(trained, options, tmp_path, comman
             ]
             expected = metric(*(torch.from_numpy(mask)[None, None].float() for mask in masks)).item()
             assert rows[case, region] == pytest.approx(expected, abs=1e-5)
+
+    result = command("scripts", "report", "--run", tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    about = json.loads((tmp_path / "report.json").read_text())["evaluation"]
+    assert about["seed"] == 0 and len(about["data"]["sha256"]) == 64 and len(about["weights"]) == 1
+    assert "--overlap 0.5" in about["command"] and about["configuration"]["window_size"] == [16, 16, 16]
+    assert about["versions"]["monai"] == monai.__version__ and about["label_values"] == [0, 1, 2, 4]
+    assert "Uncertainty of phantom_" in (tmp_path / "report.html").read_text()
 
 
 def test_evaluation_takes_the_student_to_the_device(trained, options, tmp_path, monkeypatch):
@@ -305,15 +302,9 @@ def test_inference_from_any_folder_without_an_id(trained, tmp_path, command, coh
     assert len(list((tmp_path / "out").glob("phantom_000?_seg.nii.gz"))) == 6
 
 
-@pytest.mark.parametrize(
-    "base, teachers",
-    [
-        (METHOD, {"flair": 0.05, "t2": 0.05, "t1": 0.05}),
-        pytest.param(FOUR, {"all": 0.2}, marks=pytest.mark.slow),
-    ],
-)
-def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, teachers, options, tmp_path, command):
-    files = str([*base, "configs/multi_gpu_train.yaml"])
+@pytest.mark.slow
+def test_two_processes_train_a_four_sequence_teacher_into_one_history(options, tmp_path, command):
+    files = str([*FOUR, "configs/multi_gpu_train.yaml"])
     result = command(
         "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run", "training",
         "--config_file", files, *options, *outputs(tmp_path), "--epochs", "2",
@@ -323,8 +314,7 @@ def test_two_processes_train_into_one_history_and_one_set_of_checkpoints(base, t
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == CHECKPOINTS
-    weights = [float(rows[1][f"weight/{name}"]) for name in teachers]
-    assert sum(weights) == pytest.approx(sum(teachers.values()))
+    assert float(rows[1]["weight/all"]) == pytest.approx(0.2)
 
 
 def run_here(options, tmp_path, overlays=(), run_id="training", base=METHOD, **changed):
@@ -361,7 +351,6 @@ VARIANTS = {
     "no fusion": ([], {"fusion": "$None"}),
     "two levels": (["two_levels"], {}),
     "FLAIR network": (["student_alone"], {"student_sequence": "flair"}),
-    "four sequences": (["student_alone", "four_sequences"], {}),
 }
 
 
@@ -449,15 +438,12 @@ def test_the_papers_protocol_is_evaluated_on_the_original_grid(method, tmp_path,
 
 
 MISTAKES = {
-    "epochs": ({"epochs": "two"}, "epochs is 'two', expected a whole number of at least 1"),
     "no data": ({"dataset_dir": "nowhere"}, "dataset_dir is 'nowhere'"),
     "no datalist": ({"datalist": "none.json"}, "datalist none.json cannot be read"),
-    "patch size": ({"roi_size": [60, 64, 64]}, "three multiples of 8"),
     "fold": ({"fold": 9}, r"fold is 9, expected one of \[0, 1, 2\]"),
     "resume": ({"resume": True}, r"checkpoint\.pt does not exist"),
     "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: else no student is saved"),
     "device": ({"device": "cuda:99"}, "device is 'cuda:99', expected one of this machine"),
-    "cache": ({"cache": "ram"}, "cache is 'ram'"),
 }
 
 
@@ -496,9 +482,8 @@ def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("files, extra", [(ALONE, ["--spacing", "[6,6,6]"]), ([*METHOD, PAPER], TINY_TEACHERS)])
-def test_the_default_and_the_papers_protocol_train(files, extra, options, tmp_path, command):
-    arguments = ["--config_file", str(files), *options, *outputs(tmp_path), "--epochs", "2", *extra]
+def test_a_student_alone_trains_at_another_voxel_size(options, tmp_path, command):
+    arguments = ["--config_file", str(ALONE), *options, *outputs(tmp_path), "--epochs", "2", "--spacing", "[6,6,6]"]
     result = command("monai.bundle", "run", *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "models" / "model.pt").is_file()

@@ -57,7 +57,7 @@ class Traces:
     def check_none(self, command, seconds=15.0):
         """Loading processes of a killed training look for it every five seconds, and end."""
         deadline = time.monotonic() + seconds
-        while processes_of(command.pid) and time.monotonic() < deadline:
+        while (processes_of(command.pid) or self.shared_memory() - self.shared) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not processes_of(command.pid)
         assert not self.shared_memory() - self.shared

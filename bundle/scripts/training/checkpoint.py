@@ -141,7 +141,7 @@ class RunCheckpoint:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(state.device) if cuda else None,
             "term_sums": getattr(state, "term_sums", {}),
-            "term_steps": getattr(state, "term_steps", 0),
+            "term_steps": getattr(state, "term_steps", {}),
             "skipped_steps": state.metrics.get("skipped_steps", 0),
         }
         self(engine, in_epoch=in_epoch)
