@@ -1,7 +1,7 @@
 """The table of what arms.py has run: every arm minus the student alone, patient by patient, as Markdown.
 
 python experiments/arms_table.py --runs OUT/LIST[,OUT/LIST] [--baseline alone]
-  [--picture FILE.png] [--undrawn NAME,NAME]
+  [--picture FILE.png] [--undrawn NAME,NAME] [--bar 0.03] [--span 0.12]
 
 All folds of all lists are one table. An arm of several seeds counts with each patient's mean. What is subtracted is the
 mean over all seeds of ``baseline``, whatever the seeds of the other arm; of an arm that is not finished, only its
@@ -30,13 +30,19 @@ __all__ = ["arms_table"]
 
 METRICS = {"dice": "{}", "lesion_dice": "lesion-wise {}", "hd95": "HD95 {} (mm)"}
 COLUMNS = [(region, metric) for metric in METRICS for region in TABLE_ORDER]
-BAR = 0.03  # of whole tumour, what we asked of a winner
 
 
 def arms_table(
-    runs: str | Sequence[str], baseline: str = "alone", picture: str | None = None, undrawn: str | Sequence[str] = ()
+    runs: str | Sequence[str],
+    baseline: str = "alone",
+    picture: str | None = None,
+    undrawn: str | Sequence[str] = (),
+    bar: float = 0.03,
+    span: float = 0.12,
 ) -> None:
     """Print it, the arm of ``baseline`` itself first; ``picture`` draws the Dice of all arms but those ``undrawn``.
+
+    ``bar`` is the gain in whole tumour that was asked for, ``span`` the largest difference that the picture shows.
 
     Raises:
         UserError: if nothing of ``baseline`` has been scored, or arms score other patients than it.
@@ -63,7 +69,7 @@ def arms_table(
         print(f"| {arm} | {len(table.cases)} | {len(seeds[arm])} | {' | '.join(cells)} |")
     if picture:
         drawn = {arm: row for arm, row in rows.items() if arm not in split(undrawn)}
-        draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture)
+        draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture, bar, span)
 
 
 def split(names: str | Sequence[str]) -> list[str]:
@@ -89,21 +95,26 @@ def differences(other: Scores, base: Scores) -> dict[tuple[str, str], Estimate]:
 
 
 def draw(
-    rows: Mapping[str, Mapping[tuple[str, str], Estimate]], seeds: Mapping[str, int], baseline: str, picture: str
+    rows: Mapping[str, Mapping[tuple[str, str], Estimate]],
+    seeds: Mapping[str, int],
+    baseline: str,
+    picture: str,
+    bar: float,
+    span: float,
 ) -> None:
-    """A line an arm: mean and interval of each region; the bar dashed. Larger differences than 0.12 lie outside."""
+    """A line an arm: mean and interval of each region; the bar dashed."""
     matplotlib.use("Agg")
     order = sorted(rows, key=lambda arm: rows[arm]["WT", "dice"].mean)
     figure, axes = plt.subplots(1, 3, figsize=(10, 0.24 * len(order) + 1), sharey=True, layout="constrained")
     for axis, region in zip(axes, TABLE_ORDER):
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.axvline(BAR if region == "WT" else -0.005, color="grey", linewidth=0.8, linestyle="--")
+        axis.axvline(bar if region == "WT" else -0.005, color="grey", linewidth=0.8, linestyle="--")
         for height, arm in enumerate(order):
             mean, low, high, _ = rows[arm][region, "dice"]
             colour = SERIES_COLOURS[0 if seeds[arm] > 1 else 1]
             axis.plot([low, high], [height, height], color=colour, linewidth=1.5)
             axis.plot(mean, height, "o", color=colour, markersize=4)
-        axis.set(xlim=(-0.12, 0.12), title=f"{region} Dice minus {baseline}")
+        axis.set(xlim=(-span, span), title=f"{region} Dice minus {baseline}")
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(order)), [f"{arm} ({seeds[arm]})" for arm in order], fontsize=8)
     figure.savefig(picture, dpi=110)

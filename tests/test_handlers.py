@@ -41,7 +41,7 @@ def test_teachers_are_asked_every_few_epochs_and_their_mean_probability_decides(
     """A loud teacher is outvoted, and one without its sequence is not asked."""
 
     class Patients(list):
-        data = [{"label": ""}, {}]
+        data = ({"label": ""}, {})
 
     def teacher(sequence, *logits):
         volume = torch.tensor(logits)[None, :, None, None, None].expand(1, 4, 2, 2, 2)
