@@ -1,5 +1,7 @@
 """Misspelt keys and impossible values end a workflow before anything is built: options, overlays, own classes."""
 
+import sys
+
 import pytest
 import yaml
 from monai.bundle import ConfigWorkflow
@@ -173,3 +175,13 @@ def test_a_link_that_leads_out_of_output_dir_is_named(name, tmp_path):
     for folder in (out, tmp_path / "link"):
         with pytest.raises(UserError, match=f"output_dir is '{folder}'.* no links"):
             start(output_dir=str(folder))
+
+
+def test_a_folder_named_by_a_number_stays_text_on_monais_own_line(monkeypatch):
+    """MONAI reads the option's text as a number first."""
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "training", "--dataset_dir", "2021"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    config = str(BUNDLE / "configs" / "train.yaml")
+    workflow = ConfigWorkflow(config, run_id="training", logging_file=False, dataset_dir=2021)
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("dataset_dir") == "2021"

@@ -1,13 +1,9 @@
 """Links to patients whose label maps have another value of enhancing tumour."""
 
-import runpy
-
 import nibabel as nib
 import numpy as np
 
-from conftest import ROOT
-
-relabel = runpy.run_path(str(ROOT / "experiments" / "relabel.py"))["relabel"]
+from relabel import relabel
 
 
 def test_labels_get_the_older_value_and_images_stay(cohort, tmp_path):
