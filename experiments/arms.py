@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of each run; before torch is imported
 
 import monai.engines  # noqa: F401, for all runs: they are forked
 import yaml
+from monai.utils import ensure_tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
@@ -215,10 +216,13 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     training = {"output_dir": folder, "seed": seed, "cache": "memory", "resume": "auto"}
     training |= {**settings["training"], **arm.get("training", {})}
     training |= {option: teacher / "models" / "model.pt" for option, teacher in kept.items()}
-    taught = [listed / f"{arm['targets']}_s0" / part] if "targets" in arm else []
-    training |= dict(zip(["targets"], (folder / "predictions" for folder in taught)))
+    taught = [listed / f"{name}_s0" / part for name in ensure_tuple(arm.get("targets", ()))]
+    predicted = [str(teacher / "predictions") for teacher in taught]
+    blended = ["blend", "--folders", ",".join(predicted), "--output_dir", str(folder / "targets")]
+    training |= {"targets": blended[-1] if len(taught) > 1 else predicted[0]} if taught else {}
     overlays = arm.get("overlays", [])
     commands = [workflow("training", [*overlays, *arm.get("training_overlays", [])], both | training)]
+    commands = [blended, *commands] if len(taught) > 1 else commands
     if fold is not None:
         options = {**both, "output_dir": folder, **settings["evaluating"]}
         commands.append(workflow("evaluating", [*overlays, *arm.get("evaluating_overlays", []), "evaluate"], options))
