@@ -93,9 +93,9 @@ def test_training_and_inference_say_the_same(key):
     assert load("train")[key] == load("inference")[key]
 
 
-def test_evaluation_writes_label_maps_as_inference_does_but_for_small_tumours():
+def test_evaluation_writes_label_maps_as_inference_does():
     evaluated, predicted = (load(name)["label_map"]["transforms"] for name in ("evaluate", "inference"))
-    own = ("ClearSmallETd", "SaveProbabilitiesd", "SaveDicomSegd")  # of inference alone
+    own = ("SaveProbabilitiesd", "SaveDicomSegd")  # of inference alone
     assert evaluated == [step for step in predicted if not step["_target_"].endswith(own)]
 
 

@@ -13,6 +13,7 @@ from monai.bundle import run as bundle_run
 from monai.data import DataLoader
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from scipy.ndimage import label as connected_components
 from torch import nn
 
 from conftest import BUNDLE, bare_errors, real_data
@@ -43,6 +44,7 @@ def predict(source, output, ckpt_path, **options):
     windows = {"spacing": "$None", "window_size": [16, 16, 16], "overlap": 0.5, "whole_volume": 0}
     folders = {"bundle_root": str(BUNDLE), "dataset_dir": str(source), "output_dir": str(output)}
     settings = {"ckpt_path": ckpt_path, "student_widths": WIDTHS, "mirror": False, "amp": False, "engine": "torch"}
+    settings["smallest_part_ml"] = 0
     config = str(BUNDLE / "configs" / "inference.yaml")
     bundle_run("evaluating", config_file=config, **folders, **{**settings, **windows, **options})
 
@@ -107,12 +109,15 @@ def test_mirroring_changes_the_label_map_and_whole_volumes_need_no_windows(cohor
     assert (results["mirror"] != results["plain"]).any() and (results["whole"] != results["plain"]).any()
 
 
-def test_small_enhancing_tumour_is_cleared_on_request(cohort_source, weights, tmp_path):
+def test_small_parts_are_taken_away_unless_all_are_kept(cohort_source, weights, tmp_path):
     source = cohort_source / "data" / "phantom_0000"
-    for name, threshold in (("off", 0), ("on", 1e6)):
-        predict(source, tmp_path / name, weights[0], et_threshold_ml=threshold)
-    off, on = (read(tmp_path / name, "phantom_0000") for name in ("off", "on"))
-    assert (off == 4).any() and np.array_equal(np.where(off == 4, 1, off), on)
+    for name, smallest in (("all", 0), ("large", 1e6)):
+        predict(source, tmp_path / name, weights[0], smallest_part_ml=smallest)
+    every, large = (read(tmp_path / name, "phantom_0000") for name in ("all", "large"))
+    parts, _ = connected_components(every > 0, np.ones((3, 3, 3)))
+    largest = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
+    assert (every == 4).any() and not (large == 4).any()
+    assert np.array_equal(large > 0, largest) and 0 < (large == 1).sum() <= (largest & (every != 2)).sum()
 
 
 def test_overwriting_that_is_stopped_leaves_no_label_map_of_before(cohort_source, weights, tmp_path, monkeypatch):

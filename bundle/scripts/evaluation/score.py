@@ -23,12 +23,13 @@ from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.files import check_output
-from scripts.labels import EMPTY_RULES, REGIONS, TABLE_ORDER
+from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
 __all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-4  # voxel sizes are rounded in headers: a volume that is nearer to the threshold than this equals it
 OWN = [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
 
 
@@ -162,12 +163,11 @@ def score_pair(
 
 
 def without_small_et(classes: np.ndarray, spacing: Sequence[float], threshold_ml: float) -> np.ndarray:
-    """``clear_small_et`` of a label map in network classes, (H, W, D), where there is a threshold."""
-    if not threshold_ml:
+    """Network classes (H, W, D) where enhancing tumour is NCR if its whole volume is below the threshold."""
+    enhancing = classes == CLASSES.index("ET")
+    if np.count_nonzero(enhancing) * float(np.prod(spacing)) / 1000 >= threshold_ml * (1 - ROUNDING):
         return classes
-    from scripts.inference.label_maps import clear_small_et  # imports PyTorch and MONAI, which takes seconds
-
-    return clear_small_et(classes, float(np.prod(spacing)) / 1000, threshold_ml)
+    return np.where(enhancing, CLASSES.index("NCR"), classes)
 
 
 def check_options(output: str, empty_rule: str, et_threshold_ml: float, workers: int) -> None:

@@ -1,4 +1,4 @@
-"""From class probabilities to files: small enhancing tumours, uncertainty maps, file names, atomic writing."""
+"""From class probabilities to files: uncertainty maps, probabilities, file names, atomic writing."""
 
 from __future__ import annotations
 
@@ -16,45 +16,11 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from scripts.data.cases import case_of
 from scripts.files import replacing
-from scripts.labels import CLASSES, PROBABILITIES
+from scripts.labels import PROBABILITIES
 
 __all__ = [
-    "AtomicWriter", "ClearSmallETd", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "clear_small_et",
-    "write_probabilities",
+    "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "write_probabilities",
 ]  # fmt: skip
-
-ROUNDING = 1e-4  # voxel sizes are rounded in headers: a volume that is nearer to the threshold than this equals it
-NCR, ET = CLASSES.index("NCR"), CLASSES.index("ET")
-
-
-def clear_small_et(classes: Any, voxel_ml: float, threshold_ml: float) -> Any:
-    """Network classes where enhancing tumour is NCR if its whole volume is below the threshold.
-
-    BraTS counts a single false voxel of a region that the patient does not have as Dice 0, so a small enhancing
-    tumour is a risk.
-
-    Shapes: array or tensor of network classes, any shape -> the same.
-    """
-    enhancing = classes == ET
-    if not 0 < float(enhancing.sum()) * voxel_ml < threshold_ml * (1 - ROUNDING):
-        return classes
-    where: Any = torch.where if isinstance(classes, torch.Tensor) else np.where
-    return where(enhancing, NCR, classes)
-
-
-class ClearSmallETd(MapTransform):
-    """``clear_small_et`` for label maps with an affine, (1, H, W, D); a threshold of 0 changes nothing."""
-
-    def __init__(self, keys: KeysCollection, threshold_ml: float = 0.0) -> None:
-        super().__init__(keys)
-        self.threshold_ml = threshold_ml
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result) if self.threshold_ml else ():
-            voxel_ml = abs(float(torch.linalg.det(result[key].affine[:3, :3]))) / 1000
-            result[key] = clear_small_et(result[key], voxel_ml, self.threshold_ml)
-        return result
 
 
 class SaveUncertaintyd(MapTransform):

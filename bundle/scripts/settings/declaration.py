@@ -113,5 +113,6 @@ RULES: dict[str, Rule] = {
     "ckpt_path": (lambda v: each(v, os.path.isfile), "files that exist, several as \"['a.pt','b.pt']\": train first"),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
     "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
+    "smallest_part_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
     "empty_rule": (lambda v: v in list(EMPTY_RULES), f"one of {sorted(EMPTY_RULES)}"),
 }

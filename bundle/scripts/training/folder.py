@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 SCORING = (  # keys that decide scores and label maps
     "network_def", "student_sequence", "student_widths", "deep_supervision", "spacing", "preprocessing", "window_size",
-    "overlap", "whole_volume", "mirror", "uncertainty", "et_threshold_ml", "empty_rule", "label_map",
+    "overlap", "whole_volume", "mirror", "smallest_part_ml", "uncertainty", "et_threshold_ml", "empty_rule",
+    "label_map",
 )  # fmt: skip
 EVALUATION = {"cases": [{"case": str}], "weights": {}, "configuration": {}}
 SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
