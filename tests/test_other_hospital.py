@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from conftest import BUNDLE
-from other_hospital import RandEnhancement, RandThickSlices
+from scripts.data.other_hospital import RandEnhancement, RandThickSlices
 
 
 def test_thick_slices_lose_what_changes_within_a_slice_and_keep_what_does_not():
@@ -37,7 +37,7 @@ def test_enhancement_changes_only_what_is_bright():
 
 def test_the_overlay_can_be_built_and_changes_the_image_alone():
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(BUNDLE.parent / "experiments/other_hospital.yaml")])
+    parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(BUNDLE / "configs" / "other_hospital.yaml")])
     parser["inputs"] = []
     parser["image_keys"], parser["spatial_keys"] = ["image"], ["image", "label"]
     augmentation = parser.get_parsed_content("augmentation")
