@@ -34,8 +34,8 @@ def test_paired_difference_by_hand():
 def run(tmp_path):
     """Write a run with these values of every metric, and give its folder."""
 
-    def write(name, values, rule="brats", et_threshold_ml=0.0):
-        write_scores(tmp_path / name / "metrics.csv", scores(values), rule, et_threshold_ml=et_threshold_ml)
+    def write(name, values, rule="brats", et_threshold_ml=0.0, **about):
+        write_scores(tmp_path / name / "metrics.csv", scores(values), rule, et_threshold_ml=et_threshold_ml, **about)
         return str(tmp_path / name)
 
     return write
@@ -114,6 +114,16 @@ def test_runs_that_cannot_be_compared_are_named(run, tmp_path):
     write_scores(tmp_path / "d" / "metrics.csv", [item._replace(case="x") for item in scores([0.5])], "brats")
     with pytest.raises(UserError, match=f"{a}.*{tmp_path / 'd'}"):
         compare(a, str(tmp_path / "d"))
+
+
+def test_small_parts_that_only_one_run_keeps_are_warned_of(run, caplog):
+    kept, removed, unknown = run("a", [0.5], smallest_part_ml=0), run("b", [0.5], smallest_part_ml=0.3), run("c", [0.5])
+    compare(removed, run("d", [0.5], smallest_part_ml=0.3))
+    assert "smallest_part_ml" not in caplog.text
+    for other, known in ((kept, "0"), (unknown, "not known")):
+        caplog.clear()
+        compare(removed, other)
+        assert f"smallest_part_ml 0.3 and {known}" in caplog.text
 
 
 def test_every_patients_difference_is_drawn(run, tmp_path, monkeypatch):

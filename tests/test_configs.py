@@ -93,6 +93,11 @@ def test_training_and_inference_say_the_same(key):
     assert load("train")[key] == load("inference")[key]
 
 
+@pytest.mark.parametrize("key", ["mirror", "smallest_part_ml"])
+def test_evaluation_and_inference_say_the_same(key):
+    assert load("evaluate")[key] == load("inference")[key]
+
+
 def test_evaluation_writes_label_maps_as_inference_does():
     evaluated, predicted = (load(name)["label_map"]["transforms"] for name in ("evaluate", "inference"))
     own = ("SaveProbabilitiesd", "SaveDicomSegd")  # of inference alone

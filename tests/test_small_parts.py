@@ -5,7 +5,7 @@ from monai.data import MetaTensor
 
 from scripts.inference.small_parts import ClearSmallPartsd, clear_small_parts
 
-BACKGROUND, NCR, ED, ET = range(4)
+NCR, ED, ET = 1, 2, 3
 
 
 def line(*values):
@@ -22,6 +22,7 @@ def line(*values):
         ([ED, ET, ED, 0, ED, ED], [ED, NCR, ED, 0, ED, ED]),  # a core that is enhancing tumour alone
         ([0, ET, 0, 0, 0], [0, NCR, 0, 0, 0]),  # the only part stays tumour and core
         ([0, ET, 0, ED, 0], [0, NCR, 0, 0, 0]),  # of equal parts the first
+        ([ED, ED, 0, ET], [ED, ED, 0, 0]),  # a core in a small part of its own goes with it
         ([0, 0, 0], [0, 0, 0]),
     ],
 )
@@ -40,11 +41,17 @@ def test_parts_that_touch_at_a_corner_are_one():
 
 @pytest.mark.parametrize("smallest, left", [(0, 5), (0.023, 5), (0.025, 3)])
 def test_the_transform_takes_the_voxel_size_from_the_affine(smallest, left):
-    affine = torch.diag(torch.tensor([-2.0, 2.0, 3.0, 1.0]))
+    turn = np.array([[0.6, -0.8, 0, 5], [0.8, 0.6, 0, 7], [0, 0, 1, 9], [0, 0, 0, 1]])  # an oblique scan
+    affine = torch.from_numpy(turn @ np.diag([-2, 2, 3, 1]))
     pred = MetaTensor(torch.from_numpy(line(0, ED, ED, 0, ED, ED, ED, 0))[None], affine=affine)  # 2 x 0.012 ml
     cleared = ClearSmallPartsd("pred", smallest)({"pred": pred})["pred"]
     assert int((cleared == ED).sum()) == left and cleared.dtype == pred.dtype and cleared.shape == pred.shape
     assert torch.equal(cleared.affine, pred.affine) and int((pred == ED).sum()) == 5
+
+
+def test_a_label_map_without_tumour_stays_empty():
+    pred = MetaTensor(torch.zeros((1, 4, 4, 4), dtype=torch.uint8), affine=torch.eye(4))
+    assert not ClearSmallPartsd("pred", 0.3)({"pred": pred})["pred"].any()
 
 
 @pytest.mark.parametrize("size", [1.0, 1 - 1e-6, 1 + 1e-6, 0.99999994, 1.0000001192])

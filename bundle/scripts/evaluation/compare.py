@@ -118,13 +118,23 @@ def pooled(tables: Sequence[Scores]) -> Scores:
 
 
 def check_same_rules(tables: Sequence[Scores]) -> None:
-    """Raises UserError if the tables treat empty regions or small enhancing tumours in different ways."""
+    """Raises UserError if the tables treat empty regions or small enhancing tumours in different ways.
+
+    Warns if small parts of the label maps were kept in one of them alone, which lesion-wise Dice shows.
+    """
     first = tables[0]
     for table in tables[1:]:
         for key in ("empty_rule", "et_threshold_ml"):
             if getattr(first, key) != getattr(table, key):
                 values = f"{getattr(first, key)!r} and {getattr(table, key)!r}"
                 raise UserError(f"{first.path} and {table.path} have the {key} {values}: score both in the same way.")
+        if first.smallest_part_ml != table.smallest_part_ml:
+            values = [item.smallest_part_ml for item in (first, table)]
+            known = ["not known" if value is None else str(value) for value in values]
+            logger.warning(
+                f"{first.path} and {table.path} have the smallest_part_ml {' and '.join(known)}: lesion-wise scores "
+                "may differ by that alone."
+            )
 
 
 def common_cases(a: Scores, b: Scores) -> list[str]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from scripts.data.cases import find_label_maps, label_map
 from scripts.data.faults import Fault, report_faults
 from scripts.errors import UserError
+from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.metrics import bounding_box, region_metrics
 from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
@@ -29,7 +30,6 @@ __all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-4  # voxel sizes are rounded in headers: a volume that is nearer to the threshold than this equals it
 OWN = [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
 
 
@@ -84,10 +84,15 @@ def score_cases(
     empty_rule: str = "brats",
     et_threshold_ml: float = 0.0,
     label_values: Sequence[int] | None = None,
+    smallest_part_ml: float | None = None,
 ) -> None:
-    """As ``score``, for the label maps that an evaluation wrote to ``pred``, against the labels of its cases."""
+    """As ``score``, for the label maps that an evaluation wrote to ``pred``, against the labels of its cases.
+
+    ``smallest_part_ml`` is recorded with the scores.
+    """
     pairs = [Pair(case["case"], label_map(pred, case["image"], case["case"]), Path(case["label"])) for case in cases]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings_of(label_values))
+    meanings = meanings_of(label_values)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, smallest_part_ml=smallest_part_ml)
 
 
 def meanings_of(both: Any, pred: Any = None, truth: Any = None) -> tuple[Meaning, Meaning]:
@@ -114,6 +119,7 @@ def score_pairs(
     et_threshold_ml: float,
     meanings: tuple[Meaning, Meaning],
     workers: int = 0,
+    smallest_part_ml: float | None = None,
 ) -> None:
     """Write and print the scores of all pairs, or write nothing and report every faulty file."""
     check_options(output, empty_rule, et_threshold_ml, workers)
@@ -128,7 +134,8 @@ def score_pairs(
             meaning.enhancing |= result.enhancing[index]
         meaning.check_one_edition()
     warn_of_meanings(np.sum([result.voxels for result in results], axis=0))
-    truth = {
+    about = {
+        "smallest_part_ml": smallest_part_ml,
         "truth": {pair.case: str(pair.truth.resolve()) for pair in pairs},
         "truth_values": meanings[1].label_values,
     }
@@ -139,7 +146,7 @@ def score_pairs(
     for index, threshold in enumerate(thresholds):
         scores = [item for result in results for item in result.scores[index]]
         path = cleared if threshold else plain
-        print_table(write_scores(path, scores, empty_rule, et_threshold_ml=threshold, **truth))
+        print_table(write_scores(path, scores, empty_rule, et_threshold_ml=threshold, **about))
         print(f"-> {path}\n")
 
 
@@ -165,7 +172,7 @@ def score_pair(
 def without_small_et(classes: np.ndarray, spacing: Sequence[float], threshold_ml: float) -> np.ndarray:
     """Network classes (H, W, D) where enhancing tumour is NCR if its whole volume is below the threshold."""
     enhancing = classes == CLASSES.index("ET")
-    if np.count_nonzero(enhancing) * float(np.prod(spacing)) / 1000 >= threshold_ml * (1 - ROUNDING):
+    if np.count_nonzero(enhancing) * float(np.prod(spacing)) / 1000 * SLACK >= threshold_ml:
         return classes
     return np.where(enhancing, CLASSES.index("NCR"), classes)
 

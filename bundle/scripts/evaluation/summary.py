@@ -34,6 +34,7 @@ ABOUT = {  # of the JSON beside a metrics.csv
     "empty_rule?": str,
     "cases_with_an_empty_region?": {f"{region}?": [str] for region in TABLE_ORDER},
     "et_threshold_ml?": (int, float),
+    "smallest_part_ml?": (int, float, NoneType),
     "truth?": dict,
     "truth_values?": (str, list, NoneType),
 }
@@ -66,6 +67,7 @@ class Scores:
     empty_rule: str
     empty_cases: dict[str, list[str]]
     et_threshold_ml: float = 0.0
+    smallest_part_ml: float | None = None  # smaller ones are not in the label maps; None: not known
     truth: dict[str, str] = field(default_factory=dict)  # file of each case
     truth_values: str | list[int] | None = None  # what the values in these files mean
 
@@ -113,7 +115,7 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **abo
         path: the CSV.
         scores: of all cases and regions.
         empty_rule: for regions that are empty in truth or prediction.
-        about: et_threshold_ml, truth and truth_values of ``Scores``.
+        about: et_threshold_ml, smallest_part_ml, truth and truth_values of ``Scores``.
     """
     rows = [
         {"case": item.case, "region": item.region}
@@ -157,6 +159,7 @@ def describe(scores: Scores) -> dict[str, Any]:
         "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
         "cases_with_an_empty_region": scores.empty_cases,
         "et_threshold_ml": scores.et_threshold_ml,
+        "smallest_part_ml": scores.smallest_part_ml,
         "truth": scores.truth,
         "truth_values": scores.truth_values,
         "interval": f"95% percentile bootstrap over patients, {RESAMPLES} resamples, seed 0",
@@ -187,7 +190,8 @@ def read_scores(run: str | Path) -> Scores:
     if (rule := about.get("empty_rule", "brats")) not in EMPTY_RULES:
         raise UserError(f"{beside}: empty_rule is {rule!r}, expected one of {sorted(EMPTY_RULES)}: score again.")
     empty = about.get("cases_with_an_empty_region", {})
-    known = {key: about[key] for key in ("et_threshold_ml", "truth", "truth_values") if key in about}
+    optional = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values")
+    known = {key: about[key] for key in optional if key in about}
     return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, **known)
 
 
@@ -200,6 +204,8 @@ def caption(scores: Scores) -> str:
         f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Patients with an empty region: "
         f"{patients}.",
     ]
+    if scores.smallest_part_ml:
+        lines.append(f"Label maps without parts below {scores.smallest_part_ml} ml.")
     if scores.et_threshold_ml:
         lines.append(f"Enhancing tumour of less than {scores.et_threshold_ml} ml is counted as NCR.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Label maps without specks: parts of a tumour that are too small to be believed are taken away."""
+"""Label maps without specks: parts of a tumour that are too small to trust are removed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ OUTER = {"WT": "background", "TC": "ED", "ET": "NCR"}  # what a small part of ea
 def clear_small_parts(classes: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.ndarray:
     """A label map without connected parts of whole tumour, core or enhancing tumour below ``smallest_ml``.
 
-    Such a part of whole tumour becomes background, of the core oedema, of enhancing tumour NCR. The largest part of
-    whole tumour and of the core stays, whatever its size: only enhancing tumour is absent in many patients.
+    Such a part of whole tumour becomes background; then one of the core becomes oedema, and one of enhancing tumour
+    NCR. The largest part of whole tumour stays, whatever its size, and the largest part of the core in what is left;
+    of equal parts the first. Enhancing tumour may vanish, since many patients have none.
 
     Shapes: network classes (H, W, D) -> the same, a copy.
     """
@@ -60,7 +61,9 @@ class ClearSmallPartsd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        for key in self.key_iterator(result) if self.smallest_ml else ():
+        if not self.smallest_ml:
+            return result
+        for key in self.key_iterator(result):
             volume = result[key].clone()
             voxel_ml = abs(float(torch.linalg.det(volume.affine[:3, :3]))) / 1000
             voxels = volume[0].cpu().numpy()
