@@ -129,8 +129,8 @@ def check_same_rules(tables: Sequence[Scores]) -> None:
                 values = f"{getattr(first, key)!r} and {getattr(table, key)!r}"
                 raise UserError(f"{first.path} and {table.path} have the {key} {values}: score both in the same way.")
         if first.smallest_part_ml != table.smallest_part_ml:
-            values = [item.smallest_part_ml for item in (first, table)]
-            known = ["not known" if value is None else str(value) for value in values]
+            limits = [item.smallest_part_ml for item in (first, table)]
+            known = ["not known" if value is None else str(value) for value in limits]
             logger.warning(
                 f"{first.path} and {table.path} have the smallest_part_ml {' and '.join(known)}: lesion-wise scores "
                 "may differ by that alone."
