@@ -299,7 +299,8 @@ def dice_of_z_scored(source, folder):
 
 def test_z_scored_voxels_give_the_same_label_map(tmp_path):
     make_phantoms(str(tmp_path), cases=1, size=48, seed=3)  # 3.3 mm: resampled to 2 mm
-    assert dice_of_z_scored(tmp_path / "phantom_0000" / "phantom_0000_t1ce.nii.gz", tmp_path / "out") > 0.95  # the weights know no phantoms
+    source = tmp_path / "phantom_0000" / "phantom_0000_t1ce.nii.gz"
+    assert dice_of_z_scored(source, tmp_path / "out") > 0.95  # the weights know no phantoms
 
 
 @pytest.mark.slow
