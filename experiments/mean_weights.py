@@ -16,20 +16,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.files import replacing
+from scripts.method.weights import read_weights
 
 __all__ = ["mean_weights"]
 
 
 def mean_weights(ckpt_paths: str | Sequence[str], output: str) -> None:
-    """Write the mean of each weight to ``output``, which works for networks that began as one and did not part far.
+    """Write the mean of each weight to ``output``, which works if the students have a common start and are still alike.
 
     Raises:
-        UserError: if a file is missing, or holds other weights than the first.
+        UserError: if a file is missing or holds no weights, or other weights than the first.
     """
     paths = ckpt_paths.split(",") if isinstance(ckpt_paths, str) else list(ckpt_paths)
-    if missing := [path for path in paths if not Path(path).is_file()]:
-        raise UserError(f"ckpt_paths names {missing[0]}, which is no file: train first.")
-    students = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+    students = [read_weights(path) for path in paths]
     shapes = [{name: tuple(weight.shape) for name, weight in student.items()} for student in students]
     if others := [path for path, shape in zip(paths, shapes) if shape != shapes[0]]:
         raise UserError(f"{others[0]} holds other weights than {paths[0]}: give students of one architecture.")

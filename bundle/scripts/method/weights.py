@@ -10,14 +10,14 @@ from torch import nn
 
 from scripts.errors import UserError
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "read_weights"]
 
 
-def load_weights(network: nn.Module, path: str) -> None:
-    """Load a bare state dict into a network, strictly.
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """A bare state dict, on the CPU.
 
     Raises:
-        UserError: if the file is missing, or is not a state dict of this network; names file and remedy.
+        UserError: if the file is missing, or holds anything else or a value that is not finite.
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist: train first, or give the path of a state dict.")
@@ -33,6 +33,16 @@ def load_weights(network: nn.Module, path: str) -> None:
         raise UserError(f"checkpoint {path} holds more than one network's weights: give the model.pt beside it.")
     if spoilt := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise UserError(f"checkpoint {path} holds NaN or infinity, first in {spoilt[0]}: give other weights.")
+    return weights
+
+
+def load_weights(network: nn.Module, path: str) -> None:
+    """Load a bare state dict into a network, strictly.
+
+    Raises:
+        UserError: if the file is missing, or is not a state dict of this network; names file and remedy.
+    """
+    weights = read_weights(path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
