@@ -126,5 +126,6 @@ def build_trainer(folder: str, dataset_dir: str, widths: list[int], **options: A
     trainer.parser = parser
     trainer.state.epoch = 1
     trainer.state.epoch_length = len(trainer.data_loader)
+    trainer.fire_event(Events.EPOCH_STARTED)
     parser.get_parsed_content("loss").distilling = True
     return trainer

@@ -34,6 +34,17 @@ def test_values_and_gradients_are_those_of_the_other_layout(module):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-4 * float(other.abs().max()))
 
 
+def test_bfloat16_gives_the_values_and_gradients_of_float32_but_for_rounding():
+    torch.manual_seed(0)
+    norm = GroupNorm(4, 12)
+    half = (3 + torch.randn(2, 12, 4, 6, 8)).to(torch.bfloat16)
+    weights = torch.randn(half.shape)
+    found = of(norm, half.contiguous(memory_format=torch.channels_last_3d), weights)
+    assert found[0].dtype == found[1].dtype == torch.bfloat16
+    for one, other in zip(found, of(norm, half.float(), weights)):
+        torch.testing.assert_close(one.float(), other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
+
+
 def test_a_network_learns_the_same_in_both_layouts():
     torch.manual_seed(0)
     plain = ResUNet(1, 4, (4, 8, 12, 16), deep_supervision=1).train()

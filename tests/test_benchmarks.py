@@ -1,4 +1,4 @@
-"""The prepared script of measurements on a GPU runs, in tiny sizes, where there is none."""
+"""The benchmarks run, in tiny sizes."""
 
 import json
 import os
@@ -9,10 +9,21 @@ import pytest
 
 from conftest import BUNDLE
 
+BENCHMARKS = BUNDLE.parent / "benchmarks"
+
 
 @pytest.mark.slow
-def test_every_row_is_measured_where_sizes_are_tiny(tmp_path):
-    script = BUNDLE.parent / "benchmarks" / "gpu.py"
+def test_a_training_step_is_timed_beside_the_plain_loop(cohort_source):
+    line = f"from step import step; print(step({str(cohort_source / 'data')!r}, 24, 2, [4, 4, 8, 8], 1))"
+    environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS}:{BUNDLE}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "plain loop" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_row_of_the_gpu_script_is_measured(tmp_path):
+    script = BENCHMARKS / "gpu.py"
     command = [sys.executable, script, "--output", tmp_path / "gpu.json", "--repeats", "1", "--tiny", "True"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
