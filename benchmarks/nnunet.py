@@ -46,7 +46,7 @@ def compare(patients: str, work: str = "", turns: int = 3, mirror: bool = False)
         patients: folder of BraTS patients at 1 mm.
         work: folder for nnU-Net's files; a temporary one if empty.
         turns: how often each command runs.
-        mirror: both average over flips: nnU-Net over eight, ours over two a window. By default neither does.
+        mirror: both average over flips: nnU-Net over eight, ours over four, in turn. By default neither does.
     """
     cases = sorted(folder for folder in Path(patients).iterdir() if list(folder.glob("*_t1ce.nii*")))
     if not cases:

@@ -15,7 +15,6 @@ __all__ = ["VolumeInferer"]
 
 # Flips of a window (C, H, W, D) along no or two axes: they have most of the gain of all eight.
 FLIPS = ((), (1, 2), (1, 3), (2, 3))
-FLIPS_OF_A_WINDOW = 2  # windows overlap, so that neighbours can share the four
 
 
 class VolumeInferer(SlidingWindowInferer):
@@ -25,8 +24,9 @@ class VolumeInferer(SlidingWindowInferer):
         whole_volume: volumes of up to this many voxels go through the network in one pass, padded to multiples of 8;
             0 always takes windows.
         mirror: average the probabilities over flips along no or two axes (Simonyan and Zisserman 2015,
-            https://arxiv.org/abs/1409.1556): all four of a volume in one pass; two of each window, and the other two of
-            its neighbours, which overlap it. The result is the logarithm of the mean, which serves as logits.
+            https://arxiv.org/abs/1409.1556): all four of a volume in one pass or one window. Of several windows each
+            takes one, and its neighbours, which overlap it, take others. The result is the logarithm of the mean,
+            which serves as logits.
         amp: let the network compute in bfloat16; windows are still blended in float32. Not used with ``engine``.
         engine: computes the network in windows; None takes PyTorch, as one pass does, whose size differs by volume.
         options: the options of SlidingWindowInferer.
@@ -62,12 +62,12 @@ class VolumeInferer(SlidingWindowInferer):
         if not self.mirror:
             return super().__call__(inputs, predict)
         one_window = all(length <= side for length, side in zip(size, self.roi_size))
-        mean = super().__call__(inputs, Mirrored(predict, len(FLIPS) if one_window else FLIPS_OF_A_WINDOW))
+        mean = super().__call__(inputs, Mirrored(predict, len(FLIPS) if one_window else 1))
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 class Mirrored:
-    """Probabilities of windows, averaged over ``count`` of the four flips, which one window after another takes.
+    """Probabilities of windows, averaged over ``count`` of the four flips; the next window begins with the next flip.
 
     Shapes: windows (B, C, h, w, d) -> (B, classes, h, w, d).
     """
@@ -81,7 +81,7 @@ class Mirrored:
         total = torch.zeros(())
         for turn in range(self.count):
             # every fourth window begins elsewhere, so that neighbours along the first axis differ too
-            axes = [FLIPS[(number + number // 4 + turn * len(FLIPS) // self.count) % len(FLIPS)] for number in numbers]
+            axes = [FLIPS[(number + number // 4 + turn) % len(FLIPS)] for number in numbers]
             logits = self.predict(torch.stack([window.flip(axis) for window, axis in zip(windows, axes)]))
             flipped = torch.stack([window.flip(axis) for window, axis in zip(logits, axes)])
             total = total.to(flipped) + flipped.softmax(dim=1)
