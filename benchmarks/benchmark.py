@@ -3,7 +3,7 @@
 python benchmarks/benchmark.py --dataset_dir DIR [--output FILE] [--repeats 5]
   [--parts data,step,inference,memory]
 
-On two cores of a CPU over an hour.
+They take over an hour on two cores.
 """
 
 from __future__ import annotations

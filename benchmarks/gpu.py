@@ -2,7 +2,7 @@
 
 python benchmarks/gpu.py [--output gpu.json] [--limit 420] [--repeats 5] [--tiny True]
 
-Random data, no files. No row is begun after the limit (seconds). On a CPU, and with ``--tiny True``,
+Random data, no files. After the limit (seconds) no further row starts. On a CPU, and with ``--tiny True``,
 networks and patches are tiny: this only shows that the script works. It has not been run on a GPU.
 """
 

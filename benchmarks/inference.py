@@ -1,9 +1,9 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
 All run inference.yaml; peers get its crop to the brain, its bfloat16 and its allocator too, but work at the patient's
-own spacing, as they do at home, and in PyTorch. The student as shipped is mirrored, all others are not, and have random
-weights: as these see tumour everywhere, their last step takes 0.1 to 0.2 s more. On a CPU SwinUNETR runs in float32,
-which is faster for it, and DynUNet is not channels last.
+own spacing, as they do at home, and in PyTorch. The student as shipped is mirrored, by both engines. All others are
+not, and have random weights: as these see tumour everywhere, their last step takes 0.1 to 0.2 s more. On a CPU
+SwinUNETR runs in float32, which is faster for it, and DynUNet is not channels last.
 """
 
 from __future__ import annotations

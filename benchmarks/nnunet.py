@@ -46,16 +46,18 @@ def compare(patients: str, work: str = "", turns: int = 3, mirror: bool = False)
         patients: folder of BraTS patients at 1 mm.
         work: folder for nnU-Net's files; a temporary one if empty.
         turns: how often each command runs.
-        mirror: both average over flips: nnU-Net over eight, ours over four, in turn. By default neither does.
+        mirror: both average over flips: nnU-Net over eight, ours flips each window once. By default neither does.
     """
-    cases = sorted(folder for folder in Path(patients).iterdir() if list(folder.glob("*_t1ce.nii*")))
+    cases = sorted({path.parent for path in Path(patients).resolve().glob("*/*_t1ce.nii.gz")})
     if not cases:
-        raise UserError(f"patients is {patients}, which has no BraTS folder with a T1ce volume.")
+        raise UserError(
+            f"patients is {patients}, which holds no NAME/NAME_t1ce.nii.gz: give a folder of BraTS patients."
+        )
     with TemporaryDirectory() as temporary:
-        here = Path(work or temporary)
+        here = Path(work or temporary).resolve()
         make_model(here, cases)
         (here / "in").mkdir(exist_ok=True)
-        image = next(cases[0].glob("*_t1ce.nii*"))
+        image = next(cases[0].glob("*_t1ce.nii.gz"))
         shutil.copy(image, here / "in" / f"{cases[0].name}_0000.nii.gz")
         theirs = ["nnUNetv2_predict", "-i", str(here / "in"), "-o", str(here / "out"), "-d", "1", "-c", "3d_fullres"]
         theirs += ["-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", *(["--disable_tta"] * (not mirror))]
@@ -99,7 +101,7 @@ def run(command: Sequence[str], work: Path) -> tuple[float, float]:
     done = subprocess.run(command, env=environment, cwd=BUNDLE, capture_output=True, text=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise UserError(f"{command[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        raise UserError(f"{command[0]} failed:\n{done.stderr or done.stdout}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 

@@ -121,7 +121,7 @@ def build_trainer(folder: str, dataset_dir: str, widths: list[int], **options: A
         }
     )
     keep_freed_memory(parser.get_parsed_content("device"))
-    set_determinism(0)  # as train.yaml does: on a GPU it chooses other kernels
+    set_determinism(0)  # on a GPU it chooses other kernels
     trainer = parser.get_parsed_content("train::trainer")
     trainer.parser = parser
     trainer.state.epoch = 1

@@ -160,8 +160,15 @@ def make_list(path: Path, data: Path, options: Mapping[str, Any]) -> None:
     """
     new = path.with_suffix(".new.json")
     own = {key: value for key, value in options.items() if key not in ("labels_of", "held_out", "folders")}
-    documents = [listed(data, folder, new, part) for folder, part in options.get("folders", {".": own}).items()]
+    folders = options.get("folders", {".": own})
+    documents = [listed(data, folder, new, part) for folder, part in folders.items()]
     document, entries = documents[0], []
+    for folder, part in zip(folders, documents):
+        if part["labels"] != document["labels"]:
+            raise UserError(
+                f"labels of {data / folder} mean {part['labels']}, and of {data / next(iter(folders))} "
+                f"{document['labels']}: relabel one (experiments/relabel.py), or leave it out of the plan."
+            )
     for part in documents:
         first = 1 + max((entry.get("fold", -1) for entry in entries), default=-1)
         entries += [entry | {"fold": entry["fold"] + first} if "fold" in entry else entry for entry in part["training"]]

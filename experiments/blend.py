@@ -33,7 +33,8 @@ def blend(folders: str | Sequence[str], output_dir: str) -> None:
     sources = [Path(folder) for folder in (folders.split(",") if isinstance(folders, str) else folders)]
     names = [{path.name for path in source.glob(f"*_{PROBABILITIES}.nii.gz")} for source in sources]
     if not names[0] or any(other != names[0] for other in names):
-        raise UserError(f"folders {folders} hold {[len(other) for other in names]} patients, expected the same ones.")
+        counts = [len(other) for other in names]
+        raise UserError(f"{folders} hold {counts} patients, expected the same ones: predict one datalist for each.")
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     for name in sorted(names[0]):
         images = [nib.load(source / name) for source in sources]

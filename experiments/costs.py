@@ -71,9 +71,9 @@ def contenders(settings: Mapping[str, Any], folder: Path) -> Iterator[tuple[str,
         yield name, update(run)
 
 
-def parser_of(run: Run, command: int = 0) -> ConfigParser:
-    """The configuration of the run's training, or of another of its commands."""
-    _, _, _, _, files, *options = run.waiting[command]
+def parser_of(run: Run, stage: str = "training") -> ConfigParser:
+    """The configuration of the run's training, or of its evaluation."""
+    _, _, _, _, files, *options = next(command for command in run.waiting if command[2] == stage)
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / file) for file in yaml.safe_load(files)])
     given = {key.removeprefix("--"): yaml.safe_load(value) for key, value in zip(options[::2], options[1::2])}

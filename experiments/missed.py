@@ -73,7 +73,7 @@ def label_maps(pattern: str) -> list[Mapping[str, Path]]:
     """Label maps by case, of each folder that matches."""
     folders = sorted(glob.glob(pattern))
     if not folders:
-        raise UserError(f"no folder matches {pattern}.")
+        raise UserError(f"no folder matches {pattern}: give the output folders of evaluated runs.")
     return [find_label_maps(folder, "runs") for folder in folders]
 
 

@@ -62,7 +62,7 @@ def pull(run: str, batches: int = 8, **options: str) -> None:
     device = next(network.parameters()).device
     for _, batch in zip(range(batches), loader):
         image, label, _, sequences = prepare(batch, device)
-        terms = loss.weighted(network(image, **sequences), label)
+        terms = loss.of_batch(network(image, **sequences), label)
         for name, values in pulls(terms, list(network.student.parameters())).items():
             found.setdefault(name, []).append(values)
     rows = [[name, *(f"{value:.2f}" for value in np.mean(values, axis=0))] for name, values in found.items()]

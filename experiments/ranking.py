@@ -94,7 +94,7 @@ def folders_by_fold(pattern: str) -> dict[int, list[Path]]:
         found = re.fullmatch(r"fold_(\d+)", folder.name)
         folders.setdefault(int(found[1]) if found else 0, []).append(folder)
     if not folders:
-        raise UserError(f"no folder matches {pattern}.")
+        raise UserError(f"no folder matches {pattern}: give the output folders of evaluated runs.")
     return folders
 
 
@@ -103,7 +103,13 @@ def rank(config: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> It
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.yaml")
     settings = {"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", "cache": "none", "num_workers": 0}
-    settings |= {"cases::training": False, "teacher_sequences": [], "sequences": []}  # no teacher is built
+    settings |= {
+        "cases::training": False,
+        "cases::frozen": [],
+        "teacher_sequences": [],
+        "sequences": [],
+        "inputs": [],
+    }  # no teacher is built
     parser.update({**settings, **config})
     dataset, inferer = (parser.get_parsed_content(f"validate::{key}") for key in ("dataset", "inferer"))
     empty = parser.get_parsed_content("network_def")

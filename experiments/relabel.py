@@ -16,6 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
+from scripts.files import replacing
 
 __all__ = ["relabel"]
 
@@ -27,10 +28,11 @@ def relabel(dataset_dir: str, output_dir: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             continue
-        if path.name.endswith("_seg.nii.gz"):
+        if path.name.endswith(("_seg.nii.gz", "-seg.nii.gz")):
             label = nib.load(path)
             voxels = np.asarray(label.dataobj)
-            nib.save(nib.Nifti1Image(np.where(voxels == 3, 4, voxels).astype(np.uint8), label.affine), target)
+            with replacing(target) as partial:
+                nib.save(nib.Nifti1Image(np.where(voxels == 3, 4, voxels).astype(np.uint8), label.affine), partial)
         else:
             target.symlink_to(path.resolve())
 

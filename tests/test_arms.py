@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -110,6 +112,13 @@ def test_lists_of_several_folders_are_joined_and_lose_the_labels_of_other_folds(
     assert folds["near"] == [2] * 4 and sorted(folds["far"], key=str) == [1, 1, None, None]
     assert [("label" in entry) for entry in entries] == [("fold" in entry) for entry in entries]
 
+    for label in (tmp_path / "data" / "near").glob("*/*_seg.nii.gz"):  # as in BraTS 2023
+        image = nib.load(label)
+        voxels = np.asarray(image.dataobj)
+        nib.save(nib.Nifti1Image(np.where(voxels == 4, 3, voxels).astype(np.uint8), image.affine), label)
+    with pytest.raises(UserError, match="labels of .*near mean .*'3': 'ET'"):
+        arms.make_list(tmp_path / "other.json", tmp_path / "data", options)
+
 
 def test_what_another_plan_has_done_is_rejected(arms, tmp_path):
     command = ["run", "training", "--epochs", "1"]
@@ -139,7 +148,7 @@ def test_every_arm_builds_and_takes_an_update(arms, tmp_path, name):
             weights = torch.load(listed / f"{kept}_s0/fold_0/models/model.pt", weights_only=True)
             same = [torch.equal(value, weights[key]) for key, value in teacher.network.state_dict().items()]
             assert all(same) == teacher.frozen, arm
-        scoring = parser_of(arms.make_run(plan, tmp_path, listed, arm, 0, 0), command=1)
+        scoring = parser_of(arms.make_run(plan, tmp_path, listed, arm, 0, 0), stage="evaluating")
         scoring.get_parsed_content("network_def").load_state_dict(networks.student.state_dict())
         assert len(scoring.get_parsed_content("preprocessing").transforms) >= 7
         built.add(arm)

@@ -40,7 +40,9 @@ def test_every_patient_is_scored_out_of_fold_and_finished_folds_are_kept(line, t
     rows = read(cv / "metrics.csv")
     assert len(rows) == 18 and rows[0].keys() == read(cv / "fold_0" / "metrics.csv")[0].keys()
     means = np.mean([float(row["dice"]) for row in rows if row["region"] == "WT"])
-    assert json.loads((cv / "metrics.json").read_text())["summary"]["WT"]["dice"]["mean"] == pytest.approx(means)
+    described = json.loads((cv / "metrics.json").read_text())
+    assert described["summary"]["WT"]["dice"]["mean"] == pytest.approx(means)
+    assert described["smallest_part_ml"] == 0.3 and set(described["truth"]) == {row["case"] for row in rows}
     about = json.loads((cv / "evaluation.json").read_text())
     assert len(about["cases"]) == 6 and len(about["weights"]) == 2
     voxels = [

@@ -120,7 +120,7 @@ def test_without_data_there_are_no_cases_and_the_values_of_brats_2021():
     assert label_values("") == [0, 1, 2, 4]
 
 
-def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort):
+def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort, caplog):
     document = read_json(str(cohort / "datalist.json"), "datalist")
     document["testing"] = [document["training"].pop()]
     write_json(cohort / "datalist.json", document)
@@ -129,7 +129,12 @@ def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort):
     assert all(image["image"].endswith(f"{image['case']}_t2.nii.gz") for image in images)
     del document["testing"][0]["t2"]
     write_json(cohort / "datalist.json", document)
-    with pytest.raises(UserError, match=f"t2 .*{document['testing'][0]['case']}"):
+    left = datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), ["t2"])
+    assert left == images[:5] and f"without t2, which the network sees: {images[5]['case']}." in caplog.text
+    for entry in document["training"]:
+        del entry["t2"]
+    write_json(cohort / "datalist.json", document)
+    with pytest.raises(UserError, match=r"datalist\.json has no case with t2"):
         datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), ["t2"])
 
 

@@ -8,7 +8,7 @@ from scripts.errors import UserError
 from scripts.method.distillation import DistillationNetwork
 from scripts.method.resunet import ResUNet
 from scripts.method.teachers import Teacher
-from scripts.settings.preflight import check_augmentation, check_networks, check_processes
+from scripts.settings.preflight import check_augmentation, check_evaluation, check_networks, check_processes
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -67,3 +67,8 @@ def test_an_augmentation_that_spoils_a_patch_is_refused():
         check_augmentation(Compose([CenterSpatialCropd("image", roi_size=[4, 8, 4])]), [], [16, 8, 16])
     with pytest.raises(UserError, match=r"fails on a patch of \(16, 8, 16\): .*t2"):
         check_augmentation(Compose([RandGaussianNoised("t2", prob=1.0)]), [], [16, 8, 16])
+
+
+def test_an_evaluation_scores_one_student():
+    with pytest.raises(UserError, match="ckpt_path is .*b.pt.*, expected one file: predict takes an ensemble"):
+        check_evaluation([{}], ["a.pt", "b.pt"])

@@ -77,7 +77,7 @@ def test_the_page_holds_all_of_a_run_and_needs_no_network(run):
         assert text in page
     for text in (
         "Confidence in the teachers",
-        "Loss of the soft targets",
+        "Terms of the loss",
         "Calibration",
         "373.13 mm",
         "Enhancing tumour (ET) is empty in the truth or in the prediction of D_4.",
@@ -86,7 +86,7 @@ def test_the_page_holds_all_of_a_run_and_needs_no_network(run):
         assert text in page
     assert "less than 0.1 ml" in page and "alert(1)</script>" not in page
     images = re.findall(r"<img[^>]*>", page)
-    assert len(images) == 4 * 5 + 3 + 1 + 7
+    assert len(images) == 4 * 5 + 3 + 1 + 6
     assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
 
 
@@ -441,7 +441,7 @@ def test_the_page_works_in_a_browser(run, browser):
     browser.get((run / "report.html").as_uri())
     decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
     widths = browser.execute_script(decoded)
-    assert len(widths) == 31 and min(widths) > 50
+    assert len(widths) == 30 and min(widths) > 50
 
     opened(browser, 2)  # the median
     seen = []

@@ -123,6 +123,7 @@ def test_mlflow_shows_what_people_compare(store, tmp_path):
     }  # fmt: skip
     older = {key: value for key, value in ABOUT.items() if key != "teachers"}
     assert parameters("training", older)["teachers"] == "flair, t1+t2, adc"
+    assert parameters("training", ABOUT | {"device": "cpu"})["device"] == "2 × cpu"  # with a GPU in the machine
     tags = run.data.tags
     assert tags["training.command"] == ABOUT["typed"] and tags["mlflow.source.name"] == "python -m scripts train"
     assert tags["mlflow.source.git.commit"] == "abc" and tags["mlflow.source.git.dirty"] == "true"

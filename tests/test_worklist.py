@@ -230,4 +230,5 @@ def test_networks_of_several_sequences_predict_from_folders_and_lists(cohort, co
     assert result.returncode == 1 and "phantom_0002_t2.nii.gz: shape" in result.stderr
     flair.unlink()
     result = command("scripts", "predict", *options, "--output_dir", tmp_path / "missing")
-    assert result.returncode == 1 and "phantom_0002 has no t2" in result.stderr
+    assert result.returncode == 0 and "flair and t2, which the network sees: phantom_0002." in result.stdout
+    assert len(list((tmp_path / "missing").glob("*_seg.nii.gz"))) == 5

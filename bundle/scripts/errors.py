@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence"]
+__all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence", "reason_of"]
 
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
 WORKER_ENDED = "A loading process was killed (memory?): run again (train: --resume True), with fewer --num_workers."
@@ -16,6 +16,12 @@ WORKER_ENDED = "A loading process was killed (memory?): run again (train: --resu
 
 class UserError(ValueError):
     """A mistake in the user's input: what was found where, what was expected, what to do."""
+
+
+def reason_of(error: BaseException, line: int = 0) -> str:
+    """One line of an error's text, up to 200 characters and without its full stop; its kind if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[line].strip()[:200].rstrip(".")
 
 
 def find_sentence(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
-from scripts.data.faults import Fault
+from scripts.data.faults import Fault, report_lacking
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.targets import check_meaning, leave_out, with_targets
@@ -79,15 +79,7 @@ def load_cases(
     entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
-
-    def roles_of_learnt() -> dict[str, list[str]]:
-        """What there is for teachers, by case; cases without label and teacher are left out."""
-        labelled = [files[entry["case"]] for entry in learnt if "label" in entry]
-        able = [own for name, own in teachers.items() if name in frozen or any(own <= has for has in labelled)]
-        taught = [e["case"] for e in learnt if "label" in e or any(own <= files[e["case"]] for own in able)]
-        return {case: sorted(set().union(*able) & files[case]) for case in taught}
-
-    extra = roles_of_learnt()
+    extra = seen_by_teachers(learnt, files, teachers, frozen)
     validation: dict[str, list[str]] = {
         entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
     }
@@ -106,13 +98,26 @@ def load_cases(
         kept = [entry for entry in entries if entry["case"] in part and entry["case"] not in left_out]
         return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
-    extra = roles_of_learnt()
+    extra = seen_by_teachers(learnt, files, teachers, frozen)
     learning = data(extra)
     check_meaning(learning, values, target_classes or {})
     if unused := [entry["case"] for entry in learnt if entry["case"] not in extra]:
         reason = "which have no label, and no teacher that sees them and can learn"
         logger.warning(f"{len(unused)} case(s) are not used for training, {reason}, such as {unused[0]}.")
     return {"training": learning, "validation": data(validation)}
+
+
+def seen_by_teachers(
+    learnt: Sequence[Mapping], files: Mapping[str, set], teachers: Mapping[str, set], frozen: Collection[str]
+) -> dict[str, list[str]]:
+    """What there is for teachers that can teach, by training case; cases without label and such a teacher are left out.
+
+    A frozen teacher can teach, and one that has labelled cases with all that it sees.
+    """
+    labelled = [files[entry["case"]] for entry in learnt if "label" in entry]
+    able = [own for name, own in teachers.items() if name in frozen or any(own <= has for has in labelled)]
+    cases = [e["case"] for e in learnt if "label" in e or any(own <= files[e["case"]] for own in able)]
+    return {case: sorted(set().union(*able) & files[case]) for case in cases}
 
 
 def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
@@ -189,29 +194,26 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
     return entries
 
 
-def datalist_images(
-    datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",), strict: bool = True
-) -> list[dict[str, Any]]:
-    """All cases of a datalist, labelled or not, as ``{"image": path, "case": name}``. Files are not checked.
+def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",)) -> list[dict[str, Any]]:
+    """The cases of a datalist that have these sequences, labelled or not, as ``{"image": path, "case": name}``.
+
+    Files are not checked. A warning names the cases that lack a sequence.
 
     Args:
         datalist: the file.
         dataset_dir: the folder that its paths are relative to.
         sequences: what to take of each case; ``image`` is a list of paths if there are several.
-        strict: False leaves out cases that lack a sequence.
 
     Raises:
-        UserError: if the datalist cannot be read, or a case lacks a sequence.
+        UserError: if the datalist cannot be read, or no case has these sequences.
     """
     document = read_datalist(datalist, folds=False)
     entries = [*document.get("training", []), *document.get("testing", [])]
     if not entries:
         raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
     lacking = [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]
+    report_lacking(lacking, len(entries), sequences, f"datalist {datalist}")
     entries = [entry for entry in entries if entry["case"] not in lacking]
-    if lacking and strict:
-        wanted = " and ".join(sequences)
-        raise UserError(f"datalist {datalist} does not name {wanted} of {', '.join(lacking)}: make it again.")
     return [network_entry(entry, dataset_dir, sequences, [], labelled=False) for entry in entries]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.folder_files import FolderFiles, list_files
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.files import replacing
 
 __all__ = ["DICOM_FILES", "Series", "find_dicom", "read_all_series", "read_series", "write_series"]
@@ -225,8 +225,7 @@ def read_series(files: Sequence[str | Path]) -> tuple[list[Any], Any]:
                     images, dtype=np.float32, atol=EVEN_MM, orientation_tol=TURNED
                 )
     except Exception as error:  # pydicom, its decoders and highdicom fail in many ways
-        text = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"DICOM series: {text}", EXPORT) from error
+        raise ValueError(f"DICOM series: {reason_of(error)}", EXPORT) from error
     return images, volume
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scripts.errors import UserError
 from scripts.files import format_table
 
-__all__ = ["Fault", "report_faults"]
+__all__ = ["Fault", "report_faults", "report_lacking"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,3 +41,18 @@ def report_faults(faults: Sequence[Fault], strict: bool, advice: str = ADVICE, w
         raise UserError(f"{table}\n{len(faults)} fault(s) in {len(names)} case(s): {advice}")
     logger.warning(f"\n{table}\nLeft out {len(names)} {what} with faults: {', '.join(sorted(names))}.")
     return names
+
+
+def report_lacking(lacking: Sequence[str], of: int, sequences: Sequence[str], source: str) -> None:
+    """Name the cases, of so many, that lack one of the sequences that a network sees. They are to be left out.
+
+    Raises:
+        UserError: if all of the cases do.
+    """
+    wanted = " and ".join(sequences)
+    if len(lacking) == of:
+        raise UserError(f"{source} has no case with {wanted}, which the network sees: add the files.")
+    if lacking:
+        logger.warning(
+            f"Left out {len(lacking)} case(s) without {wanted}, which the network sees: {', '.join(lacking)}."
+        )

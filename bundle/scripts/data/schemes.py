@@ -36,7 +36,7 @@ class Scheme(NamedTuple):
     Args:
         title: for messages.
         case: regular expression of a case's name. Group 1 is the patient, the rest is the time point.
-        edition: decides which label values there may be (make_datalist.py); "" is 2018 or 2023, as the endings say.
+        edition: decides which label values there may be (editions.py); "" is 2018 or 2023, as the endings say.
         endings: role by regular expression of what follows the case's name, before those of labels.ENDINGS.
         family: schemes of other families do not stand in one data set.
     """

@@ -114,7 +114,8 @@ def pooled(tables: Sequence[Scores]) -> Scores:
             raise UserError(f"{both[0]} is scored in two folds, the second {table.path}: make the datalist again.")
         values |= table.values
     empty = {r: sorted(case for table in tables for case in table.empty_cases.get(r, ())) for r in TABLE_ORDER}
-    return replace(tables[0], values=values, empty_cases=empty)
+    truth = {case: file for table in tables for case, file in table.truth.items()}
+    return replace(tables[0], values=values, empty_cases=empty, truth=truth)
 
 
 def check_same_rules(tables: Sequence[Scores]) -> None:

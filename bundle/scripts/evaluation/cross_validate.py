@@ -95,7 +95,7 @@ def check_options(files: Sequence[str], folds: int | None, overrides: Mapping[st
     for path in files:
         if not Path(path).is_file():
             raise UserError(f"config_file {path} does not exist: give its path relative to the bundle's folder.")
-    check_keys(files, overrides)
+    check_keys([*files, "configs/evaluate.yaml"], overrides)
     if folds is not None and folds < 2:
         raise UserError(f"folds is {folds}, expected at least 2.")
 
@@ -189,4 +189,5 @@ def collect(out: Path, folds: int) -> Scores:
     merged = {"command": command, "date": date, "folds": folds, "cases": cases, "weights": weights}
     write_json(out / "evaluation.json", {**abouts[0], **merged})
     write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
-    return write_scores(out / "metrics.csv", scores, both.empty_rule)
+    about = {name: getattr(both, name) for name in ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values")}
+    return write_scores(out / "metrics.csv", scores, both.empty_rule, **about)

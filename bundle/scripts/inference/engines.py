@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from scripts.device import autocast, kind
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.inference.exported import ExportedNetwork
 from scripts.method.features import logits_list
 
@@ -80,7 +80,7 @@ class OpenVino(TorchEngine):
         try:
             return self.convert(network, window)
         except Exception as error:  # tracing and OpenVINO fail in many ways
-            reason = f"OpenVINO cannot convert {type(network).__name__} ({(str(error).splitlines() or [''])[0][:200]})"
+            reason = f"OpenVINO cannot convert {type(network).__name__} ({reason_of(error)})"
             if not self.fallback:
                 raise UserError(f"engine is openvino, but {reason}: give --engine torch.") from error
             logger.warning(f"{reason}, so PyTorch computes it.")

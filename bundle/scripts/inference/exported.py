@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 
 __all__ = ["ExportedNetwork", "is_exported", "load_exported"]
 
@@ -31,8 +31,7 @@ def load_exported(path: str, device: torch.device) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # both libraries fail in many ways
-        reason = str(error).strip().splitlines()[-1][:200]
-        raise UserError(f"ckpt_path {path} cannot be loaded ({reason}): export it again.") from error
+        raise UserError(f"ckpt_path {path} cannot be loaded ({reason_of(error, -1)}): export it again.") from error
 
 
 class ExportedNetwork(nn.Module):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from scripts.data.datalist import datalist_images
 from scripts.data.task_folders import nnunet_values
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.files import read_json, sha256, write_json
 from scripts.inference.label_maps import write_probabilities
 from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
@@ -216,9 +216,7 @@ def predict_all(
     folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
     if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
         raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
-    images = datalist_images(datalist, dataset_dir, channels, strict=False)
-    if not images:
-        raise UserError(f"no patient of {datalist} has {', '.join(channels)}, which the teacher sees.")
+    images = datalist_images(datalist, dataset_dir, channels)
     own = images[idist.get_rank() :: idist.get_world_size()]
     if left := [image for image in own if not path_of(folder, image["case"]).is_file()]:
         predict = load()
@@ -246,4 +244,4 @@ def path_of(folder: Path, case: str) -> Path:
 
 def short(error: Exception) -> str:
     """The error's kind and the first line of its text."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
+    return f"{type(error).__name__}: {reason_of(error)}"

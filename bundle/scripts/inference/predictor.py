@@ -29,7 +29,7 @@ from scripts.data.volumes import (
     read_volume,
 )
 from scripts.device import lay_channels_last
-from scripts.errors import UserError, find_sentence
+from scripts.errors import UserError, find_sentence, reason_of
 from scripts.inference.exported import is_exported, load_exported
 from scripts.labels import SEQUENCES
 from scripts.method.weights import load_weights
@@ -195,7 +195,7 @@ def root_cause(error: BaseException) -> str:
     """Type and first line of the error that caused this one: MONAI wraps errors into errors of the transform."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def make_members(

@@ -13,6 +13,7 @@ from monai.utils import ensure_tuple
 from scripts.data.brain_mask import with_masks
 from scripts.data.cases import Case, Choice, find_cases, find_images, label_map
 from scripts.data.datalist import datalist_images
+from scripts.data.faults import report_lacking
 from scripts.data.studies import find_series
 from scripts.errors import UserError
 from scripts.inference.record import record_groups
@@ -68,7 +69,7 @@ def find_work(
     if datalist:
         images = datalist_images(datalist, dataset_dir, sequences)
     elif len(sequences) > 1:
-        images = case_images(find_cases(dataset_dir, choice), sequences)
+        images = case_images(find_cases(dataset_dir, choice), sequences, dataset_dir)
     else:
         images = dicom_images(dataset_dir, output_dir, sequences[0], series, choice)
         images = images or find_images(dataset_dir, sequences[0], choice)
@@ -135,18 +136,16 @@ def stamp(image: Mapping[str, Any]) -> dict[str, int]:
     return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
-def case_images(cases: Sequence[Case], sequences: Sequence[str]) -> list[dict[str, Any]]:
-    """The cases' images for a network that sees several sequences, as ``{"image": paths, "case": name}``.
+def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: str) -> list[dict[str, Any]]:
+    """Images of those cases that have all of several sequences, as ``{"image": paths, "case": name}``.
 
     Raises:
-        UserError: if a case lacks a sequence.
+        UserError: if no case has.
     """
+    lacking = [case.name for case in cases if set(sequences) - set(case.files)]
+    report_lacking(lacking, len(cases), sequences, f"dataset_dir {dataset_dir}")
     images = []
-    for case in cases:
-        if lacking := [name for name in sequences if name not in case.files]:
-            raise UserError(
-                f"case {case.name} has no {' and no '.join(lacking)}, which the network sees: add the file."
-            )
+    for case in (case for case in cases if case.name not in lacking):
         image = {"image": [str(case.files[name]) for name in sequences], "case": case.name, "patient": case.patient}
         channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
         images.append(image | channels)

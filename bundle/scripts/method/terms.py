@@ -15,7 +15,7 @@ A term is added, removed or replaced in YAML, under ``loss::terms``. It gets
 and gives a scalar, or several by name (one a teacher, say). A term that finds nothing to compare gives none: ``{}``.
 
 Where patients lack sequences or labels, a term is computed for each group of samples that have the same, and its value
-is the mean over all samples that gave one. So its size does not depend on how many have what.
+is the mean over all samples that gave one. So its size does not depend on how many lack something.
 """
 
 from __future__ import annotations
@@ -194,11 +194,15 @@ class DistillationLoss(nn.Module):
         self.idle: set[str] | None = None
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor:
-        values = self.mean_of_parts(output, label) if getattr(output, "parts", ()) else self.weighted(output, label)
+        values = self.of_batch(output, label)
         self.values = {name: value.detach() for name, value in values.items()}
         if not values:  # nobody in this batch has a label or a teacher
             return 0 * output.student[0].sum()
         return torch.stack(list(values.values())).sum()
+
+    def of_batch(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weight · value of every term by name, also where patients of the batch lack something."""
+        return self.mean_of_parts(output, label) if getattr(output, "parts", ()) else self.weighted(output, label)
 
     def weighted(
         self, output: DistillationOutput, label: torch.Tensor, labelled: bool = True

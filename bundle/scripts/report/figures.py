@@ -75,11 +75,8 @@ def distribution(scores: Scores, metric: str, title: str) -> Chart:
 
 def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
     """Charts of the loss terms, confidence and Dice of the teachers, the student's validation Dice, learning rates."""
-    loss = columns_of(rows, "loss/")
-    distilled = [name for name in loss if "distil" in name]
     panels = {
-        "Loss of the labels": [name for name in loss if name not in (*distilled, "loss/total")],
-        "Loss of the soft targets": distilled,
+        "Terms of the loss": [name for name in columns_of(rows, "loss/") if name != "loss/total"],
         "Total loss": columns_of(rows, "loss/total"),
         **{title: columns_of(rows, prefix) for title, prefix in PANELS},
         "Learning rate": columns_of(rows, "lr/"),

@@ -14,10 +14,11 @@ from matplotlib.patches import Patch
 
 from scripts.data.cases import Case, find_cases
 from scripts.errors import UserError
+from scripts.evaluation.compare import check_same_rules
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores, mean_of, read_scores
 from scripts.files import check_output, format_table, named_runs, replacing
-from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
+from scripts.labels import CLASS_COLOURS, CLASSES, EMPTY_RULES, TABLE_ORDER
 from scripts.report.images import read_classes, read_image
 from scripts.report.layers import scale_brightness
 from scripts.report.pictures import grey_rgb, overlay
@@ -49,7 +50,8 @@ def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None)
     chosen = case or sorted(common, key=lambda name: first.values[name, "WT"]["dice"])[len(common) // 2]
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
-    print(f"Volumetric Dice, mean of {len(common)} cases (a region empty in truth and prediction counts 1):\n")
+    check_same_rules(list(scores.values()))
+    print(f"Volumetric Dice, mean of {len(common)} cases ({EMPTY_RULES[first.empty_rule]}):\n")
     print(dice_table(scores, common))
     found = {item.name: item for item in find_cases(dataset_dir)}
     if chosen not in found:
@@ -71,7 +73,10 @@ def dice_table(scores: Mapping[str, Scores], cases: Sequence[str]) -> str:
 
 
 def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
-    """Draw the axial slice with the most tumour: T1ce, then truth and predictions on it, side by side."""
+    """Draw the axial slice with the most tumour: T1ce, then truth and predictions on it, side by side.
+
+    As in the report, the patient's left is on the right.
+    """
     image = read_image(case.files["t1ce"], case.channels.get("t1ce"))
     truth_values = class_of_value(case.label_values or None)
     classes = {"ground truth": read_classes(case.files["label"], truth_values)}
@@ -84,7 +89,7 @@ def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
     panels |= {title: overlay(grey, label[:, :, index], CLASS_COLOURS) for title, label in classes.items()}
     figure = Figure(figsize=(3.2 * len(panels), 3.9), layout="constrained")
     for axis, (title, pixels) in zip(figure.subplots(1, len(panels)), panels.items()):
-        axis.imshow(np.rot90(pixels))
+        axis.imshow(np.fliplr(np.rot90(pixels)))
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     patches = [Patch(color=colour, label=CLASSES[value]) for value, colour in CLASS_COLOURS.items()]

@@ -55,7 +55,7 @@ def check_config(code_dir: str | None = None) -> None:
     check_names(config, base, run_id)
     check_components("", config, base)
     check_values(config)
-    check_options(options, config, base, run_id)
+    check_options(options, config, run_id)
 
 
 def add_code(folder: str) -> None:
@@ -77,11 +77,11 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str)
             raise UserError(f"{key} is not a key of the config, nor used by it; did you mean {nearest(key, base)}?")
 
 
-def check_options(options: Mapping[str, str], config: Mapping[str, Any], base: Mapping[str, Any], run_id: str) -> None:
-    """Check that options of the command line do something: MONAI ignores None, and no step reads what it does not need.
+def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id: str) -> None:
+    """Warn of options of the command line that no step reads. MONAI ignores the value None.
 
     Raises:
-        UserError: for None, and for a key of an overlay that is not used. Other idle options are warned of.
+        UserError: for None.
     """
     used = {"config_file", "meta_file", "logging_file", "args_file", "tracking", "run_id", ""}
     waiting = ["initialize", "finalize", run_id]

@@ -14,7 +14,7 @@ from monai.utils import CommonKeys
 
 from scripts.data.augmentation import PrepareAugmentedBatch
 from scripts.data.seen_patients import warn_of_seen_patients
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.labels import CLASSES
 from scripts.method.distillation import DistillationNetwork
 from scripts.method.features import output_shape
@@ -52,7 +52,13 @@ def check_training(
 
 
 def check_evaluation(cases: Sequence[Mapping[str, Any]], ckpt_path: str | Sequence[str]) -> None:
-    """Check the processes of an evaluation, and warn of patients that the weights were trained on."""
+    """Check the processes of an evaluation, and warn of patients that the weights were trained on.
+
+    Raises:
+        UserError: for several files of weights, or fewer patients than processes.
+    """
+    if not isinstance(ckpt_path, str):
+        raise UserError(f"ckpt_path is {list(ckpt_path)}, expected one file: predict takes an ensemble, then score.")
     check_processes(idist.get_world_size(), len(cases))
     warn_of_seen_patients(ckpt_path, cases)
 
@@ -106,8 +112,9 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
         except (RuntimeError, ValueError) as error:
             if "meta" in str(error):
                 continue  # it looks at values, which are not there
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{given} fails: {reason}. Change the network, its in_channels, or roi_size.") from error
+            raise UserError(
+                f"{given} fails: {reason_of(error)}. Change the network, its in_channels, or roi_size."
+            ) from error
         if logits != (expected := (2, len(CLASSES), *roi_size)):
             way = "change its out_channels, or see regions in docs/extend.md"
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: {way}.")
@@ -128,7 +135,7 @@ def check_augmentation(
     try:
         prepare(batch)
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        reason = reason_of(error.__cause__ or error)
         raise UserError(
             f"augmentation fails on a patch of {tuple(roi_size)}: {reason}. Change its transforms."
         ) from error

@@ -30,7 +30,7 @@ LEARNING = (  # parts of the config that decide what is learnt, and how
     "accumulation_steps", "student_widths",
     "deep_supervision", "network_def", "teachers", "fusion", "confidence", "distillation", "segmentation",
     "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate", "student_learning_rate", "lr_scheduler",
-    "warm_up_epochs", "lr_from_validation", "distillation_warm_up", "target_values", "read_targets",
+    "warm_up_epochs", "lr_from_validation", "distillation_warm_up", "targets", "target_values", "read_targets",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.documents import check_form
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.files import flatten, replacing, sha256
 from scripts.training.stopping import StopEvents
 
@@ -177,9 +177,8 @@ class RunCheckpoint:
                 item.load_state_dict(checkpoint[name])
                 vars(item).update(lengths)
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[-1].strip().rstrip(".")
             raise UserError(
-                f"{self.source} is from another configuration: {reason}. Resume with the same config."
+                f"{self.source} is from another configuration: {reason_of(error, -1)}. Resume with the same config."
             ) from error
 
     def continue_from(self, engine: Engine) -> None:

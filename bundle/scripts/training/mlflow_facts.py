@@ -57,7 +57,7 @@ def parameters(stage: str, about: Mapping[str, Any]) -> dict[str, str]:
             "training_patients": len(about.get("cases") or ()),
             "validation_patients": about.get("validation_patients"),
             "amp": about.get("amp"),
-            "device": device(about.get("machine") or {}),
+            "device": device(about),
         }
     elif config:
         weights = ", ".join(
@@ -109,9 +109,11 @@ def loss_weights(config: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {term.get('weight', 1)}" for name, term in terms.items() if isinstance(term, Mapping))
 
 
-def device(machine: Mapping[str, Any]) -> str:
+def device(about: Mapping[str, Any]) -> str:
     """What computed: the GPU's name, or cpu; with the number of processes where there are several."""
-    name = next(iter(machine.get("gpus") or ()), "cpu")
+    machine = about.get("machine") or {}
+    gpus = () if about.get("device") == "cpu" else machine.get("gpus") or ()  # older records do not say which
+    name = next(iter(gpus), "cpu")
     return name if machine.get("processes", 1) == 1 else f"{machine['processes']} × {name}"
 
 

@@ -27,7 +27,8 @@ class FiniteSteps:
     gradients itself, the loss alone is judged.
 
     Sets ``engine.state.finite`` for the handlers at the end of an iteration, and skipped_steps in
-    ``engine.state.metrics``. Attach it before ClipGradient and RunCheckpoint, which then keeps the epoch before.
+    ``engine.state.metrics``. Attach it before ClipGradient and RunCheckpoint: then the checkpoint stays that of the
+    epoch before.
 
     Raises:
         UserError: after more than ``LIMIT`` such steps in a row, or an epoch of nothing else; says what to change.

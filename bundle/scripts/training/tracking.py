@@ -15,7 +15,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.training.mlflow_run import STAGES, MlflowRun, remembered
 
 __all__ = ["Tracking", "send_cross_validation", "send_evaluation", "send_run"]
@@ -121,9 +121,8 @@ def send_run(
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"mlflow_uri {sender.uri} does not take {run} ({reason}): start it, then send the run by "
+            f"mlflow_uri {sender.uri} does not take {run} ({reason_of(error)}): start it, then send the run by "
             f"python -m scripts track --run {run} --mlflow_uri {sender.uri}"
         ) from error
     logger.info(f"{run} -> run {run_id} of {sender.uri}")
