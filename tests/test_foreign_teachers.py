@@ -16,7 +16,7 @@ from conftest import BUNDLE, TINY
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
 from scripts.inference.foreign_teachers import heads_to_classes, nnunet, zoo_bundle
-from scripts.method.regions import regions_to_classes
+from scripts.variants.regions import regions_to_classes
 
 ORDER = ("t1ce", "t1", "t2", "flair")  # of brats_mri_segmentation's channels
 

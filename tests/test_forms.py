@@ -11,7 +11,8 @@ from torch import nn
 
 from conftest import BUNDLE
 from scripts.method.distillation import DistillationOutput
-from scripts.method.forms import (
+from scripts.method.losses import SoftTargetLoss
+from scripts.variants.forms import (
     BestTeacherResponse,
     ChannelWiseLoss,
     CorrelationLoss,
@@ -20,7 +21,6 @@ from scripts.method.forms import (
     RegionLoss,
     StandardisedLoss,
 )
-from scripts.method.losses import SoftTargetLoss
 
 RESPONSES = [StandardisedLoss, ChannelWiseLoss, CorrelationLoss, RegionLoss]
 
@@ -172,7 +172,7 @@ def test_a_term_without_its_teacher_finds_nothing_and_without_features_says_so(o
 
 # ---- by YAML alone
 
-FORMS = "scripts.method.forms"
+FORMS = "scripts.variants.forms"
 BY_YAML = {
     "standardised": f"soft_target: {{_target_: {FORMS}.StandardisedLoss, temperature: 2.0}}",
     "channel_wise": f"soft_target: {{_target_: {FORMS}.ChannelWiseLoss, temperature: 4.0}}",
@@ -194,13 +194,13 @@ distillation::student_feature_layers: [decoder2]
 """,
     "mean_student": """
 teachers::own:
-  _target_: scripts.method.moving_mean.MovingMeanTeacher
+  _target_: scripts.variants.moving_mean.MovingMeanTeacher
   network: "@network_def"
   sequences: "@student_sequence"
 """,
     "mean_teacher": """
 teachers::mean:
-  _target_: scripts.method.moving_mean.MovingMeanTeacher
+  _target_: scripts.variants.moving_mean.MovingMeanTeacher
   network: "@teachers::t2::network"
   sequences: t2
 """,

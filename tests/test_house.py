@@ -6,7 +6,10 @@ import re
 from conftest import BUNDLE
 
 SCRIPTS = BUNDLE / "scripts"
-ROOMS = ["__main__", "report", "evaluation", "inference", "training", "settings", "data", "method", "ground floor"]
+ROOMS = [
+    "__main__", "report", "evaluation", "inference", "training", "settings", "data", "variants", "method",
+    "ground floor",
+]  # fmt: skip
 GUARDS = [*sorted((SCRIPTS / "settings").glob("*.py")), SCRIPTS / "errors.py", SCRIPTS / "command.py"]
 
 
@@ -64,10 +67,10 @@ def test_no_file_imports_itself_by_a_detour():
 
 
 def test_the_method_knows_neither_ignite_nor_mlflow_nor_handlers_know_networks():
-    for path in [*(SCRIPTS / "method").glob("*.py"), *(SCRIPTS / "training").glob("handlers.py")]:
-        forbidden = (
-            r"^\s*(from|import) (ignite|mlflow)" if path.parent.name == "method" else r"scripts\.method\.resunet"
-        )
+    for path in SCRIPTS.glob("*/*.py"):
+        if path.parent.name not in ("method", "variants") and path.name != "handlers.py":
+            continue
+        forbidden = r"scripts\.method\.resunet" if path.name == "handlers.py" else r"^\s*(from|import) (ignite|mlflow)"
         assert not re.search(forbidden, path.read_text(), re.MULTILINE), path
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scripts.method.forms import ChannelWiseLoss, CorrelationLoss, RegionLoss, StandardisedLoss
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
+from scripts.variants.forms import ChannelWiseLoss, CorrelationLoss, RegionLoss, StandardisedLoss
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

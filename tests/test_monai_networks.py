@@ -12,10 +12,10 @@ from scripts.inference.inferer import VolumeInferer
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationNetwork, parameter_groups
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.regions import ClassesFromRegions
 from scripts.method.teachers import Teacher
 from scripts.method.terms import DistillationLoss
 from scripts.settings.preflight import check_networks
+from scripts.variants.regions import ClassesFromRegions
 
 CHANNELS = {"in_channels": 1, "out_channels": 4}
 SOLID = {"spatial_dims": 3, **CHANNELS}

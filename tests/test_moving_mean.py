@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from scripts.method.distillation import DistillationNetwork, parameter_groups
-from scripts.method.moving_mean import MovingMeanTeacher
 from scripts.method.resunet import ResUNet
 from scripts.method.teachers import Teacher
+from scripts.variants.moving_mean import MovingMeanTeacher
 
 WIDTHS = (4, 8, 8, 16)
 

@@ -17,10 +17,10 @@ from scripts.inference.label_maps import write_probabilities
 from scripts.labels import REGIONS
 from scripts.method.distillation import DistillationOutput, Part
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.pseudo_labels import PseudoLabels, TeacherResponse
-from scripts.method.regions import ClassesFromRegions, regions_to_classes
 from scripts.method.teachers import StoredTeacher
 from scripts.method.terms import DistillationLoss
+from scripts.variants.pseudo_labels import PseudoLabels, TeacherResponse
+from scripts.variants.regions import ClassesFromRegions, regions_to_classes
 
 STORED = {"stored": ["targets"]}
 BRATS_2018 = target_classes("brats2018", [])

@@ -22,7 +22,7 @@ from scripts.data.schemes import strip_suffix
 from scripts.data.volumes import whole_numbers
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
-from scripts.method.regions import regions_to_classes
+from scripts.variants.regions import regions_to_classes
 
 __all__ = [
     "ClassProbabilitiesd", "check_meaning", "find_targets", "leave_out", "target_classes", "with_targets",

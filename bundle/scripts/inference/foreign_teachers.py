@@ -30,8 +30,8 @@ from scripts.errors import UserError, reason_of
 from scripts.files import read_json, sha256, write_json
 from scripts.inference.label_maps import write_probabilities
 from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
-from scripts.method.regions import regions_to_classes
 from scripts.method.weights import load_weights
+from scripts.variants.regions import regions_to_classes
 
 __all__ = ["nnunet", "zoo_bundle"]
 

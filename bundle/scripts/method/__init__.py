@@ -1,1 +1,1 @@
-"""The paper: network, fusion, distillation, losses, terms, confidence; and other forms of distillation."""
+"""The paper: network, fusion, distillation, losses, terms and confidence."""

@@ -19,7 +19,7 @@ class MovingMeanTeacher(Teacher):
     Tarvainen and Valpola 2017 (mean teacher), https://arxiv.org/abs/1703.01780. The student's own mean in YAML:
 
         teachers::own:
-          _target_: scripts.method.moving_mean.MovingMeanTeacher
+          _target_: scripts.variants.moving_mean.MovingMeanTeacher
           network: "@network_def"
           sequences: "@student_sequence"
 

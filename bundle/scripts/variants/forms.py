@@ -1,8 +1,8 @@
 """Other forms of distillation than the paper's, each used by YAML alone. Four take the place of SoftTargetLoss:
 
-    soft_target: {_target_: scripts.method.forms.ChannelWiseLoss, temperature: 4.0}
+    soft_target: {_target_: scripts.variants.forms.ChannelWiseLoss, temperature: 4.0}
 
-The others are terms: ``loss::terms::best: {_target_: scripts.method.forms.BestTeacherResponse, ...}``.
+The others are terms: ``loss::terms::best: {_target_: scripts.variants.forms.BestTeacherResponse, ...}``.
 """
 
 from __future__ import annotations
