@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from measure import interleave, show, timed
 from scripts.device import keep_freed_memory
 from scripts.files import format_table
+from scripts.inference.checked_images import CheckedImages
 from scripts.inference.engines import OpenVino
-from scripts.inference.predictor import CheckedImages, load_members, make_members
+from scripts.inference.predictor import load_members, make_members
 
 __all__ = ["inference", "shipped_memory"]
 

@@ -48,7 +48,7 @@ def stage(app: Path) -> None:
 def add_check(config: Path) -> None:
     """Let the copy check each image after it is read, as inference does by a data set that the server does not use."""
     document = yaml.safe_load(config.read_text(encoding="utf-8"))
-    check = {"_target_": "scripts.inference.predictor.CheckImaged", "keys": "@image_keys"}
+    check = {"_target_": "scripts.inference.checked_images.CheckImaged", "keys": "@image_keys"}
     document["preprocessing"]["transforms"].insert(1, check)
     config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 

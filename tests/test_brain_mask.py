@@ -12,7 +12,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from scripts.data.brain_mask import with_masks
 from scripts.errors import UserError
-from scripts.inference.predictor import CheckedImages
+from scripts.inference.checked_images import CheckedImages
 from scripts.inference.record import record_inference
 from scripts.inference.worklist import find_work
 

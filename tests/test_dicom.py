@@ -23,8 +23,8 @@ from scripts.data.dicom import Series, write_series  # noqa: E402
 from scripts.data.phantom import draw_patient  # noqa: E402
 from scripts.data.series import choose, judge  # noqa: E402
 from scripts.errors import UserError  # noqa: E402
+from scripts.inference.checked_images import CheckedImages  # noqa: E402
 from scripts.inference.dicom_seg import check_dicom, write_dicom_seg  # noqa: E402
-from scripts.inference.predictor import CheckedImages  # noqa: E402
 from scripts.inference.record import record_inference  # noqa: E402
 from scripts.inference.worklist import find_work  # noqa: E402
 from scripts.method.resunet import ResUNet  # noqa: E402

@@ -12,14 +12,15 @@ import torch
 from monai.bundle import run as bundle_run
 from monai.data import DataLoader
 from monai.inferers import SimpleInferer, SlidingWindowInferer
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, MapTransform
 from scipy.ndimage import label as connected_components
 from torch import nn
 
 from conftest import BUNDLE, bare_errors, real_data
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
-from scripts.inference.predictor import CheckedImages, Predictor, load_members, make_members
+from scripts.inference.checked_images import CheckedImages
+from scripts.inference.predictor import Predictor, load_members, make_members
 from scripts.inference.worklist import find_work
 from scripts.method.resunet import ResUNet
 
@@ -227,6 +228,30 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
     with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 "):
         predictor.run()
     assert Fragile.calls == 6
+
+
+@pytest.mark.parametrize("error", [MemoryError("out of memory"), UserError("the disk is full")])
+def test_patients_are_written_in_a_thread_and_one_that_fails_there_is_named(error, cohort_source):
+    written, threads = [], set()
+
+    class Write(MapTransform):
+        def __call__(self, data):
+            threads.add(threading.current_thread())
+            if data["case"] == "phantom_0001":
+                raise error
+            written.append(data["case"])
+            return data
+
+    images = find_work(str(cohort_source / "data"))["all"]
+    loader = DataLoader(CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")])))
+    predictor = Predictor(
+        torch.device("cpu"), loader, [nn.Identity()], ["pred"], inferer=SimpleInferer(), postprocessing=Write("pred")
+    )
+    with pytest.raises(UserError, match="^the disk is full|phantom_0001 .*MemoryError: out of memory .*\n1 "):
+        predictor.run()
+    others = [f"phantom_{index:04d}" for index in (0, 2, 3, 4, 5)]
+    assert written == (others[:1] if isinstance(error, UserError) else others)
+    assert threading.main_thread() not in threads and len(threads) == 1
 
 
 def test_each_image_is_read_once_and_all_but_the_first_in_a_thread(cohort_source):

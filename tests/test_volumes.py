@@ -13,7 +13,7 @@ from scripts.data.checks import check_case
 from scripts.data.phantom import draw_patient
 from scripts.data.plausible import image_faults
 from scripts.data.volumes import Volume, content_checksum, read_volume
-from scripts.inference.predictor import CheckedImages
+from scripts.inference.checked_images import CheckedImages
 
 SIZE = 32
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])

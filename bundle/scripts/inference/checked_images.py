@@ -1,0 +1,153 @@
+"""Images that are read and checked while the network computes; a faulty one is no error, but named at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset, MetaTensor
+from monai.transforms import Compose, MapTransform
+from torch.utils.data import get_worker_info
+
+from scripts.data.brain_mask import brain_of
+from scripts.data.dicom import DICOM_FILES, write_series
+from scripts.data.plausible import STRIP, copy_faults, image_faults
+from scripts.data.volumes import (
+    Volume,
+    check_shape,
+    check_type,
+    grid_faults,
+    read_header,
+    read_volume,
+)
+from scripts.errors import UserError, reason_of
+from scripts.labels import SEQUENCES
+
+__all__ = ["REMEDY", "CheckImaged", "CheckedImages", "root_cause"]
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "repair or replace the file"
+READER = ThreadPoolExecutor(1)
+
+
+class CheckedImages(Dataset):
+    """A MONAI dataset that returns a faulty image as its entry with ``fault`` and ``remedy``, and raises no error.
+
+    Each image is checked when it is read, as in training: see ``image_faults``. While the network computes, a thread
+    reads the next one.
+
+    Args:
+        data: entries as find_work gives them.
+        transform: the first of its transforms reads the file.
+    """
+
+    def __init__(self, data: Sequence[dict], transform: Compose) -> None:
+        super().__init__(data, transform)
+        self.reading: dict[int, Future[dict[str, Any]]] = {}  # the next image, by its index
+
+    def __getitem__(self, index: int) -> Any:
+        entry = {key: value for key, value in self.data[index].items() if key != "dicom"}
+        reading, self.reading = self.reading.get(index), {}
+        try:
+            loaded = reading.result() if reading else self.read(self.data[index])
+        except UserError:  # such as a full disk: the next one would fail in the same way
+            raise
+        except ValueError as error:
+            fault, remedy = (*error.args, REMEDY)[:2]
+            if "dicom" in self.data[index] and remedy == STRIP:
+                remedy += f" (a mask of {entry['image']})"
+            return entry | {"fault": fault, "remedy": remedy}
+        finally:
+            if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
+                self.reading = {index + 1: READER.submit(self.read, self.data[index + 1])}
+        try:
+            return self.transform(loaded, start=1)
+        except Exception as error:  # the other images must still be predicted
+            logger.debug("a transform failed", exc_info=True)
+            return entry | {"fault": root_cause(error), "remedy": REMEDY}
+
+    def read(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
+        if "fault" in entry:
+            raise ValueError(entry["fault"], entry["remedy"])
+        series = entry.get("dicom", {}).get("files")
+        if series:
+            write_series(series, Path(entry["image"]))
+            entry = {key: value for key, value in entry.items() if key != "dicom"}
+        channels = len(SEQUENCES) if "channels" in entry else 1
+        if isinstance(entry["image"], list):
+            affine = check_images(entry["image"], channels)
+        try:
+            loaded = self.transform(entry, end=1)
+        except Exception as error:  # nibabel, gzip and zlib fail in many ways
+            raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
+        if isinstance(entry["image"], list):
+            loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
+        else:
+            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
+        if series:
+            loaded["image"].meta[DICOM_FILES] = "\n".join(series)
+        return loaded
+
+
+class CheckImaged(MapTransform):
+    """The check of CheckedImages as a transform, to stand after LoadImaged: MONAI Label's server has no such dataset.
+
+    Raises:
+        UserError: names the image, the fault and the remedy.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            path = data[key].meta.get("filename_or_obj", "")
+            try:
+                check_image(data[key], path)
+            except ValueError as error:
+                raise UserError(": ".join(map(str, (path or key, *error.args)))) from error
+        return dict(data)
+
+
+def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "") -> None:
+    """Give an image that was read from a file the affine that its header says, set it to 0 outside the brain mask, if
+    there is one, and look at it.
+
+    Raises:
+        ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
+    """
+    if path:
+        check_type(path)
+    header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
+    image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
+    volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
+    if brain_mask:
+        volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
+    if faults := image_faults(volume):
+        raise ValueError(*faults[0])
+
+
+def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
+    """Look at each of a patient's files, which are read as one image, and compare their grids; the affine.
+
+    Raises:
+        ValueError: (fault, and remedy if known) for the first that is wrong.
+    """
+    first = read_volume("image", {"image": Path(paths[0])}, channels)
+    files = [Path(path) for path in dict.fromkeys(paths)]
+    for index, file in enumerate(files):
+        volume = read_volume("image", {"image": file}, channels)
+        faults = [*image_faults(volume), *grid_faults(volume, first, files[0].name), *copy_faults(file, files[:index])]
+        if faults:
+            raise ValueError(f"{file.name}: {faults[0][0]}", faults[0][1])
+    return torch.as_tensor(first.affine)
+
+
+def root_cause(error: BaseException) -> str:
+    """Type and first line of the error that caused this one: MONAI wraps errors into errors of the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {reason_of(error)}"
