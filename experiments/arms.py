@@ -223,7 +223,7 @@ def make_run(settings: Mapping[str, Any], data: Path, listed: Path, name: str, s
     training = {"output_dir": folder, "seed": seed, "cache": "memory", "resume": "auto"}
     training |= {**settings["training"], **arm.get("training", {})}
     training |= {option: teacher / "models" / "model.pt" for option, teacher in kept.items()}
-    taught = [listed / f"{name}_s0" / part for name in ensure_tuple(arm.get("targets", ()))]
+    taught = [listed / run / part for run in ensure_tuple(arm.get("targets", ()))]
     predicted = [str(teacher / "predictions") for teacher in taught]
     blended = ["blend", "--folders", ",".join(predicted), "--output_dir", str(folder / "targets")]
     training |= {"targets": blended[-1] if len(taught) > 1 else predicted[0]} if taught else {}
