@@ -118,7 +118,7 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("output_dir", __file__),
         ("output_dir", f"{__file__}/within"),
         ("student_sequence", "t3"),
-        ("val_interval", 0),
+        ("val_interval", 0), ("search_interval", 0),
         ("num_workers", -1),
         ("deep_supervision", 3),
         ("cache", "ram"),

@@ -37,7 +37,8 @@ def test_a_run_that_is_resumed_within_an_epoch_does_not_ask_the_teachers_again()
         search(SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=4, epoch_length=4)))
 
 
-def test_teachers_are_asked_every_few_epochs_and_their_mean_probability_decides():
+@pytest.mark.parametrize("frozen, epochs", [(False, [2, 5, 8]), (True, [2])])
+def test_teachers_that_learn_are_asked_every_few_epochs_and_their_mean_probability_decides(frozen, epochs):
     """A loud teacher is outvoted, and one without its sequence is not asked."""
 
     class Patients(list):
@@ -45,7 +46,7 @@ def test_teachers_are_asked_every_few_epochs_and_their_mean_probability_decides(
 
     def teacher(sequence, *logits):
         volume = torch.tensor(logits)[None, :, None, None, None].expand(1, 4, 2, 2, 2)
-        return SimpleNamespace(sequences=[sequence], network=lambda image: volume)
+        return SimpleNamespace(sequences=[sequence], network=lambda image: volume, frozen=frozen)
 
     teachers = {"loud": teacher("flair", 0.0, 50.0, 0.0, 0.0), "a": teacher("flair", 0.0, 0.0, 3.0, 0.0)}
     teachers |= {"b": teacher("flair", 0.0, 0.0, 3.0, 0.0), "blind": teacher("t2", 0.0, 0.0, 0.0, 99.0)}
@@ -58,7 +59,7 @@ def test_teachers_are_asked_every_few_epochs_and_their_mean_probability_decides(
     for epoch in range(1, 9):
         state = SimpleNamespace(epoch=epoch, iteration=4 * (epoch - 1), epoch_length=4, device=torch.device("cpu"))
         search(SimpleNamespace(state=state))
-    assert asked == [(epoch, "p", [2]) for epoch in (2, 5, 8)]
+    assert asked == [(epoch, "p", [2]) for epoch in epochs]
 
 
 def test_kernels_stay_free_from_the_first_epoch_on(monkeypatch):

@@ -82,7 +82,7 @@ FLAGS = (
 COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {
     **dict.fromkeys(FLAGS.split(), FLAG),
-    **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval"), AT_LEAST_1),
+    **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval", "search_interval"), AT_LEAST_1),
     **dict.fromkeys(COUNTS.split(), AT_LEAST_0),
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
     **dict.fromkeys(("roi_size", "window_size"), SIZE),

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TumourSearch:
-    """Asks all teachers, every few epochs, where patients without a label have tumour, for the patches to come.
+    """Asks all teachers where patients without a label have tumour, for the patches to come; again, if any still learns.
 
     The class of a voxel is the one with the largest mean probability over the teachers that see the patient. Ranks
     share the patients. Attach it before EpochSeed, so that it does not change what an epoch draws.
@@ -60,7 +60,9 @@ class TumourSearch:
     def __call__(self, engine: Engine) -> None:
         if engine.state.iteration % engine.state.epoch_length:
             return  # resumed within the epoch: the checkpoint holds what was found at its start
-        if engine.state.epoch < self.start or (engine.state.epoch - self.start) % self.interval:
+        learning = any(not teacher.frozen for teacher in self.network.teachers.values())
+        since = engine.state.epoch - self.start
+        if since < 0 or (since % self.interval if learning else since):
             return
         logger.info(f"Looking for tumour in {len(self.unlabelled)} unlabelled patients, as the teachers see it.")
         teaching = self.network.training
