@@ -35,7 +35,7 @@ demo: $(VENV)/ready
 	$(RUN) train --method demo,student_alone $(DATA) --output_dir $(DEMO)/alone
 	$(RUN) evaluate --method demo $(DATA) --output_dir $(DEMO)/distilled
 	$(RUN) evaluate --method demo $(DATA) --output_dir $(DEMO)/alone
-	$(RUN) overview --dataset_dir $(DEMO)/data --picture $(DEMO)/picture.png \
+	$(RUN) overview --picture $(DEMO)/picture.png \
 	  --runs distilled=$(DEMO)/distilled,alone=$(DEMO)/alone
 	$(RUN) report --run $(DEMO)/distilled
 

@@ -84,7 +84,11 @@ def test_msd_takes_the_channel_order_of_its_own_file(tmp_path):
     assert "label" not in test.files
     modality = {"0": "T1w", "1": "t1gd", "2": "T2w", "3": "FLAIR"}
     (tmp_path / "dataset.json").write_text(json.dumps({"modality": modality}))
-    assert find_cases(tmp_path)[0].channels == {"t1": 0, "t1ce": 1, "t2": 2, "flair": 3}
+    (case, _) = find_cases(tmp_path)
+    assert case.channels == {"t1": 0, "t1ce": 1, "t2": 2, "flair": 3} and case.label_values == (0, 2, 1, 3)
+    labels = {"0": "background", "1": "necrosis", "2": "edema", "3": "enhancing"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": modality, "labels": labels}))
+    assert find_cases(tmp_path)[0].label_values == (0, 1, 2, 3)
 
 
 def test_mistakes_are_named(tmp_path):
@@ -136,9 +140,10 @@ def test_files_that_tell_no_sequence_are_named_where_others_do(tmp_path, caplog)
 
 
 def test_images_of_one_name_and_places_without_images_are_named(tmp_path):
-    touch(tmp_path / "a", "x_t1ce.nii.gz")
-    touch(tmp_path / "b", "x_t1ce.nii.gz")
-    with pytest.raises(UserError, match=r"a/x_t1ce\.nii\.gz .*b/x_t1ce\.nii\.gz "):
+    case = "BraTS2021_00001"
+    for folder in ("a", "b"):
+        touch(tmp_path / folder, f"{case}_t1ce.nii.gz")
+    with pytest.raises(UserError, match=rf"a/{case}_t1ce\.nii\.gz .*b/{case}_t1ce\.nii\.gz "):
         find_images(tmp_path)
     with pytest.raises(UserError, match=f"dataset_dir {tmp_path}/none"):
         find_images(tmp_path / "none")

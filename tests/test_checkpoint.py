@@ -25,7 +25,7 @@ def engine_of(step=lambda engine, batch: None, length=2):
     return engine
 
 
-def checkpointed(folder, scores, resume=False, seed=0):
+def checkpointed(folder, scores, resume=False, **settings):
     """A run of as many epochs as there are validation scores; its student counts steps."""
     student = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(student.weight)
@@ -44,9 +44,9 @@ def checkpointed(folder, scores, resume=False, seed=0):
     engine = engine_of(step)
     engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
     engine.state.max_epochs = len(scores)
-    RunCheckpoint(str(folder), student, {"net": student, "none": None}, evaluator, {"seed": seed}, resume).attach(
-        engine
-    )
+    RunCheckpoint(
+        str(folder), student, {"net": student, "none": None}, evaluator, {"seed": 0} | settings, resume
+    ).attach(engine)
     engine.run([0, 0], max_epochs=len(scores))
     return engine
 
@@ -99,6 +99,16 @@ def test_two_damaged_checkpoints_are_both_named_and_kept(tmp_path):
         checkpointed(tmp_path, [0.3, 0.6], resume="auto")
     assert all(str(tmp_path / name) in str(error.value) for name in FILES[:2])
     assert [(tmp_path / name).read_bytes() for name in FILES[:2]] == [b"half"] * 2
+
+
+@pytest.mark.parametrize("then, now, words", [(1, 2, "is 2, but .* with 1:"), (1, None, "is 'not set', but .* with 1:"),
+                                              (None, 2, "is 2, but .* with 'not set':")])  # fmt: skip
+def test_a_setting_may_neither_change_nor_come_nor_go(then, now, words, tmp_path):
+    settings = [{"loss::focus": value} if value else {} for value in (then, now)]
+    checkpointed(tmp_path, [0.3], **settings[0])
+    checkpointed(tmp_path, [0.3, 0.6], resume=True, **settings[0])
+    with pytest.raises(UserError, match="loss::focus " + words):
+        checkpointed(tmp_path, [0.3, 0.6, 0.5], resume=True, **settings[1])
 
 
 def test_weights_are_not_taken_for_a_checkpoint(tmp_path):

@@ -81,6 +81,21 @@ def test_cases_without_a_label_are_used_if_a_teacher_is_frozen_or_can_learn(coho
     assert without["case"] in [case["case"] for case in load_cases(**options, frozen=["flair"])["training"]]
 
 
+def test_a_faulty_case_teaches_no_teacher(cohort):
+    """The only labelled case with FLAIR is faulty: then nobody can teach what only FLAIR shows."""
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    faulty, without = document["training"][0], document["training"][-1]
+    for entry in document["training"]:
+        for key in ("fold", "label") if entry is without else () if entry is faulty else ("flair",):
+            del entry[key]
+    write_json(cohort / "datalist.json", document)
+    (cohort / "data" / faulty["flair"]).write_bytes(b"no volume")
+    options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
+    cases = load_cases(**options, sequences={"flair": ["flair"]}, strict=False)
+    used = {case["case"] for case in cases["training"]}
+    assert used == {entry["case"] for entry in document["training"]} - {faulty["case"], without["case"]}
+
+
 def rewrite_labels(cohort, change):
     for path in (cohort / "data").glob("*/*_seg.nii.gz"):
         image = nib.load(path)

@@ -398,6 +398,11 @@ def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_o
     assert "Studies without MR, which are left out: 1 (CT)." in caplog.text
 
 
+def test_a_study_whose_date_is_no_date_has_a_name_without_folders(studies, brain):
+    write_dicom(studies / "odd" / "S1", brain, np.diag([-5.0, -5, 10, 1]), PatientID="H4", StudyDate="../2024/01/05")
+    assert "H4_2024-01-05" in [image["case"] for image in work(studies)["all"]]
+
+
 def test_the_same_folder_again_is_done_and_a_changed_series_is_named(studies):
     out = studies.parent / "out"
     record_inference(str(out), work(studies)["all"], [], {})

@@ -46,7 +46,7 @@ def test_own_loss_term(tmp_path, data_options, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     sys.modules.pop("my_losses", None)
     (tmp_path / "my_losses.py").write_text(examples("Own loss term", "python")[0])
-    overlay = examples("Own loss term", "yaml")[0].replace("my_code", str(tmp_path))
+    overlay = examples("Own loss term", "yaml")[0].replace("../my_code", str(tmp_path))
     row = train(tmp_path, data_options, overlay)
     assert 0 < float(row["loss/focal"]) < float(row["loss/total"])
 

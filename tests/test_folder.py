@@ -43,13 +43,28 @@ def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patie
     document = {"cases": [{"case": "a"}], "weights": {"then": sha256(str(tmp_path / "model.pt"))}, "configuration": {}}
     write_json(tmp_path / "evaluation.json", document)
     (tmp_path / "model.pt").write_text(weights)
-    arguments = str(tmp_path), str(tmp_path / "model.pt"), [{"case": patient}]
+    arguments = str(tmp_path), str(tmp_path / "model.pt"), [{"case": patient, "image": f"{patient}_t1ce.nii.gz"}]
     if (weights, patient) == ("same", "a"):
         check_new_evaluation(*arguments)
     else:
         with pytest.raises(UserError, match="other " + ("weights" if weights == "other" else "patients")):
             check_new_evaluation(*arguments)
     check_new_evaluation(*arguments, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_evaluation_does_not_replace_label_maps_that_none_made(overwrite, tmp_path):
+    """Such as the truth, in a folder of patients, or what predict wrote."""
+    (tmp_path / "model.pt").write_text("weights")
+    truth = tmp_path / "a_seg.nii.gz"
+    truth.write_text("truth")
+    patients = [{"case": "a", "image": "a_t1ce.nii.gz"}]
+    with pytest.raises(UserError, match=r"holds 1 label map\(s\) that no evaluation there made \(a_seg.nii.gz\)"):
+        check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, overwrite)
+    document = {"cases": patients, "weights": {"then": sha256(str(tmp_path / "model.pt"))}, "configuration": {}}
+    write_json(tmp_path / "evaluation.json", document)
+    check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, overwrite)
+    assert truth.read_text() == "truth"
 
 
 def test_label_maps_that_are_made_again_lose_only_their_scores(tmp_path):

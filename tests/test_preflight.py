@@ -63,6 +63,10 @@ def test_an_augmentation_that_spoils_a_patch_is_refused():
     check_augmentation(Compose([RandFlipd(["image", "flair", "label"], prob=1.0)]), ["flair"], [16, 8, 16])
     swap = Compose([Lambdad("image", lambda image: image[[3, 2, 1, 0]])])  # of a student that sees four sequences
     check_augmentation(swap, [], [16, 8, 16], channels=4)
+    needs_all = Compose([RandFlipd(["image", "flair"], prob=1.0)])
+    check_augmentation(needs_all, ["flair"], [16, 8, 16])
+    with pytest.raises(UserError, match="augmentation fails .*flair"):  # which a patient may lack
+        check_augmentation(needs_all, ["flair"], [16, 8, 16], gaps=True)
     with pytest.raises(UserError, match=r"makes \(1, 4, 8, 4\) of image, expected \(1, 16, 8, 16\)"):
         check_augmentation(Compose([CenterSpatialCropd("image", roi_size=[4, 8, 4])]), [], [16, 8, 16])
     with pytest.raises(UserError, match=r"fails on a patch of \(16, 8, 16\): .*t2"):

@@ -375,6 +375,10 @@ def test_alerts_name_patients_of_the_training_and_images_unlike_it(run, tmp_path
     report(str(run))
     page = (run / "report.html").read_text()
     assert "was trained on 1 of these 4 patients" in page and ": C_3 (by training.json)" in page
+    merged = about | {"weights": {str(weights): "0"}, "folds": 2}  # of a cross-validation
+    (run / "evaluation.json").write_text(json.dumps(merged))
+    report(str(run))
+    assert "was trained on" not in (run / "report.html").read_text()
     assert "4 of 4 images look unlike those of the training" in page
     assert "Unlike all images of the training: a larger brain (56 ml, in training 1 to 2 ml)." in page
 

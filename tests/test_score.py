@@ -105,6 +105,10 @@ def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth)
     assert json.loads((folders / "m_et_cleared.json").read_text())["et_threshold_ml"] > 0
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
     assert not (folders / "m_et_cleared.csv").exists()  # it would be taken for this scoring's
+    (folders / "m_et_cleared.json").write_text("{}")  # of another program
+    with pytest.raises(UserError, match="m_et_cleared"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    assert (folders / "m_et_cleared.json").read_text() == "{}"
 
 
 def test_other_label_values(folders, truth):

@@ -47,6 +47,16 @@ def make(editions, **options):
     return {entry["case"] for entry in json.loads((editions / "test.json").read_text())["training"]}
 
 
+def test_folds_are_made_without_patients_seen_in_training(editions):
+    """Two of four are left: four folds would have held seen patients alone, and be empty."""
+    options = {"strict": False, "trained_on": str(editions / "train.json")}
+    with pytest.raises(UserError, match="folds is 4, expected 1 to 2"):
+        make_datalist(str(editions / "later"), str(editions / "test.json"), folds=4, **options)
+    make_datalist(str(editions / "later"), str(editions / "test.json"), folds=2, **options)
+    entries = json.loads((editions / "test.json").read_text())["training"]
+    assert sorted(entry["fold"] for entry in entries) == [0, 1]
+
+
 MAPPING = """Grade,BraTS_2021,BraTS_2023,Note
 HGG,phantom_0002,BraTS-GLI-00007-000,NA
 HGG,phantom_0003,BraTS-GLI-00009-000,NA

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,13 +143,24 @@ def test_mlflow_shows_what_people_compare(store, tmp_path):
     assert run.data.metrics["test/dice/WT"] == 0.5 and run.data.tags["mlflow.note.content"] == "mine"
 
 
-def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, free_port):
-    uri, training, other = store, tmp_path / "run", tmp_path / "other"
+def test_a_student_that_is_no_torchscript_leaves_its_run_finished(store, tmp_path, caplog):
+    write_history(tmp_path, 1)
+    (tmp_path / "models").mkdir()
+    torch.save({}, tmp_path / "models" / "model.pt")
+    own = ABOUT["configuration"] | {"network_def": {"_target_": "code_that_is_elsewhere.Network"}}
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT | {"configuration": own}))
+    send_run(str(tmp_path), store)
+    assert run_of(tmp_path, store).info.status == "FINISHED"
+    assert any("MLflow gets no model of the student, only the file" in message for message in caplog.messages)
+
+
+def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, free_port, monkeypatch):
+    uri, training, other, again = store, tmp_path / "run", tmp_path / "other", tmp_path / "again"
     weights = str(training / "models" / "model.pt")
-    for folder in (training, other):
+    for folder in (training, other, again):
         folder.mkdir()
     (training / "training.json").write_text(json.dumps(ABOUT))
-    for folder in (training, other):
+    for folder in (training, other, again):
         (folder / "evaluation.json").write_text(json.dumps(ABOUT | {"typed": "python -m scripts evaluate"}))
         (folder / "metrics.json").write_text(json.dumps({"summary": {"WT": {"dice": {"mean": 0.25}}}}))
     send_evaluation(str(training), weights)
@@ -163,6 +175,9 @@ def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, 
     send_evaluation(str(other), weights)
     within = run_of(other, uri)
     assert within.info.run_id != run_id and within.data.tags["mlflow.parentRunId"] == run_id
+    monkeypatch.chdir(Path(store.partition(":///")[2]).parent)
+    send_evaluation(str(again), weights, "sqlite:///store.db")
+    assert run_of(again, uri).data.tags["mlflow.parentRunId"] == run_id
     down = f"http://127.0.0.1:{free_port()}"
     (training / "mlflow.json").write_text(json.dumps({"uri": down, "epoch": 0, "stages": []}))
     send_evaluation(str(training), weights)

@@ -437,12 +437,17 @@ def test_the_papers_protocol_is_evaluated_on_the_original_grid(method, tmp_path,
         assert np.array_equal(nib.load(path).affine, truth.affine)
 
 
+RESPONSE = {
+    "_target_": "scripts.variants.pseudo_labels.TeacherResponse", "soft_target": "@soft_target", "teacher": "stord",
+    "weight": 0.1,
+}  # fmt: skip
 MISTAKES = {
     "no data": ({"dataset_dir": "nowhere"}, "dataset_dir is 'nowhere'"),
     "no datalist": ({"datalist": "none.json"}, "datalist none.json cannot be read"),
     "fold": ({"fold": 9}, r"fold is 9, expected one of \[0, 1, 2\]"),
     "resume": ({"resume": True}, r"checkpoint\.pt does not exist"),
     "no validation": ({"val_interval": 9}, "val_interval is 9, expected at most epochs, 3: else no student is saved"),
+    "teacher": ({"loss::terms::soft": RESPONSE}, r"loss::terms::soft::teacher is 'stord', expected one of \["),
     "device": ({"device": "cuda:99"}, "device is 'cuda:99', expected one of this machine"),
 }
 

@@ -42,7 +42,7 @@ def line_of(name, small, weights, evaluated, out):
         "report": ["scripts", "report", "--run", evaluated, "--output", out / "report.html"],
         "curves": ["scripts", "curves", "--run", evaluated, "--picture", out / "picture.png"],
         "overview": [
-            "scripts", "overview", "--dataset_dir", small / "data", "--runs", f"a={evaluated},b={evaluated}",
+            "scripts", "overview", "--runs", f"a={evaluated},b={evaluated}",
             "--picture", out / "picture.png",
         ],
         "compare": ["scripts", "compare", "--run_a", evaluated, "--run_b", evaluated, "--picture", out / "picture.png"],

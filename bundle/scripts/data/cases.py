@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.data.case import Case
 from scripts.data.choice import Choice
+from scripts.data.faults import report_lacking
 from scripts.data.folder_files import FolderFiles, list_files
 from scripts.data.grouping import Named, build_cases
 from scripts.data.map_files import case_of, find_label_maps, label_map, maps_of
@@ -111,18 +112,16 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
     else:
         images = named_images(root, read_names(root, files, choice), sequence, files)
     files.report(root)
-    if choice.patient:
-        patients = choice.patients_of({image["case"]: place(image, root) for image in images})
-        images = [image | {"patient": patients[image["case"]]} for image in images]
     return images
 
 
 def task_images(task: Path, files: FolderFiles, sequence: str) -> list[dict[str, Any]]:
     """Images of MSD Task01 or of an nnU-Net data set."""
+    cases = sorted(read_task(task, files, labelled=False), key=lambda case: case.name)
+    lacking = [case.name for case in cases if sequence not in case.files]
+    report_lacking(lacking, len(cases), [sequence], f"dataset_dir {task}")
     images = []
-    for case in sorted(read_task(task, files, labelled=False), key=lambda case: case.name):
-        if sequence not in case.files:
-            raise UserError(f"case {case.name} of {task} has no {sequence}: add the file, or remove the case.")
+    for case in (case for case in cases if sequence in case.files):
         image: dict[str, Any] = {"image": str(case.files[sequence]), "case": case.name}
         images.append(image | ({"channels": {"image": [case.channels[sequence]]}} if case.channels else {}))
     return images
@@ -146,9 +145,11 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
         )
     if not chosen:
         raise UserError(f"dataset_dir {root} holds no {sequence} image. {endings_text(names)}")
+    named = build_cases({file: names[file] for file in chosen if names[file].role}, root)
+    case_of_file = {case.files[sequence]: case.name for case in named}
     images: dict[str, dict] = {}
     for file in chosen:
-        case = names[file].case if names[file].role else strip_suffix(file)
+        case = case_of_file.get(file, strip_suffix(file))
         if case in images:
             raise UserError(
                 f"{images[case]['image']} and {file} are both {sequence} of {case}: rename one, predict them apart, or "
@@ -156,12 +157,6 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
             )
         images[case] = {"image": str(file), "case": case}
     return list(images.values())
-
-
-def place(image: dict[str, Any], root: Path) -> str:
-    """Where the case of an image lies: its name below its folder, which may bear the name itself."""
-    parts = Path(image["image"]).relative_to(root).parts[:-1]
-    return "/".join([*parts[: -1 if parts and parts[-1] == image["case"] else None], image["case"]])
 
 
 def check_clear(plain: list[Path], sequence: str) -> None:

@@ -83,4 +83,5 @@ def match_glob(glob: str, path: Path, root: Path) -> str:
 def expression(tokens: Iterable[str]) -> str:
     """The regular expression of the parts of a glob."""
     known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
-    return "".join(known.get(token) or (token if len(token) > 1 else re.escape(token)) for token in tokens)
+    others = (token.replace("[!", "[^", 1) if len(token) > 1 else re.escape(token) for token in tokens)
+    return "".join(known.get(token, other) for token, other in zip(tokens, others))

@@ -98,6 +98,7 @@ def load_cases(
         kept = [entry for entry in entries if entry["case"] in part and entry["case"] not in left_out]
         return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
+    learnt = [entry for entry in learnt if entry["case"] not in left_out]
     extra = seen_by_teachers(learnt, files, teachers, frozen)
     learning = data(extra)
     check_meaning(learning, values, target_classes or {})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from scripts.data.schemes import patient_of
+from scripts.data.task_folders import class_named
 from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.files import read_json
@@ -22,12 +23,6 @@ CHANNELS = {f"{name}?": int for name in SEQUENCES}
 OWN = {"case": str, **{f"{name}?": str for name in (*PATHS, "patient")}, "image": str, "channels?": CHANNELS}
 TRAINING = OWN | {"fold?": int}
 MADE = "make one of its folder: python -m scripts datalist --dataset_dir DIR --output FILE"
-MEANINGS = (
-    ("background", "background"),
-    ("ED", r"o?edema|ed$"),
-    ("NCR", "necro|non.?enhanc|ncr"),
-    ("ET", "enhanc|et$"),
-)
 
 
 def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
@@ -115,7 +110,7 @@ def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         if "t1ce" not in files:
             raise UserError(f"{source}: the case of {entry['image'] or 'no image'} has no T1ce: {MADE}.")
         case = PurePosixPath(files["t1ce"]).name.partition(".")[0][: len(name)]
-        own = {"case": case, "patient": re.sub(r"^(BraTS-.+)-\d{3}$", r"\1", case), "image": files.pop("t1ce"), **files}
+        own = {"case": case, "patient": patient_of(case), "image": files.pop("t1ce"), **files}
         parts[part].append(own | {key: entry[key] for key in ("label", "fold") if key in entry})
     values = BRATS_2023 if endings <= set(ENDINGS_2023) else BRATS_2018
     logger.info(f"{source} is MONAI's. It names no labels: by its file names enhancing tumour is {values[-1]}.")
@@ -134,8 +129,7 @@ def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         )
     labels = {}
     for value, name in document["labels"].items():
-        known = [role for role, pattern in MEANINGS if re.match(pattern, str(name), re.IGNORECASE)]
-        labels[value] = known[0] if known else name
+        labels[value] = class_named(str(name)) or name
     if sorted(map(str, labels.values())) != sorted(CLASSES):
         raise UserError(
             f"{source}: labels name {sorted(map(str, document['labels'].values()))}, of which not all have "
@@ -147,7 +141,7 @@ def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     for part, entry in [*(("training", e) for e in document["training"]), *(("testing", e) for e in tests)]:
         image = entry["image"]
         case = PurePosixPath(image).name.partition(".")[0]
-        own: dict[str, Any] = {"case": case, "patient": case, "image": image}
+        own: dict[str, Any] = {"case": case, "patient": patient_of(case), "image": image}
         if len(roles) > 1:
             own |= {str(role): image for role in roles if role != "t1ce"}
             own["channels"] = {str(role): index for index, role in enumerate(roles)}

@@ -109,6 +109,7 @@ def make_datalist(
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     faults = [Fault(read_name(path).case, str(path), fault, "fetch it, or remove it") for path, fault in files.broken]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
+    faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     faulty = set() if strict else {fault.case for fault in faults}  # else a fold might be left empty
     divided = [case for case in labelled if case.name not in faulty] or labelled
     sizes = {name: report.tumour_ml for name, report in reports.items()}
@@ -116,7 +117,6 @@ def make_datalist(
     of_patient = {case.patient: fold_of[case.name] for case in divided}
     fold_of |= {case.name: of_patient[case.patient] for case in parts["training"] if case.patient in of_patient}
     faults += patients_in_two_folds([*divided, *parts["training"]], reports, fold_of)
-    faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     left_out = report_faults(faults, strict)
     kept = [case for case in cases if case.name not in left_out and fold_of.get(case.name) != HELD_OUT]
     if not kept:

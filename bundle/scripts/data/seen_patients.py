@@ -13,10 +13,14 @@ from typing import Any
 from scripts.data.case import Case
 from scripts.data.checks import CaseReport
 from scripts.data.faults import Fault
+from scripts.data.schemes import patient_of
 from scripts.errors import UserError
 from scripts.files import read_json
 
-__all__ = ["duplicates", "find_overlap", "read_mapping", "training_records", "unite_copies", "warn_of_seen_patients"]
+__all__ = [
+    "duplicates", "find_overlap", "read_mapping", "seen_cases", "training_records", "unite_copies",
+    "warn_of_seen_patients",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +135,17 @@ def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[
     names = {case["case"] for case in cases}
     for path in [weights] if isinstance(weights, str) else weights:
         for record, document in training_records(path):
-            seen = sorted(names & {entry["case"] for entry in document.get("cases") or document.get("training", [])})
-            if seen:
+            if seen := seen_cases(document, names):
                 logger.warning(
                     f"{path} was trained on {len(seen)} of the {len(names)} patients to be scored, such as {seen[0]} "
                     f"({record}): their scores will be too good. Score other patients, or use other weights."
                 )
+
+
+def seen_cases(document: Mapping[str, Any], cases: Iterable[str]) -> list[str]:
+    """Those of the cases whose patient is in the record of a training, perhaps with another examination; sorted."""
+    trained = {patient_of(entry["case"]) for entry in document.get("cases") or document.get("training", [])}
+    return sorted(case for case in cases if patient_of(case) in trained)
 
 
 def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:

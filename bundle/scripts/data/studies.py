@@ -114,8 +114,10 @@ def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
     """PATIENTID_DATE by study, sorted; the end of the study's UID is added where two studies would have one name."""
     names: dict[str, str] = {}
     for uid, (first, *_) in studies.items():
-        patient = re.sub(r"[^A-Za-z0-9.]+", "-", str(first.get("PatientID", "unknown"))).strip("-.") or "unknown"
-        names[uid] = "_".join(filter(None, [patient, str(first.get("StudyDate"))]))
+        parts = [
+            re.sub(r"[^A-Za-z0-9.]+", "-", str(first.get(key) or "")).strip("-.") for key in ("PatientID", "StudyDate")
+        ]
+        names[uid] = "_".join(filter(None, [parts[0] or "unknown", parts[1]]))
     taken = list(names.values())
     names = {
         uid: name if taken.count(name) == 1 else f"{name}_{uid.replace('.', '')[-8:]}" for uid, name in names.items()

@@ -14,7 +14,7 @@ from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES
 
-__all__ = ["CHANNEL", "find_task", "read_task"]
+__all__ = ["CHANNEL", "class_named", "find_task", "read_task"]
 
 IMAGES = ("imagesTr", "imagesTs")
 CHANNEL = r"(.+)_(\d{4})"  # nnU-Net: CASE_0000 is the first channel of CASE
@@ -60,12 +60,11 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
         raise UserError(
             f"{task} holds two kinds of data set: {images[0]} and {strange[0]}. Give each its own dataset_dir."
         )
-    if numbered or "channel_names" in spec:
-        labelled = labelled and (task / "labelsTr").is_dir()
-        values = nnunet_values(part(spec, "labels", task), task / "dataset.json") if labelled else ()
-        cases = nnunet_cases(task, spec, images, files, values)
-    else:
-        cases = msd_cases(task, spec, images)
+    numbered = numbered or "channel_names" in spec
+    values: tuple[int, ...] = () if numbered else MSD
+    if labelled and (task / "labelsTr").is_dir() and (numbered or "labels" in spec):
+        values = nnunet_values(part(spec, "labels", task), task / "dataset.json")
+    cases = nnunet_cases(task, spec, images, files, values) if numbered else msd_cases(task, spec, images, values)
     for case in cases:
         if case.name in labels:
             case.files["label"] = labels[case.name]
@@ -103,7 +102,7 @@ def leaves(labels: Mapping[str, Any]) -> list[Any]:
     return [item for value in labels.values() for item in (value if isinstance(value, list) else [value])]
 
 
-def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path]) -> list[Case]:
+def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path], values: tuple[int, ...]) -> list[Case]:
     """Cases of MSD Task01: each image is 4-D; channel order from dataset.json if there is one."""
     modalities = part(spec, "modality", task) or {str(index): name for index, name in enumerate(MSD_MODALITIES)}
     channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
@@ -112,7 +111,7 @@ def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path]) -> list[C
             f"{task / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}."
         )
     return [
-        Case(strip_suffix(path), dict.fromkeys(channels, path), dict(channels), path.parent.name, "msd", MSD, "MSD")
+        Case(strip_suffix(path), dict.fromkeys(channels, path), dict(channels), path.parent.name, "msd", values, "MSD")
         for path in images
     ]
 
@@ -144,13 +143,18 @@ def nnunet_cases(
     return list(cases.values())
 
 
+def class_named(name: str) -> str | None:
+    """The class, or region WT or TC, that a name in a dataset.json means; None for other names."""
+    return next((kind for kind, words in LABELS.items() if re.fullmatch(words, name.lower())), None)
+
+
 def nnunet_values(labels: Mapping[str, Any], where: Path) -> tuple[int, ...]:
     """Value on disk of each network class, from the labels of a dataset.json: classes, or regions of BraTS."""
     if labels and all(str(key).isdigit() for key in labels):  # version 1: {"1": "edema"}
         labels = {str(name): int(value) for value, name in labels.items()}
     said: dict[str, set[int]] = {}
     for name, value in labels.items():
-        kind = next((kind for kind, words in LABELS.items() if re.fullmatch(words, name.lower())), name)
+        kind = class_named(name) or name
         said[kind] = set(value) if isinstance(value, (list, tuple)) else {value}
     if {"WT", "TC"} <= set(said):
         said |= {"ED": said["WT"] - said["TC"], "NCR": said["TC"] - said.get("ET", set())}

@@ -27,6 +27,7 @@ from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import merge_calibration
 from scripts.evaluation.compare import pooled
+from scripts.evaluation.score import cleared_path
 from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.files import read_json, write_json, write_table
 from scripts.locking import FolderLock
@@ -172,22 +173,30 @@ def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, 
 
 
 def collect(out: Path, folds: int) -> Scores:
-    """Merge metrics.csv, calibration.csv and evaluation.json of all folds into OUT; the scores of all patients.
+    """Merge scores, calibration.csv and evaluation.json of all folds into OUT; the scores of all patients.
 
     Raises:
         UserError: if a fold is not evaluated, follows another rule, or a patient is in two folds.
     """
-    parts = [read_scores(out / f"fold_{fold}") for fold in range(folds)]
-    both = pooled(parts)
-    scores = [CaseScore(*key, metrics, key[0] in both.empty_cases[key[1]]) for key, metrics in both.values.items()]
+    parts = [out / f"fold_{fold}" for fold in range(folds)]
     form = {"cases": list, "weights": dict}
-    abouts = [read_json(part.path.parent / "evaluation.json", "fold", form) for part in parts]
+    abouts = [read_json(part / "evaluation.json", "fold", form) for part in parts]
     cases = [case for about in abouts for case in about["cases"]]
     weights = {path: checksum for about in abouts for path, checksum in about["weights"].items()}
     command = shlex.join(["python", "-m", "scripts", *sys.argv[1:]])
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     merged = {"command": command, "date": date, "folds": folds, "cases": cases, "weights": weights}
     write_json(out / "evaluation.json", {**abouts[0], **merged})
-    write_table(out / "calibration.csv", merge_calibration([part.path.parent / "calibration.csv" for part in parts]))
+    write_table(out / "calibration.csv", merge_calibration([part / "calibration.csv" for part in parts]))
+    cleared = cleared_path("metrics.csv").name
+    if all((part / cleared).is_file() for part in parts):
+        merge_scores(out, cleared, parts)
+    return merge_scores(out, "metrics.csv", parts)
+
+
+def merge_scores(out: Path, name: str, parts: Sequence[Path]) -> Scores:
+    """Write OUT/NAME with the scores of the files of this name in all folds."""
+    both = pooled([read_scores(part / name) for part in parts])
+    scores = [CaseScore(*key, metrics, key[0] in both.empty_cases[key[1]]) for key, metrics in both.values.items()]
     about = {name: getattr(both, name) for name in ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values")}
-    return write_scores(out / "metrics.csv", scores, both.empty_rule, **about)
+    return write_scores(out / name, scores, both.empty_rule, **about)

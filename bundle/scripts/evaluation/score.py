@@ -26,7 +26,7 @@ from scripts.evaluation.summary import CaseScore, check_same_patients, print_tab
 from scripts.files import check_output
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
-__all__ = ["Meaning", "Pair", "read_pair", "score", "score_cases"]
+__all__ = ["cleared_path", "Meaning", "Pair", "read_pair", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,7 @@ def score_pairs(
         "truth": {pair.case: str(pair.truth.resolve()) for pair in pairs},
         "truth_values": meanings[1].label_values,
     }
-    plain = Path(output)
-    cleared = plain.with_name(f"{plain.stem}_et_cleared{plain.suffix}")
+    plain, cleared = Path(output), cleared_path(output)
     for stale in (cleared, cleared.with_suffix(".json")):
         stale.unlink(missing_ok=True)  # of an earlier threshold
     for index, threshold in enumerate(thresholds):
@@ -177,9 +176,16 @@ def without_small_et(classes: np.ndarray, spacing: Sequence[float], threshold_ml
     return np.where(enhancing, CLASSES.index("NCR"), classes)
 
 
+def cleared_path(output: str) -> Path:
+    """Where the scores with small enhancing tumour cleared go."""
+    return Path(output).with_stem(f"{Path(output).stem}_et_cleared")
+
+
 def check_options(output: str, empty_rule: str, et_threshold_ml: float, workers: int) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
-    check_output(output, "output", ".csv", beside={".json": "empty_rule_meaning"}, own=OWN)
+    check = partial(check_output, key="output", suffix=".csv", beside={".json": "empty_rule_meaning"}, own=OWN)
+    check(output)
+    check(str(cleared_path(output)))
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
     if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:

@@ -125,8 +125,8 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **abo
     empty_cases = {region: sorted(s.case for s in scores if s.empty and s.region == region) for region in TABLE_ORDER}
     values = {(item.case, item.region): item.metrics for item in scores}
     table = Scores(path, values, empty_rule, empty_cases, **about)
-    write_table(path, rows)
-    write_json(path.with_suffix(".json"), describe(table))
+    write_json(path.with_suffix(".json"), describe(table))  # takes seconds
+    write_table(path, rows)  # last: where there is a table, the work is done
     return table
 
 

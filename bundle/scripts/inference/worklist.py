@@ -31,7 +31,6 @@ def find_work(
     output_dir: str = "",
     overwrite: bool = False,
     names: Mapping[str, str] | None = None,
-    patient: str = "",
     shard: str = "",
     brain_mask: str = "",
     series: str = "",
@@ -46,7 +45,6 @@ def find_work(
         output_dir: where label maps (NAME_seg.nii.gz) are.
         overwrite: predict images again that have a label map.
         names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
-        patient: regular expression of a case's name, whose group is the patient.
         shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
         brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
         series: which series of each DICOM study to take; see ``find_series``.
@@ -60,18 +58,17 @@ def find_work(
     sequences = ensure_tuple(sequence)
     if set(sequences) - set(SEQUENCES):
         raise UserError(f"student_sequence is {sequence!r}, expected one or several of {list(SEQUENCES)}.")
-    choice = Choice(names or {}, patient)
+    choice = Choice(names or {})
     if series and (datalist or choice.globs or len(sequences) > 1):
         raise UserError(f"series is {series!r}, which is of DICOM: leave it out, or datalist, patterns and sequences.")
-    if datalist and (choice.globs or patient):
-        given = ", --".join([*choice.globs, *(["patient"] if patient else [])])
-        raise UserError(f"datalist is {datalist}, which names files and patients itself: leave out --{given}.")
+    if datalist and choice.globs:
+        raise UserError(f"datalist is {datalist}, which names files itself: leave out --{', --'.join(choice.globs)}.")
     if datalist:
         images = datalist_images(datalist, dataset_dir, sequences)
     elif len(sequences) > 1:
         images = case_images(find_cases(dataset_dir, choice), sequences, dataset_dir)
     else:
-        images = dicom_images(dataset_dir, output_dir, sequences[0], series, choice)
+        images = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
         images = images or find_images(dataset_dir, sequences[0], choice)
     if brain_mask and len(sequences) > 1:
         raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
@@ -92,15 +89,6 @@ def find_work(
             f"{skipped} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again."
         )
     return {"all": images, "left": left}
-
-
-def dicom_images(dataset_dir: str, output_dir: str, sequence: str, series: str, choice: Choice) -> list[dict[str, Any]]:
-    """The images of DICOM studies; [] where there are none, or the user's patterns choose NIfTI files."""
-    images = [] if choice.globs else find_series(dataset_dir, output_dir, sequence, series)
-    if not (images and choice.patient):
-        return images
-    patients = choice.patients_of({image["case"]: image["case"] for image in images})
-    return [image | {"patient": patients[image["case"]]} for image in images]
 
 
 def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
@@ -128,8 +116,8 @@ def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> 
 
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
     """Size and time of the image's files, mask included: they tell whether one was replaced since it was predicted."""
-    files = image.get("dicom", {}).get("files") or [ensure_tuple(image["image"])[0]]
-    paths = [*files, *filter(None, [image.get("brain_mask")])]
+    files = image.get("dicom", {}).get("files") or ensure_tuple(image["image"])
+    paths = [*dict.fromkeys(files), *filter(None, [image.get("brain_mask")])]
     stats = [Path(path).stat() for path in paths if Path(path).is_file()]
     if not stats:
         return {}
@@ -146,7 +134,7 @@ def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: st
     report_lacking(lacking, len(cases), sequences, f"dataset_dir {dataset_dir}")
     images = []
     for case in (case for case in cases if case.name not in lacking):
-        image = {"image": [str(case.files[name]) for name in sequences], "case": case.name, "patient": case.patient}
+        image = {"image": [str(case.files[name]) for name in sequences], "case": case.name}
         channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
         images.append(image | channels)
     return images

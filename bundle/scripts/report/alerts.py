@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.likeness import traits_of, unlike
-from scripts.data.seen_patients import training_records
+from scripts.data.seen_patients import seen_cases, training_records
 from scripts.documents import some
 from scripts.files import sha256
 from scripts.labels import TABLE_ORDER
@@ -54,12 +54,13 @@ class Alerts:
         ]
 
     def seen(self) -> list[str]:
-        """Patients that the weights were trained on."""
+        """Patients that the weights were trained on. In a cross-validation each is scored by weights that were not."""
+        if "folds" in self.run.record:
+            return []
         found = []
         for weights, records in self.records.items():
             for record, document in records:
-                trained = {entry["case"] for entry in document.get("cases") or document.get("training", [])}
-                if seen := sorted(trained & set(self.run.cases)):
+                if seen := seen_cases(document, self.run.cases):
                     found.append(
                         f"{Path(weights).name} was trained on {len(seen)} of these {len(self.run.cases)} patients, "
                         f"whose label maps may be better than those of new patients: {some(seen, MOST)} (by "

@@ -1,6 +1,6 @@
 """Evaluated runs side by side: a table of their Dice, and a picture of one case.
 
-python -m scripts overview --dataset_dir DIR --runs distilled=OUT_A,alone=OUT_B --picture FILE [--case NAME]
+python -m scripts overview --runs distilled=OUT_A,alone=OUT_B --picture FILE [--case NAME]
 """
 
 from __future__ import annotations
@@ -12,54 +12,51 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from scripts.data.cases import Case, find_cases
 from scripts.errors import UserError
 from scripts.evaluation.compare import check_same_rules
-from scripts.evaluation.pairs import class_of_value
-from scripts.evaluation.summary import Scores, mean_of, read_scores
+from scripts.evaluation.summary import Scores, mean_of
 from scripts.files import check_output, format_table, named_runs, replacing
 from scripts.labels import CLASS_COLOURS, CLASSES, EMPTY_RULES, TABLE_ORDER
-from scripts.report.images import read_classes, read_image
-from scripts.report.layers import scale_brightness
+from scripts.report.layers import Patient, read_patient
 from scripts.report.pictures import grey_rgb, overlay
-from scripts.report.run_folder import run_record
+from scripts.report.run_folder import open_run
 
 __all__ = ["overview"]
 
 
-def overview(dataset_dir: str, runs: str, picture: str, case: str | None = None) -> None:
+def overview(runs: str, picture: str, case: str | None = None) -> None:
     """Show several evaluated runs side by side: mean Dice, and one patient's label maps.
 
     Args:
-        dataset_dir: the folder of the patients.
-        runs: NAME=DIR,NAME=DIR with the output folders of evaluations (metrics.csv and NAME_seg.nii.gz).
+        runs: NAME=DIR,NAME=DIR with the output folders of evaluations, cross-validations, or predictions with scores.
         picture: the PNG to write.
         case: the case to draw; by default the one with the median whole-tumour Dice in the first run.
 
     Raises:
-        UserError: if runs has another form, a run has no metrics.csv, the runs have no case in common, or the case is
-            not in them or not among the patients.
+        UserError: if runs has another form, a run has no scores, the runs have no case in common, or the case is not
+            in them.
     """
-    folders = {name: Path(folder) for name, folder in named_runs(runs).items()}
+    folders = named_runs(runs)
     check_output(picture, "picture", ".png")
-    scores = {name: read_scores(folder) for name, folder in folders.items()}
-    common = sorted(set.intersection(*(set(table.cases) for table in scores.values())))
+    opened = {name: open_run(folder) for name, folder in folders.items()}
+    if unscored := [folders[name] for name, run in opened.items() if not run.tables]:
+        raise UserError(f"run {unscored[0]} has no scores of its patients: score it first (python -m scripts score).")
+    scores = {name: run.tables[0] for name, run in opened.items()}
+    common = sorted(set.intersection(*(set(run.cases) for run in opened.values())))
     if not common:
         raise UserError(f"the runs {list(folders)} have no case in common: evaluate them on the same fold.")
-    first = next(iter(scores.values()))
-    chosen = case or sorted(common, key=lambda name: first.values[name, "WT"]["dice"])[len(common) // 2]
+    first = next(iter(opened.values()))
+    dice = {name: first.tables[0].values[name, "WT"]["dice"] for name in common}
+    order = sorted((name for name in common if not np.isnan(dice[name])), key=dice.__getitem__) or common
+    chosen = case or order[len(order) // 2]
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
-    print(f"Volumetric Dice, mean of {len(common)} cases ({EMPTY_RULES[first.empty_rule]}):\n")
+    print(f"Volumetric Dice, mean of {len(common)} cases ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
     print(dice_table(scores, common))
-    found = {item.name: item for item in find_cases(dataset_dir)}
-    if chosen not in found:
-        raise UserError(f"dataset_dir {dataset_dir} holds no case {chosen}, but the runs do: give their dataset_dir.")
-    if lacking := " and no ".join(sorted({"t1ce", "label"} - found[chosen].files.keys())):
-        raise UserError(f"case {chosen} of {dataset_dir} has no {lacking}: give the folder that has it.")
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
-    draw(found[chosen], {titles[name]: folder / f"{chosen}_seg.nii.gz" for name, folder in folders.items()}, picture)
+    maps = {titles[name]: run.prediction(chosen) for name, run in opened.items()}
+    draw(read_patient(first.cases[chosen], maps, first.truth(chosen)), picture)
     print(f"\n{chosen} is drawn in {picture}.")
 
 
@@ -72,21 +69,17 @@ def dice_table(scores: Mapping[str, Scores], cases: Sequence[str]) -> str:
     return format_table(rows)
 
 
-def draw(case: Case, predictions: Mapping[str, Path], picture: str) -> None:
+def draw(patient: Patient, picture: str) -> None:
     """Draw the axial slice with the most tumour: T1ce, then truth and predictions on it, side by side.
 
     As in the report, the patient's left is on the right.
     """
-    image = read_image(case.files["t1ce"], case.channels.get("t1ce"))
-    truth_values = class_of_value(case.label_values or None)
-    classes = {"ground truth": read_classes(case.files["label"], truth_values)}
-    for title, path in predictions.items():
-        record = run_record(path.parent)
-        classes[title] = read_classes(path, class_of_value(record.get("label_values")) if record else truth_values)
-    index = int((classes["ground truth"] > 0).sum(axis=(0, 1)).argmax())
-    grey = scale_brightness(image)[:, :, index]
+    maps = {layer.title: layer.voxels for layer in patient.layers if layer.kind == "classes"}
+    truth = {"ground truth": maps.pop("Truth")} if "Truth" in maps else {}
+    index = int((next(iter((truth or maps).values())) > 0).sum(axis=(0, 1)).argmax())
+    grey = patient.grey[:, :, index]
     panels = {"T1ce": grey_rgb(grey)}
-    panels |= {title: overlay(grey, label[:, :, index], CLASS_COLOURS) for title, label in classes.items()}
+    panels |= {title: overlay(grey, label[:, :, index], CLASS_COLOURS) for title, label in (truth | maps).items()}
     figure = Figure(figsize=(3.2 * len(panels), 3.9), layout="constrained")
     for axis, (title, pixels) in zip(figure.subplots(1, len(panels)), panels.items()):
         axis.imshow(np.fliplr(np.rot90(pixels)))

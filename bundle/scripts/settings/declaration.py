@@ -17,7 +17,7 @@ from scripts.method.resunet import STRIDE
 
 __all__ = ["TEXT", "check_values"]
 
-TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce", "patient"}
+TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce"}
 TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri", "targets", "brain_mask", "series"}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,21 @@ from scripts.errors import UserError, reason_of
 from scripts.labels import CLASSES
 from scripts.method.distillation import DistillationNetwork
 from scripts.method.features import output_shape
+from scripts.method.terms import DistillationLoss
 
 __all__ = ["check_evaluation", "check_processes", "check_training"]
+
+logger = logging.getLogger(__name__)
 
 
 def check_training(
     networks: DistillationNetwork,
+    loss: DistillationLoss,
+    teachers: Collection[str],
     augmentation: Compose | None,
     roi_size: Sequence[int],
     sequences: Sequence[str],
+    gaps: bool,
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
     val_interval: int,
     epochs: int,
@@ -40,15 +47,21 @@ def check_training(
     """
     if val_interval > epochs:
         raise UserError(f"val_interval is {val_interval}, expected at most epochs, {epochs}: else no student is saved.")
+    if rest := epochs % val_interval:
+        logger.warning(
+            f"The last validation is at epoch {epochs - rest} of {epochs}: no student of later ones is kept."
+        )
     check_processes(idist.get_world_size(), len(cases["validation"]))
-    sources: dict[str, Any] = {
-        f"teachers::{name}::checkpoint": teacher.checkpoint for name, teacher in networks.teachers.items()
-    }
-    check_sources(ckpt_dir, sources | {"pretrained": pretrained})
-    if pretrained:
-        warn_of_seen_patients(pretrained, cases["validation"])
+    sources: dict[str, Any] = {f"teachers::{name}::checkpoint": t.checkpoint for name, t in networks.teachers.items()}
+    for key, path in (sources | {"pretrained": pretrained}).items():
+        if path and Path(path).resolve() == Path(ckpt_dir, "model.pt").resolve():
+            raise UserError(f"{key} is {path}, which this training would overwrite: give another --output_dir.")
+    warn_of_seen_patients(pretrained or [], cases["validation"])
     check_networks(networks, roi_size)
-    check_augmentation(augmentation, sequences, roi_size, len(networks.student_sequences))
+    for name, term in loss.terms.items():
+        if isinstance(teacher := getattr(term, "teacher", None), str) and teacher not in teachers:
+            raise UserError(f"loss::terms::{name}::teacher is {teacher!r}, expected one of {sorted(teachers)}.")
+    check_augmentation(augmentation, sequences, roi_size, len(networks.student_sequences), gaps)
 
 
 def check_evaluation(cases: Sequence[Mapping[str, Any]], ckpt_path: str | Sequence[str]) -> None:
@@ -61,13 +74,6 @@ def check_evaluation(cases: Sequence[Mapping[str, Any]], ckpt_path: str | Sequen
         raise UserError(f"ckpt_path is {list(ckpt_path)}, expected one file: predict takes an ensemble, then score.")
     check_processes(idist.get_world_size(), len(cases))
     warn_of_seen_patients(ckpt_path, cases)
-
-
-def check_sources(ckpt_dir: str, sources: Mapping[str, str | None]) -> None:
-    """Raises UserError if weights would be read from the very file in which this training keeps its student."""
-    for key, path in sources.items():
-        if path and Path(path).resolve() == Path(ckpt_dir, "model.pt").resolve():
-            raise UserError(f"{key} is {path}, which this training would overwrite: give another --output_dir.")
 
 
 def check_processes(processes: int = 1, patients: int | None = None) -> None:
@@ -121,9 +127,13 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
 
 
 def check_augmentation(
-    augmentation: Compose | None, sequences: Sequence[str], roi_size: Sequence[int], channels: int = 1
+    augmentation: Compose | None,
+    sequences: Sequence[str],
+    roi_size: Sequence[int],
+    channels: int = 1,
+    gaps: bool = False,
 ) -> None:
-    """Check that the augmentation of a patch of zeros gives such a patch again.
+    """Check that the augmentation of a patch of zeros gives such a patch again; with gaps, also of the image alone.
 
     Raises:
         UserError: names what it does.
@@ -134,6 +144,8 @@ def check_augmentation(
     batch |= {CommonKeys.IMAGE: patch.expand(-1, channels, -1, -1, -1), CommonKeys.LABEL: patch.byte()}
     try:
         prepare(batch)
+        if gaps and augmentation is not None:
+            prepare.augment({CommonKeys.IMAGE: batch[CommonKeys.IMAGE][0]})
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = reason_of(error.__cause__ or error)
         raise UserError(

@@ -162,15 +162,10 @@ class RunCheckpoint:
     def restore(self) -> None:
         """Restore the objects; ``rest`` keeps what else the checkpoint holds."""
         checkpoint, self.rest = self.rest, {key: self.rest[key] for key in [*FORM, "in_epoch"] if key in self.rest}
-        for key, value in self.settings.items():
-            if key not in checkpoint["settings"]:
-                raise UserError(
-                    f"{key} is {value!r}, but {self.source} was trained without it: use its config, or train again."
-                )
-            if (trained := checkpoint["settings"][key]) != value:
-                raise UserError(
-                    f"{key} is {value!r}, but {self.source} was trained with {trained!r}: use that to resume."
-                )
+        for key in self.settings | checkpoint["settings"]:
+            now, then = self.settings.get(key, "not set"), checkpoint["settings"].get(key, "not set")
+            if now != then:
+                raise UserError(f"{key} is {now!r}, but {self.source} was trained with {then!r}: use that to resume.")
         try:
             for name, item in self.objects.items():
                 lengths = {key: getattr(item, key) for key in SCHEDULE if hasattr(item, key)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.data.map_files import label_map
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.running import merged_config
@@ -55,7 +56,7 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
 def check_new_evaluation(
     output_dir: str, ckpt_path: str, cases: Sequence[Mapping[str, Any]], overwrite: bool = False
 ) -> None:
-    """Check before anything is written that an evaluation replaces none of other weights, patients or settings.
+    """Check before anything is written that an evaluation replaces no foreign label maps, and no other evaluation.
 
     Args:
         output_dir: folder of the evaluation.
@@ -64,12 +65,20 @@ def check_new_evaluation(
         overwrite: replace an earlier evaluation.
 
     Raises:
-        UserError: names the record of the earlier one, what is other, and the ways out.
+        UserError: names a label map that no evaluation made, such as the truth, or the record of an evaluation of other
+            weights, patients or settings, and the ways out.
     """
     path = Path(output_dir, "evaluation.json")
-    if overwrite or not path.is_file():
+    record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {}
+    own = {case["case"] for case in record.get("cases", [])}
+    maps = [label_map(output_dir, case["image"], case["case"]) for case in cases if case["case"] not in own]
+    if foreign := [file for file in maps if file.is_file()]:
+        raise UserError(
+            f"output_dir {output_dir} holds {len(foreign)} label map(s) that no evaluation there made "
+            f"({foreign[0].name}), such as the truth or a prediction's: give another output_dir."
+        )
+    if overwrite or not record:
         return
-    record = read_json(path, "output_dir", EVALUATION)
     then, now = record["configuration"], plain(merged_config())
     others = [key for key in SCORING if then.get(key) != now.get(key)]
     others += ["weights"] if sha256(ckpt_path) not in record["weights"].values() else []

@@ -91,10 +91,10 @@ class ConfidenceUpdate:
 
 
 class LossTerms:
-    """Epoch means of every named loss term over all ranks, and of their sum, as loss/NAME in ``engine.state.metrics``.
+    """Epoch means of every named loss term and of their sum, the loss, as loss/NAME in ``engine.state.metrics``.
 
-    Where patients lack something, a term's mean is over the steps that have it, so that no figure depends on how many
-    patients lack it.
+    Means are over all ranks. Where patients lack something, a term's mean is over the steps that have it, so that its
+    figure does not depend on how many patients lack it. loss/total is over all steps: it is what is optimised.
     """
 
     def __init__(self, loss: DistillationLoss) -> None:
@@ -112,7 +112,9 @@ class LossTerms:
         if not counts(engine):
             return
         sums, steps = engine.state.term_sums, engine.state.term_steps
-        for name, term in self.loss.values.items():
+        values = self.loss.values
+        total = torch.stack([*values.values()]).sum() if values else engine.state.output["loss"].detach()
+        for name, term in (values | {"total": total}).items():
             sums[name] = sums.get(name, 0.0) + term
             steps[name] = steps.get(name, 0) + 1
 
@@ -121,7 +123,6 @@ class LossTerms:
         sums = idist.all_reduce(torch.stack(list(engine.state.term_sums.values())))
         means = sums / (world * sums.new_tensor([steps[name] for name in names]))
         engine.state.metrics |= {f"loss/{name}": mean.item() for name, mean in zip(names, means)}
-        engine.state.metrics["loss/total"] = means.sum().item()
 
 
 class LossAlone:

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
-from scripts.errors import UserError
+from scripts.errors import UserError, reason_of
 from scripts.files import read_json, read_table, sha256, write_json
 from scripts.method.weights import load_weights
 from scripts.training.mlflow_charts import layout_link, share_layout
 from scripts.training.mlflow_facts import DESCRIPTION, dataset_of, description, parameters, source_tags, typed_options
 
-__all__ = ["STAGES", "MlflowRun", "remembered"]
+__all__ = ["STAGES", "MlflowRun", "absolute", "remembered"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,11 +173,14 @@ class MlflowRun:
         configuration = read_json(settings, "run").get("configuration") if settings.is_file() else None
         if not configuration or not weights.is_file() or sha256(str(weights)) == self.sent.get("student"):
             return
-        parser = ConfigParser(configuration)
-        student = parser.get_parsed_content("network_def")
-        load_weights(student, str(weights))
-        network = torch.jit.script(student.cpu().eval())
-        channels = parser.get_parsed_content("network_def::in_channels")
+        try:
+            student = ConfigParser(configuration).get_parsed_content("network_def")
+            load_weights(student, str(weights))
+            network = torch.jit.script(student.cpu().eval())
+        except Exception as error:  # a network of the user's own, whose code is elsewhere, or not for TorchScript
+            logger.warning(f"{weights}: MLflow gets no model of the student, only the file ({reason_of(error)}).")
+            return
+        channels = len(ensure_tuple(configuration["student_sequence"]))
         signature = ModelSignature(
             Schema([TensorSpec(np.dtype("float32"), (-1, channels, -1, -1, -1))]),
             Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, -1, -1))]),
@@ -191,8 +195,8 @@ class MlflowRun:
         for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
             place = path.parent.relative_to(self.folder)
             self.client.log_artifact(self.sent["run_id"], str(path), None if place == Path() else str(place))
-        self.send_model()
         self.client.set_terminated(self.sent["run_id"])
+        self.send_model()
 
 
 def remembered(folder: str) -> dict[str, Any]:

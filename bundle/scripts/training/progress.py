@@ -22,9 +22,13 @@ class ProgressBar(IgniteProgressBar):
     """Ignite's tqdm bar with the loss of the last step (of a trainer), the speed and the time left.
 
     It is drawn on terminals only, and cleared before a log line so that both stay readable.
+
+    Args:
+        raises: raise an exception of the run again; False where a later handler does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, raises: bool = True) -> None:
+        self.raises = raises
         super().__init__(bar_format="{desc}{n_fmt}/{total_fmt} |{bar}|{postfix} [{rate_fmt}, {remaining} left]")
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
@@ -45,7 +49,8 @@ class ProgressBar(IgniteProgressBar):
 
     def fail(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
-        raise error
+        if self.raises:
+            raise error
 
 
 class EpochLine:

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
 from scripts.errors import UserError, reason_of
-from scripts.training.mlflow_run import STAGES, MlflowRun, remembered
+from scripts.training.mlflow_run import STAGES, MlflowRun, absolute, remembered
 
 __all__ = ["Tracking", "send_cross_validation", "send_evaluation", "send_run"]
 
@@ -148,7 +148,7 @@ def send_evaluation(
     uri = mlflow_uri or next((run["uri"] for run in sent if run), None)
     if uri is None:
         return
-    elsewhere = len(trainings) == 1 and not sent[0] and sent[1].get("uri") == uri
+    elsewhere = len(trainings) == 1 and not sent[0] and sent[1].get("uri") == absolute(uri)
     try:
         send_run(output_dir, uri, **where, parent=sent[1].get("run_id") if elsewhere else None)
     except UserError as error:

@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 class TumourSearch:
-    """Asks all teachers where patients without a label have tumour, for the patches to come; again, if any still learns.
+    """Asks all teachers where patients without a label have tumour, for the patches to come.
 
+    They are asked again every few epochs, unless all are frozen.
     The class of a voxel is the one with the largest mean probability over the teachers that see the patient. Ranks
     share the patients. Attach it before EpochSeed, so that it does not change what an epoch draws.
 
