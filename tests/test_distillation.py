@@ -243,5 +243,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(UserError, match=r"text\.pt is not a file of weights"):
         load_weights(unet(), str(tmp_path / "text.pt"))
     torch.save({"distillation": unet().state_dict(), "seed": 0}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match=r"checkpoint\.pt holds more than one network's weights: give the model\.pt"):
+    with pytest.raises(
+        UserError, match=r"checkpoint\.pt is a dictionary of .*, expected a state dict: give the model\.pt"
+    ):
         load_weights(unet(), str(tmp_path / "checkpoint.pt"))

@@ -67,6 +67,12 @@ def test_an_evaluation_does_not_replace_label_maps_that_none_made(overwrite, tmp
     assert truth.read_text() == "truth"
 
 
+def test_scores_of_another_program_stay(tmp_path):
+    (tmp_path / "metrics.csv").write_text("mine")
+    forget_scores(str(tmp_path))
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+
+
 def test_label_maps_that_are_made_again_lose_only_their_scores(tmp_path):
     for name in [*SCORES, "case_seg.nii.gz"]:
         (tmp_path / name).write_text("{}")

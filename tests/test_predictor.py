@@ -19,6 +19,7 @@ from torch import nn
 from conftest import BUNDLE, bare_errors, real_data
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
+from scripts.files import replacing
 from scripts.inference.checked_images import CheckedImages
 from scripts.inference.predictor import Predictor, load_members, make_members
 from scripts.inference.worklist import find_work
@@ -228,6 +229,22 @@ def test_a_network_that_fails_on_one_patient_does_not_stop_the_others(cohort_sou
     with pytest.raises(UserError, match=r"phantom_0001 .*MemoryError: out of memory .*\n1 "):
         predictor.run()
     assert Fragile.calls == 6
+
+
+def test_a_map_that_cannot_be_written_under_its_name_does_not_stop_the_others(cohort_source, tmp_path):
+    def write(data):
+        path = tmp_path / ("x" * 300 if data["case"] == "phantom_0001" else data["case"])
+        with replacing(path) as partial:
+            partial.touch()
+        return data
+
+    images = find_work(str(cohort_source / "data"))["all"]
+    loader = DataLoader(CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")])))
+    device = torch.device("cpu")
+    predictor = Predictor(device, loader, [nn.Identity()], ["pred"], inferer=SimpleInferer(), postprocessing=write)
+    with pytest.raises(UserError, match=r"phantom_0001 .*File name too long"):
+        predictor.run()
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize("error", [MemoryError("out of memory"), UserError("the disk is full")])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -193,6 +194,68 @@ def test_files_of_one_name_in_folders_of_patients_are_named_after_them(tmp_path)
     for case in ("P1", "P2"):
         fill(tmp_path, *(f"{case}/scan_{role}.nii.gz" for role in ("t1ce", "seg")))
     assert [case.name for case in find_cases(tmp_path)] == sorted(names(find_images(tmp_path))) == ["P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    "files, word",
+    [
+        (["P0/T1CE/scan01.nii", "P0/FLAIR/scan02.nii", "P0/T1/scan03.nii"], "FLAIR"),
+        (["post/A0.nii", "pre/B0.nii"], "pre"),
+        (["P0_post.nii", "P0_pre.nii"], "pre"),
+        (["P0_CT.nii", "P0_PET.nii"], "CT"),
+    ],
+)
+def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, word):
+    fill(tmp_path, *files)
+    with pytest.raises(UserError, match=rf"seems to be of a sequence \({word}\), but no ending is known"):
+        find_images(tmp_path)
+
+
+def test_images_whose_folders_all_tell_the_wanted_sequence_are_taken(tmp_path):
+    fill(tmp_path, "A/T1CE/a.nii", "B/T1CE/b.nii")
+    assert names(find_images(tmp_path)) == {"a": "a.nii", "b": "b.nii"}
+
+
+@pytest.mark.parametrize("name", ["B_t1ce.nii.bz2", "B_t1ce.nii.gz.part", "B_t1ce.nii.gz.dvc", "B_t1ce.nii.zip"])
+def test_a_packed_or_partial_volume_is_warned_of(tmp_path, name, caplog):
+    fill(tmp_path, "A_t1ce.nii.gz")
+    (tmp_path / name).write_bytes(b"x")
+    find_images(tmp_path)
+    assert [m for m in caplog.messages if "packed or in part" in m and name in m]
+
+
+@pytest.mark.parametrize("name", [".B_t1ce.nii.gz.icloud", "TCGA-02-0011_1998.02.01"])
+def test_content_that_is_elsewhere_is_named(tmp_path, name):
+    fill(tmp_path, "A_t1ce.nii.gz")
+    if name.endswith(".icloud"):
+        (tmp_path / name).write_bytes(b"bplist")
+    else:
+        (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=re.escape(name)):
+        find_images(tmp_path)
+
+
+def test_predictions_are_no_truth(tmp_path, caplog):
+    fill(tmp_path, "P0/P0_t1ce.nii", "P0/P0_seg.nii", "P1/P1_t1ce.nii", "out/P1_seg.nii", "out/P2_seg.nii")
+    cases = [{"case": "P1", "prediction": "/elsewhere/out/P1_seg.nii"}]
+    (tmp_path / "out" / "inference.json").write_text(json.dumps({"cases": cases}))
+    found, files = survey(tmp_path)
+    assert {case.name: "label" in case.files for case in found if "t1ce" in case.files} == {"P0": True, "P1": False}
+    assert [reason for path, reason in files.left_out if path.name == "P1_seg.nii"] == [
+        "a prediction, which inference.json beside it lists"
+    ]
+
+
+def test_an_nnunet_data_set_without_its_json_is_named(tmp_path):
+    nnunet(tmp_path, REGIONS)
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"dataset\.json is missing"):
+        find_cases(tmp_path)
+
+
+def test_labels_as_text_are_numbers(tmp_path):
+    nnunet(tmp_path, {name: str(value) for name, value in PLAIN_LABELS.items()})
+    assert find_cases(tmp_path)[0].label_values == (0, 1, 2, 3)
 
 
 def test_a_pattern_may_exclude_characters(tmp_path):

@@ -64,13 +64,21 @@ LGG,NA,phantom_0004,NA
 """
 
 
-def test_patients_seen_in_training_are_found_by_the_organisers_mapping(editions):
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_patients_seen_in_training_are_found_by_the_organisers_mapping(editions, delimiter):
     forget_voxels(editions)
-    (editions / "mapping.csv").write_text(MAPPING)
+    (editions / "mapping.csv").write_text(MAPPING.replace(",", delimiter))
     with pytest.raises(UserError, match=r"(?s)00007-000 .*phantom_0002.*00009-001 .*phantom_0003"):
         make(editions, mapping=str(editions / "mapping.csv"))
     assert not (editions / "test.json").exists()
     assert make(editions, mapping=str(editions / "mapping.csv"), strict=False) == {"phantom_0004", "phantom_0005"}
+
+
+def test_a_training_without_patients_is_named(editions):
+    document = json.loads((editions / "train.json").read_text())
+    (editions / "train.json").write_text(json.dumps(document | {"training": [], "testing": document["training"]}))
+    with pytest.raises(UserError, match="lists no patient under training"):
+        make(editions)
 
 
 def test_without_a_mapping_the_same_voxels_tell(editions):

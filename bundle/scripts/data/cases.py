@@ -9,7 +9,7 @@ from typing import Any
 from scripts.data.case import Case
 from scripts.data.choice import Choice
 from scripts.data.faults import report_lacking
-from scripts.data.folder_files import FolderFiles, list_files
+from scripts.data.folder_files import FolderFiles, leave_out_predictions, list_files
 from scripts.data.grouping import Named, build_cases
 from scripts.data.map_files import case_of, find_label_maps, label_map, maps_of
 from scripts.data.schemes import endings_text, is_volume, read_name, strip_suffix
@@ -28,6 +28,9 @@ __all__ = [
     "maps_of",
     "survey",
 ]
+
+# what tells a sequence, or another kind of image, between "_" or "-"
+WORD = r"(?:^|[_-])((?:t1|t2|flair)(?:[a-z][a-z0-9]*)?|pre|ct|pet|pd|dwi|adc|swi)(?=[_-]|$)"
 
 
 def find_cases(dataset_dir: str | Path, choice: Choice | None = None) -> list[Case]:
@@ -51,6 +54,7 @@ def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[
     if not root.is_dir():
         raise UserError(f"dataset_dir {root} is not a folder: give the folder that holds the patients.")
     files = list_files(root)
+    leave_out_predictions(files)
     task = None if choice.globs else find_task(root, files)
     cases = read_task(task, files) if task else build_cases(keep_named(read_names(root, files, choice), files), root)
     if not cases and not files.broken:
@@ -132,7 +136,7 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     chosen = [file for file, name in names.items() if name.role == sequence]
     plain = [file for file, name in names.items() if not name.role]
     if not chosen:
-        check_clear(plain, sequence)
+        check_clear(plain, sequence, root)
         chosen = plain
     for file, name in names.items():
         if file not in chosen:
@@ -145,7 +149,8 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
         )
     if not chosen:
         raise UserError(f"dataset_dir {root} holds no {sequence} image. {endings_text(names)}")
-    named = build_cases({file: names[file] for file in chosen if names[file].role}, root)
+    top = root.parent if root.is_file() else root
+    named = build_cases({file: names[file] for file in chosen if names[file].role}, top)
     case_of_file = {case.files[sequence]: case.name for case in named}
     images: dict[str, dict] = {}
     for file in chosen:
@@ -159,17 +164,21 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     return list(images.values())
 
 
-def check_clear(plain: list[Path], sequence: str) -> None:
-    """Raises UserError if files without a known ending seem to be several of one patient, or of another sequence."""
+def check_clear(plain: list[Path], sequence: str, root: Path) -> None:
+    """Raises UserError if files without a known ending seem to be several of one patient, or of another sequence.
+
+    Words in the names of folders below ``root`` count as well.
+    """
     stems = {strip_suffix(file): file for file in plain}
     channels: dict[str, list[Path]] = {}
     for stem, file in stems.items():
         if match := re.fullmatch(CHANNEL, stem):
             channels.setdefault(match[1], []).append(file)
-        word = re.search(r"(?:^|[_-])((?:t1|t2|flair)(?:[a-z][a-z0-9]*)?)(?=[_-]|$)", stem, re.IGNORECASE)
-        if word and ENDINGS.get(word[1].lower()) != sequence:
+        folders = file.relative_to(root).parts[:-1] if file != root else ()
+        words = [word for name in (stem, *folders) for word in re.findall(WORD, name, re.IGNORECASE)]
+        if other := next((word for word in words if ENDINGS.get(word.lower()) != sequence), None):
             raise UserError(
-                f"{file} seems to be of a sequence ({word[1]}), but no ending is known. {endings_text(plain)}"
+                f"{file} seems to be of a sequence ({other}), but no ending is known. {endings_text(plain)}"
             )
     rows = [files for files in channels.values() if 1 < len(files) <= 4 and strip_suffix(files[0]).endswith("_0000")]
     words = [[stems[head], file] for stem, file in stems.items() for head in heads(stem) if head in stems]

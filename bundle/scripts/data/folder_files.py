@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.data.schemes import is_volume
 from scripts.errors import UserError
+from scripts.files import read_json
 
-__all__ = ["FolderFiles", "list_files"]
+__all__ = ["RECORDS", "FolderFiles", "leave_out_predictions", "list_files"]
 
 logger = logging.getLogger(__name__)
 
 MOST = 50  # names of files in a line
 
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file whose own content was not fetched
-IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".npy", ".npz", ".h5")
+IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".mif", ".npy", ".npz", ".h5")
+ABSENT = ".icloud"  # the end of a hidden file's name where macOS keeps the content elsewhere
+RECORDS = ("inference.json", "evaluation.json")  # name the label maps of a prediction
 
 
 @dataclass
@@ -78,18 +82,22 @@ def list_files(root: Path) -> FolderFiles:
         folders[:] = sorted(name for name in folders if name[0] != ".")
         if is_volume(Path(folder)) and not any(map(is_volume, map(Path, names))) and Path(folder) != root:
             files.leave_out(Path(folder), "a folder that is named as a NIfTI file and holds none")
-        for name in sorted(name for name in names if name[0] != "."):
+        for name in sorted(name for name in names if name[0] != "." or name.endswith(ABSENT)):
             add_file(files, Path(folder, name))
     files.volumes.sort()
     return files
 
 
 def add_file(files: FolderFiles, path: Path) -> None:
-    if not path.exists() and (is_volume(path) or not path.suffix):
+    if not path.exists() and (is_volume(path) or not path.suffix[1:].isalpha()):  # .01 is of a date
         files.broken.append((path, f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"))
+    elif path.name.endswith(ABSENT):
+        files.broken.append((path, "stands for a file that is in iCloud: download it"))
     elif not is_volume(path):
-        image = path.suffix.lower() in IMAGES
-        files.leave_out(path, "another image format: convert to NIfTI" if image else "no NIfTI file")
+        image, within = path.suffix.lower() in IMAGES, ".nii." in path.name.lower()
+        packed = "a NIfTI file that is packed or in part: unpack or fetch it"
+        others = "another image format: convert to NIfTI" if image else "no NIfTI file"
+        files.leave_out(path, packed if within else others)
     elif not os.access(path, os.R_OK):
         files.broken.append((path, "cannot be read (permission denied)"))
     elif is_pointer(path):
@@ -98,6 +106,18 @@ def add_file(files: FolderFiles, path: Path) -> None:
         files.volumes.append(path)
     else:
         files.leave_out(path, "neither a file nor a folder")
+
+
+def leave_out_predictions(files: FolderFiles) -> None:
+    """Leave out label maps that a prediction or an evaluation wrote: they are not the truth."""
+    for folder in sorted({path.parent for path in files.volumes}):
+        for record in filter(Path.is_file, (folder / name for name in RECORDS)):
+            with suppress(UserError):  # another program's file of this name
+                cases = read_json(record, "dataset_dir", {"cases": [{"prediction": str}]})["cases"]
+                made = {folder / Path(case["prediction"]).name for case in cases}
+                for path in [path for path in files.volumes if path in made]:
+                    files.volumes.remove(path)
+                    files.leave_out(path, f"a prediction, which {record.name} beside it lists")
 
 
 def is_pointer(path: Path) -> bool:

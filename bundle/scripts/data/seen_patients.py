@@ -78,7 +78,10 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
     """
     seen: dict[str, str] = {}
     checksums: dict[int, str] = {}
-    for entry in read_json(trained_on, "trained_on", PATIENTS)["training"]:
+    entries = read_json(trained_on, "trained_on", PATIENTS)["training"]
+    if not entries:
+        raise UserError(f"trained_on {trained_on} lists no patient under training: give the training's datalist.")
+    for entry in entries:
         seen |= dict.fromkeys((entry["case"], entry.get("patient", entry["case"])), entry["case"])
         checksums[entry.get("checksum", 0)] = entry["case"]
     names = {name for case, patient, _ in cases for name in (case, patient)}
@@ -97,15 +100,20 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
 def read_mapping(path: str, names: Iterable[str], trained: Iterable[str]) -> dict[str, set[str]]:
     """All names of each patient, by each of its names, from a CSV with one row per patient and a column per edition.
 
-    Columns need no particular titles. Cells that stand in ``names`` or ``trained`` count; other cells (such as HGG or
-    NA) do not. Names of examinations (BraTS-GLI-00000-000) also count without their number.
+    Columns need no particular titles; commas, semicolons or tabs part them. Cells that stand in ``names`` or
+    ``trained`` count; other cells (such as HGG or NA) do not. Names of examinations (BraTS-GLI-00000-000) also count
+    without their number.
 
     Raises:
         UserError: if the file cannot be read, or names no case of ``names`` or of ``trained``.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+            text = file.read()
+        rows = [
+            [cell.strip() for cell in row]
+            for row in csv.reader(text.splitlines(), delimiter=max(",;\t", key=text.count))
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"mapping {path} cannot be read ({error}): give a CSV file (export a spreadsheet).") from error
     groups: dict[str, set[str]] = defaultdict(set)

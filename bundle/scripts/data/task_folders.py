@@ -61,6 +61,8 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
             f"{task} holds two kinds of data set: {images[0]} and {strange[0]}. Give each its own dataset_dir."
         )
     numbered = numbered or "channel_names" in spec
+    if numbered and not spec:
+        raise UserError(f"{task / 'dataset.json'} is missing: nnU-Net says there what channels and labels are. Add it.")
     values: tuple[int, ...] = () if numbered else MSD
     if labelled and (task / "labelsTr").is_dir() and (numbered or "labels" in spec):
         values = nnunet_values(part(spec, "labels", task), task / "dataset.json")
@@ -88,7 +90,7 @@ def by_stem(paths: list[Path]) -> dict[str, Path]:
 def part(spec: Mapping[str, Any], key: str, task: Path) -> dict[str, Any]:
     """A mapping of dataset.json; empty if it has none. Raises UserError if it has another form."""
     value = spec.get(key, {})
-    form = isinstance(value, dict) and (key == "labels" or all(str(index).isdigit() for index in value))
+    form = isinstance(value, dict) and (key == "labels" or all(str(index).isdecimal() for index in value))
     if not form or (key == "labels" and re.search("[^0-9]", "".join(map(str, leaves(value))))):
         expected = '{"background": 0, ...}' if key == "labels" else '{"0": "T1", "1": "T1ce", ...}'
         raise UserError(f"{task / 'dataset.json'}: {key} is {value!r}, expected {expected}.")
@@ -155,7 +157,7 @@ def nnunet_values(labels: Mapping[str, Any], where: Path) -> tuple[int, ...]:
     said: dict[str, set[int]] = {}
     for name, value in labels.items():
         kind = class_named(name) or name
-        said[kind] = set(value) if isinstance(value, (list, tuple)) else {value}
+        said[kind] = set(map(int, value if isinstance(value, (list, tuple)) else [value]))
     if {"WT", "TC"} <= set(said):
         said |= {"ED": said["WT"] - said["TC"], "NCR": said["TC"] - said.get("ET", set())}
     values = [said.get(name, set()) for name in CLASSES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ from scripts.method.weights import load_weights
 __all__ = ["Predictor", "load_members", "make_members"]
 
 logger = logging.getLogger(__name__)
+
+OF_ONE = (errno.ENAMETOOLONG, errno.EISDIR)  # errors of writing that the next patient need not have
 
 WRITER = ThreadPoolExecutor(1)
 
@@ -74,10 +77,13 @@ class Predictor(EnsembleEvaluator):
 
     def fail(self, batchdata: Mapping[str, Any], error: Exception) -> None:
         """Remember a patient that failed. Raises UserError if the next one would fail in the same way."""
-        if sentence := find_sentence(error):
+        sentence, cause = find_sentence(error), error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if sentence and getattr(cause, "errno", None) not in OF_ONE:
             raise UserError(sentence) from error
         logger.debug("a prediction failed", exc_info=error)
-        self.add_fault(batchdata, root_cause(error))
+        self.add_fault(batchdata, sentence or root_cause(error))
 
     def add_fault(self, batchdata: Mapping[str, Any], fault: str, remedy: str = REMEDY) -> None:
         """Remember a patient that failed."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.data.folder_files import RECORDS
 from scripts.data.map_files import label_map
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
@@ -91,7 +92,9 @@ def check_new_evaluation(
 
 
 def forget_scores(output_dir: str) -> None:
-    """Remove the scores of label maps that are about to be replaced."""
+    """Remove the scores of label maps that are about to be replaced, if a run of ours is in the folder."""
+    if not any(Path(output_dir, name).is_file() for name in RECORDS):
+        return
     remove(output_dir, SCORES, "label maps are made again")
 
 
