@@ -18,7 +18,6 @@ pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 from pydicom.dataset import Dataset  # noqa: E402
 
 from dicom_folders import oblique, write_dicom  # noqa: E402
-from scripts.data import dicom  # noqa: E402
 from scripts.data.dicom import Series, write_series  # noqa: E402
 from scripts.data.phantom import draw_patient  # noqa: E402
 from scripts.data.series import choose, judge  # noqa: E402
@@ -56,7 +55,7 @@ def stack(count=150, gap=1.0, **tags):
     row, column = np.reshape(tags.get("ImageOrientationPatient") or [1.0, 0, 0, 0, 1, 0], (2, 3))
     places = [(np.cross(row, column) * gap * index).tolist() for index in range(count)]
     headers = [header(**({"ImagePositionPatient": place} | tags)) for place in places]
-    return Series(headers, [f"{index}" for index in range(count)])
+    return Series(headers, [Path(f"{index}") for index in range(count)])
 
 
 AGENT = {"ContrastBolusAgent": "Gadovist"}
@@ -108,6 +107,63 @@ def test_a_series_is_judged_by_its_description_and_tags(description):
     assert re.search(expected.lstrip("!"), "; ".join(verdict.against or verdict.reasons)), verdict
 
 
+BEFORE = [
+    "T1 MPRAGE vor KM", "AX T1 -C", "AX T1 (-C)", "T1 C-", "T1 - GD", "t1_mprage_-KM", "T1 before gad", "T1 avant gado",
+    "T1 antes gad", "T1 voor contrast", "T1 senza contrasto", "T1 minus contrast", "T1 GD NO", "T1 KM nein",
+    "T1 kontrastmittelfrei", "T1 GDneg", "T1 prior to contrast", "T1 \N{EN DASH}C", "T1 GD (-)", "T1 +/- C", "T1-C",
+    "T1 0 KM", "T1 prima mdc", "T1 ohneKM", "T1 mit und ohne KM",
+]  # fmt: skip
+SILENT = [
+    "t1_postsurgery", "T1 post rt", "T1 post-treatment", "T1 postop", "VIBE_postproc", "T1 post recon", "T1 post GK",
+    "T1 post injury", "",
+]  # fmt: skip
+AFTER = [
+    "T1 +C", "T1 (+C)", "T1 C+", "T1-C+", "T1-Gd", "T1-CE", "t1_mprage_tra_KM", "t1_mprage_1.0_KM", "T1 Gd 0.9mm",
+    "T1 post gad", "T1 post-KM", "T1 nach KM", "T1 post contrast", "AX T1 POST", "AX T1 POST FS", "T1 POST NON FS",
+    "POST T1 3D", "T1 GD NO FAT SAT", "T1 post rt +C", "T1 vor OP mit KM", "AX T1 - POST CONTRAST", "T1 Gd-DTPA",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("description", BEFORE)
+def test_a_series_from_before_contrast_or_in_doubt_is_not_taken_whatever_its_tags_say(description):
+    for tags in ({}, AGENT):
+        assert "before contrast" in judge(stack(2, 120, SeriesDescription=description, **tags)).why
+
+
+@pytest.mark.parametrize("description", SILENT)
+def test_a_description_that_is_empty_or_says_after_what_else_tells_nothing_of_contrast(description):
+    assert "no contrast" in judge(stack(2, 120, SeriesDescription=description, **T1_TIMES)).why
+    verdict = judge(stack(2, 120, SeriesDescription=description, **T1_TIMES, **AGENT))
+    assert not verdict.against and not verdict.said and "Gadovist" in verdict.why
+
+
+@pytest.mark.parametrize("description", AFTER)
+def test_a_series_from_after_contrast_is_taken_by_its_description(description):
+    verdict = judge(stack(2, 120, SeriesDescription=description, **T1_TIMES))
+    assert not verdict.against and verdict.said, verdict
+
+
+NO_AGENT = [
+    "None given", "nil", "-", "unknown", "N.A.", "not given", "not applicable", "FALSE", "saline", "NaCl", "no agent",
+    "Gadovist 0ml", "Gadovist 0.0 ml", "Gadovist not given", "NO CONTRAST", "10 ml",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("agent", NO_AGENT)
+def test_tags_that_name_no_contrast_agent_do_not_count(agent):
+    verdict = judge(stack(2, 120, SeriesDescription="AX T1", ContrastBolusAgent=agent))
+    assert verdict.why == f"no contrast in description or tags (agent {agent!r})"
+
+
+@pytest.mark.parametrize("agent", ["Gadovist 10.0 ml", "Gd-DOTA 0.5 mmol/ml", "15 MULTIHANCE", "YES", "contrast"])
+def test_tags_that_name_an_agent_count_unless_its_volume_is_0(agent):
+    coded = {"ContrastBolusAgentSequence": [header(CodeMeaning=agent)]}
+    for tags in ({"ContrastBolusAgent": agent}, coded):
+        volumes = [judge(stack(2, 120, SeriesDescription="T1", ContrastBolusVolume=ml, **tags)) for ml in (None, 7, 0)]
+        assert [bool(verdict.against) for verdict in volumes] == [False, False, True]
+        assert volumes[2].why == f"no contrast in description or tags (agent {agent!r}, volume 0)"
+
+
 SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
 CHOICES = [  # the first is better, by the reason
     (stack(SeriesDescription="T1 +C"), stack(SeriesDescription="T1", **AGENT), "says contrast"),
@@ -155,8 +211,9 @@ FAULTS = {
     "twice": (with_images(stack(20, 5), i7={"ImagePositionPatient": [0, 0, 30]}), "1 of 20 slices lie where another"),
     "mixed": (with_images(stack(20, 5), i7=SAGITTAL), "mixed slices of 2 directions"),
     "sizes": (with_images(stack(20, 5), i7={"Rows": 100}), "mixed slices of 2 sizes"),
-    "no size": (with_images(stack(20, 5), i7={"Rows": None}), "without Rows"),
-    "no place": (stack(20, 5, ImagePositionPatient=None), "without ImagePositionPatient"),
+    "no size": (with_images(stack(20, 5), i7={"Rows": None}), r"without a valid Rows, such as 7,"),
+    "no place": (stack(20, 5, ImagePositionPatient=None), "without a valid ImagePositionPatient"),
+    "inverted": (stack(20, 5, PhotometricInterpretation="MONOCHROME1"), "is MONOCHROME1, expected MONOCHROME2"),
     "one": (stack(1), "single slice"),
 }
 
@@ -387,6 +444,84 @@ def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studie
         work(studies)
 
 
+SAME = {"StudyInstanceUID": "1.2.5", "SeriesInstanceUID": "1.2.5.1", "FrameOfReferenceUID": "1.2.5.2"}
+
+
+@pytest.mark.parametrize("same", [SAME, SAME | {"SOPInstanceUID": "1.2.5.3"}])
+def test_two_patients_with_one_study_uid_are_each_predicted_from_their_own_scan(same, brain, tmp_path):
+    affine, root = np.diag([-5.0, -5, 10, 1]), tmp_path / "in"
+    write_dicom(root / "a", brain, affine, PatientID="H1", SeriesDescription="t1_mprage", **AGENT, **same)
+    write_dicom(root / "b", brain, affine, PatientID="H2", **same)  # its description says contrast: the better one
+    images = work(root)["all"]
+    found = {image["case"]: {Path(path).parent.name for path in image["dicom"]["files"]} for image in images}
+    assert found == {"H1_20240105": {"a"}, "H2_20240105": {"b"}}
+
+
+def test_studies_whose_names_and_uids_end_alike_have_names_of_their_own(brain, tmp_path):
+    for patient in ("H/1", "H-1", "H 1"):
+        write_dicom(
+            tmp_path / "in" / f"{ord(patient[1])}", brain, np.diag([-5.0, -5, 10, 1]), PatientID=patient, **SAME
+        )
+    cases = [image["case"] for image in work(tmp_path / "in")["all"]]
+    assert len(set(cases)) == 3 and all(case.startswith("H-1_20240105_125_") for case in cases)
+
+
+def test_a_number_with_a_comma_is_a_fault_of_its_study_and_names_the_file(studies):
+    (file, *_) = sorted((studies / "H1" / "S3").iterdir())
+    content = file.read_bytes()
+    assert b"5.0\\5.0" in content
+    file.write_bytes(content.replace(b"5.0\\5.0", b"5,0\\5,0"))
+    first, second = work(studies)["all"]
+    assert f"without a valid PixelSpacing, such as {file}, so" in first["fault"] and "export" in first["remedy"]
+    assert "dicom" in second
+
+
+def test_an_inverted_series_is_a_fault_that_says_so(studies):
+    for file in (studies / "H1" / "S3").iterdir():
+        image = pydicom.dcmread(file)
+        image.PhotometricInterpretation = "MONOCHROME1"
+        image.save_as(file)
+    first, second = work(studies)["all"]
+    assert "PhotometricInterpretation is MONOCHROME1, expected MONOCHROME2" in first["fault"] and "dicom" in second
+    with pytest.raises(ValueError, match="MONOCHROME1"):
+        write_series(sorted((studies / "H1" / "S3").iterdir()), studies / "a.nii.gz")
+
+
+def without_preamble(folder):
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[132:])
+
+
+def bare(folder):
+    """Without file meta too, as old archives have it."""
+    for file in folder.iterdir():
+        pydicom.dcmwrite(file, Dataset(pydicom.dcmread(file)), implicit_vr=True, little_endian=True)
+
+
+def packed(folder):
+    shutil.make_archive(str(folder), "zip", folder)
+    shutil.rmtree(folder)
+
+
+LOST = {without_preamble: r"preamble.*dcmconv.*I0000", bare: r"preamble.*I0000", packed: r"unpack it.*S3\.zip"}
+
+
+@pytest.mark.parametrize("spoil", LOST)
+@pytest.mark.parametrize("alone", [False, True])
+def test_files_in_which_a_study_may_be_lost_are_warned_of(spoil, alone, studies, caplog):
+    spoil(studies / "H1" / "S3")
+    if alone:
+        for folder in (studies / "H2", studies / "H1" / "S1", studies / "H1" / "S2"):
+            shutil.rmtree(folder)
+        (studies / "DICOMDIR").unlink()
+        with pytest.raises(UserError):
+            work(studies)
+    else:
+        assert "fault" in work(studies)["all"][0]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(re.search(LOST[spoil], text) for text in warned) and "README" not in " ".join(warned)
+
+
 def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_of_their_own(studies, brain, caplog):
     caplog.set_level("INFO")
     same = {"PatientID": "H1", "StudyInstanceUID": "1.2.4.77777777"}
@@ -422,7 +557,7 @@ def test_a_full_disk_stops_the_prediction_and_is_no_fault_of_the_patient(studies
 
 
 def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):
-    monkeypatch.setattr(dicom.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"holds DICOM, .* not installed \(pydicom, highdicom\): pip install"):
         work(studies)
 

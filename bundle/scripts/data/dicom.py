@@ -1,10 +1,7 @@
-"""DICOM: find images below a folder, group them into series, and read a series as a volume."""
+"""DICOM: group the images of files into series and studies, and read a series as a volume."""
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,73 +14,48 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.folder_files import FolderFiles, list_files
-from scripts.errors import UserError, reason_of
+from scripts.data.folder_files import FolderFiles
+from scripts.errors import reason_of
 from scripts.files import replacing
 
-__all__ = ["DICOM_FILES", "Series", "find_dicom", "read_all_series", "read_series", "write_series"]
+__all__ = ["DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
 
-logger = logging.getLogger(__name__)
+Study = tuple[str, str]  # PatientID and StudyInstanceUID: bad anonymisation gives one UID to several patients
 
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PatientID",
     "StudyDate", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", "ImageType", "BodyPartExamined",
     "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence",
-    "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient",
-    "ImagePositionPatient", "InstanceNumber",
+    "ContrastBolusVolume", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
+    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber",
 ]  # fmt: skip
 DICOM_FILES = "dicom_files"  # in an image's meta data: the files of its series, one a line
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
-NEEDED = {"Rows": 1, "Columns": 1, "FrameOfReferenceUID": 1, "PixelSpacing": 2}
-NEEDED |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+# How many numbers each has.
+NEEDED = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
+FRAME = "FrameOfReferenceUID"
+GREY = "MONOCHROME2"  # higher values are brighter
 EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions are rounded
 TURNED = 1e-3  # parts of the slices' directions that differ by less are equal
 EXPORT = "export the series again, or choose another by --series"
 
 
-def find_dicom(root: Path, output_dir: str) -> FolderFiles:
-    """DICOM files: ``volumes`` are these, or empty where the root is or holds NIfTI. The output folder is left out.
-
-    Raises:
-        UserError: if there are such files, and the packages that read them are not installed.
-    """
-    if root.is_file():
-        index = root.name.upper() == "DICOMDIR"
-        files = list_files(root.parent) if index else FolderFiles(left_out=[(root, "no NIfTI file")])
-    else:
-        files = list_files(root) if root.is_dir() else FolderFiles()
-    own = Path(output_dir).resolve() if root.resolve() in Path(output_dir).resolve().parents else None
-    if nifti := [path for path in files.volumes if own not in path.resolve().parents]:
-        hidden = [path for path, _ in files.left_out if path.is_file() and os.access(path, os.R_OK) and is_dicom(path)]
-        if hidden:
-            logger.warning(
-                f"{root} holds {len(hidden)} DICOM file(s) besides {nifti[0].name}: only NIfTI is read. For the DICOM "
-                "studies take NIfTI files out."
-            )
-        return FolderFiles()
-    found = FolderFiles(broken=files.broken)
-    for path, _ in files.left_out:
-        if own in path.resolve().parents or not path.is_file():
-            continue
-        if not os.access(path, os.R_OK):
-            found.broken.append((path, "cannot be read (permission denied)"))
-        elif is_dicom(path):
-            found.volumes.append(path)
-        else:
-            found.leave_out(path, "no DICOM file")
-    lacking = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
-    if found.volumes and lacking:
-        raise UserError(
-            f"dataset_dir {root} holds DICOM, which needs packages that are not installed ({', '.join(lacking)}): pip "
-            "install '.[dicom]' in the project's folder."
-        )
-    return found
+def value_of(image: Any, keyword: str) -> Any:
+    """An attribute of an image; None where it is missing, empty or not of its type."""
+    try:
+        value = image.get(keyword)
+    except Exception:  # pydicom reads a value when it is asked for
+        return None
+    return None if value == "" else value
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM says."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def count_numbers(image: Any, keyword: str) -> int:
+    """How many numbers an attribute of an image has; 0 if one of its values is none, such as "4,0"."""
+    try:
+        numbers = np.array(value_of(image, keyword), float)
+    except (TypeError, ValueError):
+        return 0
+    return numbers.size if np.isfinite(numbers).all() else 0
 
 
 @dataclass
@@ -95,11 +67,8 @@ class Series:
 
     def get(self, keyword: str, default: Any = "") -> Any:
         """An attribute of the first image; the default where it is missing, empty or not of its type."""
-        try:
-            value = self.headers[0].get(keyword)
-        except Exception:  # pydicom reads a value when it is asked for
-            return default
-        return default if value is None or value == "" else value
+        value = value_of(self.headers[0], keyword)
+        return default if value is None else value
 
     def number(self, keyword: str, default: float = 0) -> float:
         """The same as a number, the first of several."""
@@ -109,8 +78,13 @@ class Series:
             return default
 
     @property
+    def words(self) -> str:
+        """What the files say of the series; "" if they say nothing."""
+        return str(self.get("SeriesDescription") or self.get("ProtocolName"))
+
+    @property
     def description(self) -> str:
-        return str(self.get("SeriesDescription") or self.get("ProtocolName", "without description"))
+        return self.words or "without description"
 
     @property
     def multi_frame(self) -> bool:
@@ -131,20 +105,24 @@ class Series:
         """Where each image lies along the normal, in mm, in the order of the files."""
         return np.array([np.dot(self.normal, np.array(image.ImagePositionPatient, float)) for image in self.headers])
 
-    def lacking(self) -> set[str]:
-        """What the images need to be placed in space, and some of them do not have."""
-        found = set()
-        for image in self.headers:
-            values = {keyword: image.get(keyword) for keyword in NEEDED}
-            found |= {key for key, value in values.items() if not value or np.size(value) != NEEDED[key]}
+    def lacking(self) -> dict[str, Path]:
+        """What some images do not have, or not in a valid form, and need to be placed in space: such a file of each."""
+        found: dict[str, Path] = {}
+        for image, path in zip(self.headers, self.files):
+            lost = [keyword for keyword, count in NEEDED.items() if count_numbers(image, keyword) != count]
+            found = dict.fromkeys(lost if value_of(image, FRAME) else [*lost, FRAME], path) | found
         return found
 
     def fault(self) -> str:
-        """Why the images are no volume of evenly spaced, parallel slices; "" if they are."""
+        """Why the images are no volume of evenly spaced, parallel slices of grey values; "" if they are."""
+        shades = {str(value_of(image, "PhotometricInterpretation") or GREY) for image in self.headers}
+        if others := sorted(shades - {GREY}):
+            return f"PhotometricInterpretation is {', '.join(others)}, expected {GREY}"
         if self.multi_frame:
             return ""
         if lacking := self.lacking():
-            return f"images without {', '.join(sorted(lacking))}, so their place is not known"
+            names, path = ", ".join(sorted(lacking)), next(iter(lacking.values()))
+            return f"images without a valid {names}, such as {path}, so their place is not known"
         directions = np.array([image.ImageOrientationPatient for image in self.headers], float)
         if np.ptp(directions, axis=0).max() > TURNED:
             return f"mixed slices of {max(2, len(np.unique(directions.round(1), axis=0)))} directions"
@@ -162,7 +140,7 @@ class Series:
             return f"{doubled} of {len(self.files)} slices lie where another one lies: several volumes in one series"
         usual, widest = float(np.median(gaps)), int(np.argmax(gaps))
         if gaps[widest] > 1.5 * usual:
-            number = self.headers[order[widest]].get("InstanceNumber", widest + 1)
+            number = value_of(self.headers[order[widest]], "InstanceNumber") or widest + 1
             missing = sum(round(float(gap / usual)) - 1 for gap in gaps)
             return f"{missing} missing slice(s): {gaps[widest]:.3g} mm after slice {number}, elsewhere {usual:.3g} mm"
         if np.ptp(gaps) > EVEN_MM:
@@ -170,32 +148,32 @@ class Series:
         return ""
 
 
-def read_all_series(files: FolderFiles) -> dict[str, list[Series]]:
+def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:
     """All series by study; what is no image of a series is left out.
 
     Returns:
-        the series by StudyInstanceUID, in the order of their numbers.
+        the series by patient and study, in the order of their numbers.
     """
     import pydicom
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # values that are not quite as they should
-    images: dict[tuple[str, str], dict[str, tuple[Path, Any]]] = defaultdict(dict)
+    images: dict[tuple[Study, str], dict[str, tuple[Path, Any]]] = defaultdict(dict)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of files that it reads in spite of faults
         for path in tqdm(files.volumes, "reading DICOM headers", leave=False, disable=None):
             try:
                 image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
                 index = str(image.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY
-                names = [str(image[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID") if not index]
-                own = str(image.get("SOPInstanceUID", path))
+                uids = [str(image[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID") if not index]
+                patient, own = str(image.get("PatientID") or "").strip(), str(image.get("SOPInstanceUID", path))
             except Exception as error:  # pydicom fails in many ways
                 files.leave_out(path, f"a damaged DICOM file, or of no study, {type(error).__name__}")
                 continue
-            if index or own in images[names[0], names[1]]:
+            if index or own in images[(patient, uids[0]), uids[1]]:
                 files.leave_out(path, "is the index" if index else "a second copy of an image")
             else:
-                images[names[0], names[1]][own] = path, image
-    studies: dict[str, list[Series]] = defaultdict(list)
+                images[(patient, uids[0]), uids[1]][own] = path, image
+    studies: dict[Study, list[Series]] = defaultdict(list)
     for (study, _), found in images.items():
         if found:
             pairs = sorted(found.values(), key=lambda pair: str(pair[0]))

@@ -31,14 +31,37 @@ OTHERS = {
     "functional or spectroscopy": r"bold|fmri|ep2d|spectro|\bsvs\b|\bpress\b",
     "another part of the body": r"spine|\bneck|\bc sp|orbit|pituit|sella|\biac\b|cervi|thora|lumb",
 }
-BEFORE = (
-    r"\bpre\b(?! op| surg)|precontrast|pre(contrast|gd|gad|km)|w/?o\b(?! fs| fat)|without(?! fs| fat)"
-    r"|\bnon? ?(contrast|enh|c\b|gd|gad)|unenh|nativ|plain|\bohne\b(?! fs)|\bkein|\bsans\b|\bsin\b"
+AGENT = r"(?:[ck]ontrast\w*|gad\w*|gd|km|ce|c|k|iv|mdc|inj(?!ur)\w*)\b"
+EVENT = r"(?:op|surg|rt\b|rad|treat|tx\b|ther|chemo|biops|resec)"  # "before" may be of these
+FAT = r"(?:fs|fat|sat)"  # "without" may be of it, "post" and "no" stand before it
+# "-C", "(-C)", "C-", "GD (-)", "+/-". A hyphen joins words in "T1-Gd"; "T1-C" and "T1-KM" may mean minus.
+MINUS = (
+    rf"(?<![^ (/])- ?{AGENT}(?! ?\+| enh)|(?<!post)(?<!nach)(?<!mit)(?<!with)-(?:c|k|km)\b(?! ?\+)"
+    rf"|\b{AGENT}(?:-(?![a-z0-9])| -$| ?\(-\))|\+ ?/ ?-|- ?/ ?\+"
 )
-AFTER = r"\+ ?(c|gd|km|ce|k|contrast)\b|\bpost(?!er| ?op)|\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bc\+|\bkm\b|with c"
-PERHAPS = r"[ck]ontrast|\benh|dotarem|gadovist|\bk\+"  # after contrast, unless a word of BEFORE is there
-NO_CONTRAST = r"|buscopan|glucagon"  # agents that give no contrast
-NO_AGENT = {"", "no", "none", "n", "n/a", "na", "without", "0"}
+NO = r"(?:no|non|not|none|nil|nein)"
+BEFORE = (
+    rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
+    rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
+    rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
+    r"|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
+)
+# "post" counts before such a word or at the end: of "post surgery" nothing is known.
+POST = (
+    rf"\bpost(?= ?(?:{AGENT}|{T1}|(?:(?:w/?o?|with|without|non?) ?)?{FAT}|[23]d|[\d.,]+ ?(?:mm|min)|p\d|ax(?:ial)?\b"
+    r"|sag|cor\b|coronal|tra\b|transv|obl(?:iq|\b)|mpr\b|t?[fs]e\b|[tf]fe\b|gre\b|space|cube|blade|propell|iso|stealth|nav"
+    r"|dixon|water)|$)"
+)
+AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"
+PERHAPS = (  # after contrast, unless a word of BEFORE is there
+    r"\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh|dotarem|\bk\+"
+)
+# Contents of ContrastBolusAgent that tell contrast. Others, such as "saline" and "unknown", do not.
+AGENTS = (
+    r"gad|\bgd|\bkm\b|\bmdc\b|\bce\b|[ck]ontrast|dota|magne|multih|prohan|omnis|optimar|primov|eovist|clarisc|eluc"
+    r"|vuew|ablav|vasov|artir|pixx|cyclolux|applied|\by(es)?\b|\bja\b|\boui\b|true"
+)
+NO_AGENT = rf"{BEFORE}|\b{NO}\b|unk|false|(?<![\d.,])0+([.,]0+)? ?(ml|cc|mmol)"
 
 
 @dataclass
@@ -61,7 +84,7 @@ class Verdict:
 def judge(series: Series) -> Verdict:
     """What speaks for and against a series."""
     verdict = Verdict(series)
-    text = re.sub(r"[\s_.,;:()^-]+", " ", series.description.lower())
+    text = plain(series.words)
     kinds = [str(word).upper() for word in np.atleast_1d(series.get("ImageType", []))]
     judge_kind(verdict, kinds)
     others = [name for name, words in OTHERS.items() if re.search(words, text)]
@@ -79,6 +102,14 @@ def judge(series: Series) -> Verdict:
     verdict.original = "DERIVED" not in kinds[:1]
     verdict.reasons += [] if verdict.original else ["derived, but no original one fits"]
     return verdict
+
+
+def plain(text: str) -> str:
+    """A text in lower case, its words with single spaces between them, and "minus" where a sign says so."""
+    signs = text.lower().translate({0x2013: "-", 0x2212: "-", 0xB1: "+/-"})  # dash, minus, plus or minus
+    signs = re.sub(r"(?:[\s_;:^]|(?<!\d)[.,]|[.,](?!\d))+", " ", signs).strip()  # "0.9" stays a number
+    words = re.sub(MINUS, lambda sign: f" minus {re.sub('[^a-z]', ' ', sign[0])} ", signs)
+    return re.sub(r"[\s()-]+", " ", words).strip()
 
 
 def judge_kind(verdict: Verdict, kinds: Sequence[str]) -> None:
@@ -109,9 +140,10 @@ def is_t1(series: Series) -> bool:
 def judge_contrast(verdict: Verdict, text: str) -> None:
     """Whether the images were taken after contrast agent: the description counts before the tags."""
     series = verdict.series
-    agent = str(series.get("ContrastBolusAgent")).strip()
-    named = agent.lower() not in NO_AGENT and not re.search(BEFORE + NO_CONTRAST, agent.lower())
-    given = named or bool(series.get("ContrastBolusAgentSequence"))
+    coded = [str(item.get("CodeMeaning", "")) for item in series.get("ContrastBolusAgentSequence", [])]
+    agent = str(series.get("ContrastBolusAgent") or ", ".join(coded)).strip()
+    empty = series.number("ContrastBolusVolume", 1) <= 0
+    given = re.search(AGENTS, plain(agent)) and not re.search(NO_AGENT, plain(agent)) and not empty
     before, after = re.search(BEFORE, text), re.search(AFTER, text)
     after = after or (None if before else re.search(PERHAPS, text))
     if before and after:
@@ -122,9 +154,10 @@ def judge_contrast(verdict: Verdict, text: str) -> None:
         verdict.reasons.append(f"contrast by its description ({after[0].strip()})")
         verdict.said = True
     elif given:
-        verdict.reasons.append(f"contrast agent in its tags ({agent or 'sequence'})")
+        verdict.reasons.append(f"contrast agent in its tags ({agent})")
     else:
-        verdict.against.append("no contrast in description or tags")
+        found = f" (agent {agent!r}{', volume 0' if empty else ''})" if agent else ""
+        verdict.against.append(f"no contrast in description or tags{found}")
 
 
 def judge_slices(verdict: Verdict) -> None:

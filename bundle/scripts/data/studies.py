@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from scripts.data.dicom import EXPORT, Series, find_dicom, read_all_series
+from scripts.data.dicom import EXPORT, Series, Study, read_all_series
+from scripts.data.folder_files import FolderFiles, list_files
+from scripts.data.schemes import is_volume
 from scripts.data.series import Verdict, choose, judge
 from scripts.errors import UserError
 from scripts.files import format_table
@@ -17,6 +22,10 @@ from scripts.files import format_table
 __all__ = ["find_series"]
 
 logger = logging.getLogger(__name__)
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".iso")
+PACKED = "an archive, which may hold studies: unpack it"
+BARE = "DICOM without a preamble, which is not read: add one by dcmconv of DCMTK"
 
 
 def asked_for(series: Series, text: str) -> bool:
@@ -41,11 +50,13 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
         UserError: if no study has such a series.
     """
     files = find_dicom(Path(dataset_dir), output_dir)
-    if not files.volumes and wanted:
-        raise UserError(
-            f"series is {wanted!r}, but dataset_dir {dataset_dir} holds no DICOM, or NIfTI too: leave it out."
-        )
+    root = Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent
     if not files.volumes:
+        FolderFiles(left_out=[each for each in files.left_out if each[1] in (PACKED, BARE)]).report(root)
+        if wanted:
+            raise UserError(
+                f"series is {wanted!r}, but dataset_dir {dataset_dir} holds no DICOM, or NIfTI too: leave it out."
+            )
         return []
     files.check(f"dataset_dir {dataset_dir}")
     if Path(output_dir).resolve() == Path(dataset_dir).resolve():
@@ -55,14 +66,14 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
             f"student_sequence is {sequence!r}, but only T1ce is found in DICOM: name the series by --series."
         )
     studies = read_all_series(files)
-    files.report(Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent)
+    files.report(root)
     studies = without_others(studies)
     names = case_names(studies)
     if wanted:
         names = with_series(names, studies, wanted)
     images, tables = [], []
-    for uid, case in names.items():
-        verdicts = [judge(series) for series in studies[uid]]
+    for study, case in names.items():
+        verdicts = [judge(series) for series in studies[study]]
         chosen = choose_asked(verdicts, wanted) if wanted else choose(verdicts)
         tables.append(f"{case}\n{series_table(verdicts, chosen)}\n")
         images.append(study_image(case, chosen, output_dir, sequence))
@@ -79,19 +90,75 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     return images
 
 
-def without_others(studies: Mapping[str, list[Series]]) -> dict[str, list[Series]]:
+def find_dicom(root: Path, output_dir: str) -> FolderFiles:
+    """DICOM files: ``volumes`` are these, or empty where the root is or holds NIfTI. The output folder is left out.
+
+    Raises:
+        UserError: if there are such files, and the packages that read them are not installed.
+    """
+    if root.is_file():
+        index = root.name.upper() == "DICOMDIR"
+        files = list_files(root.parent) if index else FolderFiles(left_out=[(root, "no NIfTI file")])
+    else:
+        files = list_files(root) if root.is_dir() else FolderFiles()
+    own = Path(output_dir).resolve() if root.resolve() in Path(output_dir).resolve().parents else None
+    if nifti := [path for path in files.volumes if own not in path.resolve().parents]:
+        hidden = [path for path, _ in files.left_out if path.is_file() and os.access(path, os.R_OK) and is_dicom(path)]
+        if hidden:
+            logger.warning(
+                f"{root} holds {len(hidden)} DICOM file(s) besides {nifti[0].name}: only NIfTI is read. For the DICOM "
+                "studies take NIfTI files out."
+            )
+        return FolderFiles()
+    found = FolderFiles(broken=files.broken)
+    for path, _ in files.left_out:
+        if own in path.resolve().parents or not path.is_file():
+            continue
+        if not os.access(path, os.R_OK):
+            found.broken.append((path, "cannot be read (permission denied)"))
+        elif is_dicom(path):
+            found.volumes.append(path)
+        else:
+            found.leave_out(path, reason_for(path))
+    lacking = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
+    if found.volumes and lacking:
+        raise UserError(
+            f"dataset_dir {root} holds DICOM, which needs packages that are not installed ({', '.join(lacking)}): pip "
+            "install '.[dicom]' in the project's folder."
+        )
+    return found
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM says."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def reason_for(path: Path) -> str:
+    """Why a file is not read as DICOM: that a study may be lost is a reason of its own, which is warned of."""
+    if path.suffix.lower() in ARCHIVES and not is_volume(path):
+        return PACKED
+    with open(path, "rb") as file:
+        group, element, kind = (file.read(count) for count in (2, 2, 4))
+    begins = group in (b"\x02\0", b"\x08\0") and element[1:] == b"\0"
+    return BARE if begins and (kind[:2].isupper() or kind[2:] == b"\0\0") else "no DICOM file"
+
+
+def without_others(studies: Mapping[Study, list[Series]]) -> dict[Study, list[Series]]:
     """The studies that have an MR series; the others, such as CT, are logged."""
-    kept = {uid: every for uid, every in studies.items() if any(series.get("Modality") == "MR" for series in every)}
+    kept = {study: every for study, every in studies.items() if any(one.get("Modality") == "MR" for one in every)}
     if count := len(studies) - len(kept):
-        kinds = {str(one.get("Modality", "unknown")) for uid in studies.keys() - kept.keys() for one in studies[uid]}
+        others = [one for study, every in studies.items() if study not in kept for one in every]
+        kinds = {str(one.get("Modality", "unknown")) for one in others}
         logger.info(f"Studies without MR, which are left out: {count} ({', '.join(sorted(kinds))}).")
     return kept
 
 
-def with_series(names: Mapping[str, str], studies: Mapping[str, list[Series]], wanted: str) -> dict[str, str]:
+def with_series(names: Mapping[Study, str], studies: Mapping[Study, list[Series]], wanted: str) -> dict[Study, str]:
     """The names of the studies that have a series of this name; the others are logged."""
-    kept = {uid: name for uid, name in names.items() if any(asked_for(one, wanted) for one in studies[uid])}
-    if kept and (others := [name for uid, name in names.items() if uid not in kept]):
+    kept = {study: name for study, name in names.items() if any(asked_for(one, wanted) for one in studies[study])}
+    if kept and (others := [name for study, name in names.items() if study not in kept]):
         logger.warning(f"Studies without series {wanted!r}, which are left out: {', '.join(others)}.")
     return kept
 
@@ -110,18 +177,22 @@ def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
     return choose(asked) or asked
 
 
-def case_names(studies: Mapping[str, Sequence[Series]]) -> dict[str, str]:
-    """PATIENTID_DATE by study, sorted; the end of the study's UID is added where two studies would have one name."""
-    names: dict[str, str] = {}
-    for uid, (first, *_) in studies.items():
+def case_names(studies: Mapping[Study, Sequence[Series]]) -> dict[Study, str]:
+    """PATIENTID_DATE by study, sorted; where two studies would have one name, the end of the study's UID is added, and
+    where this is the same too, a checksum of PatientID and UID.
+    """
+    names: dict[Study, str] = {}
+    for study, (first, *_) in studies.items():
         parts = [
-            re.sub(r"[^A-Za-z0-9.]+", "-", str(first.get(key) or "")).strip("-.") for key in ("PatientID", "StudyDate")
+            re.sub(r"[^A-Za-z0-9.]+", "-", str(part or "")).strip("-.") for part in (study[0], first.get("StudyDate"))
         ]
-        names[uid] = "_".join(filter(None, [parts[0] or "unknown", parts[1]]))
-    taken = list(names.values())
-    names = {
-        uid: name if taken.count(name) == 1 else f"{name}_{uid.replace('.', '')[-8:]}" for uid, name in names.items()
-    }
+        names[study] = "_".join(filter(None, [parts[0] or "unknown", parts[1]]))
+    digests = {study: hashlib.sha256("\n".join(study).encode()).hexdigest() for study in studies}
+    for ends in ({study: study[1].replace(".", "") for study in studies}, digests):
+        taken = list(names.values())
+        names = {
+            study: name if taken.count(name) == 1 else f"{name}_{ends[study][-8:]}" for study, name in names.items()
+        }
     return dict(sorted(names.items(), key=lambda item: item[1]))
 
 

@@ -78,7 +78,7 @@ class Predictor(EnsembleEvaluator):
     def fail(self, batchdata: Mapping[str, Any], error: Exception) -> None:
         """Remember a patient that failed. Raises UserError if the next one would fail in the same way."""
         sentence, cause = find_sentence(error), error
-        while cause.__cause__ is not None:
+        while isinstance(cause.__cause__, Exception):
             cause = cause.__cause__
         if sentence and getattr(cause, "errno", None) not in OF_ONE:
             raise UserError(sentence) from error
