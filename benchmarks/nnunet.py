@@ -61,7 +61,17 @@ def compare(patients: str, work: str = "", turns: int = 3, mirror: bool = False)
         shutil.copy(image, here / "in" / f"{cases[0].name}_0000.nii.gz")
         theirs = ["nnUNetv2_predict", "-i", str(here / "in"), "-o", str(here / "out"), "-d", "1", "-c", "3d_fullres"]
         theirs += ["-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", *(["--disable_tta"] * (not mirror))]
-        ours = [sys.executable, "-m", "scripts", "predict", str(image), str(here / "ours"), "--mirror", str(mirror)]
+        ours = [
+            sys.executable,
+            "-m",
+            "scripts",
+            "predict",
+            "--dataset_dir",
+            str(image),
+            "--output_dir",
+            str(here / "ours"),
+        ]
+        ours += ["--mirror", str(mirror)]
         times: dict[str, list[tuple[float, float]]] = {"nnU-Net": [], "this bundle": []}
         for _ in range(turns):
             shutil.rmtree(here / "ours", ignore_errors=True)

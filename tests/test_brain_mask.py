@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from scipy.ndimage import gaussian_filter
 
-from scripts.data.brain_mask import with_masks
+from scripts.data.brain_mask import marked, with_masks
 from scripts.errors import UserError
 from scripts.inference.checked_images import CheckedImages
 from scripts.inference.record import record_inference
@@ -43,15 +44,42 @@ def test_voxels_outside_the_mask_are_0_and_those_inside_stay(form, patient):
         nib.save(nib.as_closest_canonical(nib.load(folder / "p_1_bet.nii.gz")), folder / "p_1_bet.nii.gz")
         assert not np.array_equal(nib.load(folder / "p_1_bet.nii.gz").affine, affine)
     assert torch.equal(read(folder, "*_bet.nii.gz")["image"][0].as_subclass(torch.Tensor), torch.from_numpy(voxels))
-    assert "skull" in read(folder, "in/*.nii.gz")["remedy"]  # the image itself: nothing is taken away
+    assert "marks 4,096 ml" in read(folder, "in/*.nii.gz")["fault"]  # the image itself: nothing is taken away
 
 
-def test_masks_that_cannot_be_of_the_image_are_faults_of_its_patient(patient):
+SOFT = {
+    "probabilities": lambda inside: np.where(inside, 0.98, 0.003),
+    "8 bits": lambda inside: np.where(inside, 255, 3).astype(np.uint8),
+    "NaN outside": lambda inside: np.where(inside, 1, np.nan),
+    "resampled": lambda inside: gaussian_filter(inside.astype(np.float32), 0.4),
+    "tissues": lambda inside: inside * (1 + np.indices(inside.shape)[1] % 3),
+}
+
+
+@pytest.mark.parametrize("form", SOFT)
+def test_a_soft_mask_is_set_above_half_of_its_largest_value(form):
+    inside = np.linalg.norm(np.indices((20, 20, 20)) - 9.5, axis=0) < 8
+    assert np.array_equal(marked(SOFT[form](inside)), inside)
+
+
+def test_an_inverted_mask_of_a_stripped_image_is_named(patient):
     folder, voxels, affine = patient
+    nib.save(nib.Nifti1Image(voxels, affine), folder / "in" / "p_1.nii.gz")
+    nib.save(nib.Nifti1Image((voxels == 0).astype(np.uint8), affine), folder / "m.nii.gz")
+    assert re.search(r"mask .* not 0 in 0 ml, expected a brain of 600 to 2,500 ml", read(folder, "m.nii.gz")["fault"])
+
+
+def test_masks_that_cannot_be_of_the_image_are_faults_of_its_patient(patient, cohort_source):
+    folder, voxels, affine = patient
+    tumour = np.asarray(nib.load(cohort_source / "data" / "phantom_0001" / "phantom_0001_seg.nii.gz").dataobj)
     wrong = {
         "shape": nib.Nifti1Image(voxels[1:], affine),
         "affine": nib.Nifti1Image(voxels, affine + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3)),
-        "0 everywhere": nib.Nifti1Image(np.zeros_like(voxels), affine),
+        "marks 0 ml": nib.Nifti1Image(np.zeros_like(voxels), affine),
+        r"marks \d?\d ml": nib.Nifti1Image(tumour, affine),
+        r"marks [34]\d\d ml": nib.Nifti1Image(np.where(np.indices(voxels.shape)[0] < 16, voxels, 0), affine),
+        r"marks 3,\d\d\d ml": nib.Nifti1Image((voxels == 0).astype(np.uint8), affine),
+        r"marks 4,096 ml": nib.Nifti1Image(np.where(voxels > 0, 0.6, 0.2).astype(np.float32), affine),
     }
     for named, mask in wrong.items():
         nib.save(mask, folder / "m.nii.gz")

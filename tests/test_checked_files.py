@@ -53,7 +53,7 @@ def image(cohort, case=0, role="t1ce"):
 
 def test_files_are_read_once_for_training_resuming_and_evaluating(start, cohort):
     first, read = start(sequences={"t": ["flair"]})
-    assert len(read) == 4 * 3 + 2 * 2
+    assert len(read) == 4 * 3 + 2 * 2 + 6  # T1ce also for each label, which must lie in its brain
     for path in (cohort / "data").glob("*/*.nii.gz"):
         spoil(path)  # what is read now is unreadable
     assert start(sequences={"t": ["flair"]}) == (first, [])
@@ -73,9 +73,9 @@ def test_a_file_of_another_size_is_read_again(start, cohort):
     start()
     path = image(cohort)
     before = path.stat()
-    path.write_bytes(path.read_bytes() + b"x")
+    path.write_bytes(path.read_bytes() + b"\0")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert start()[1] == [path.name]
+    assert set(start()[1]) == {path.name, image(cohort, role="seg").name}  # the label is compared with it
 
 
 def test_what_was_not_asked_before_is_read(start):
@@ -122,6 +122,16 @@ def test_a_record_that_cannot_be_read_is_made_again(content, start, cohort):
     assert json.loads(record.read_text()) == document
 
 
+@pytest.mark.parametrize("document", ['{"training": []}', "[1]"])
+def test_another_document_of_the_records_name_stays(document, cohort):
+    other = cohort / "new.checked.json"
+    other.write_text(document)
+    for _ in range(2):
+        make_datalist(str(cohort / "data"), str(cohort / "new.json"), folds=3)
+    load_cases(str(cohort / "new.json"), str(cohort / "data"))
+    assert other.read_text() == document
+
+
 def test_other_checks_read_again(start, monkeypatch):
     _, read = start()
     monkeypatch.setattr(checked_files, "checks", lambda: "others")
@@ -159,10 +169,10 @@ def test_nothing_is_written_to_the_patients_folder_nor_where_it_cannot_be(cohort
 
 def test_a_datalist_that_is_made_reads_for_its_first_training(cohort, reads):
     make_datalist(str(cohort / "data"), str(cohort / "new.json"), folds=3)
-    assert len(reads) == 30
+    assert len(reads) == 30 + 6  # T1ce also for each label
     for _ in range(2):
         load_cases(str(cohort / "new.json"), str(cohort / "data"), sequences={"t": ["flair", "t1", "t2"]})
-    assert len(reads) == 30
+    assert len(reads) == 30 + 6
 
 
 def test_the_checksum_of_a_4d_file_is_of_the_students_channel(tmp_path):
@@ -177,3 +187,16 @@ def test_the_checksum_of_a_4d_file_is_of_the_students_channel(tmp_path):
     assert not report.faults and not alone.faults
     assert report.checksum == alone.checksum != 0
     assert check_case("p", four, ["t2"], set(), channels).checksum != report.checksum
+
+
+def test_a_label_outside_of_the_brain_is_a_fault_until_its_image_is_the_right_one(start, cohort):
+    path, kept = image(cohort), image(cohort).read_bytes()
+    scan = nib.load(path)
+    nib.save(nib.Nifti1Image(np.roll(np.asarray(scan.dataobj), 16, axis=2), scan.affine), path)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"phantom_0000_seg\.nii\.gz +\d+% of the tumour lies where phantom_0000_t1ce"
+        ):
+            start()
+    path.write_bytes(kept)
+    start()

@@ -1,7 +1,9 @@
 """Commands: their list and help, how options are checked and read, and the line that runs a workflow."""
 
+import errno
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -13,7 +15,7 @@ import pytest
 
 from conftest import BUNDLE, ROOT
 from scripts import __main__ as main
-from scripts.command import check_options, choose_command, command_line_options, run_command
+from scripts.command import Positional, check_options, choose_command, command_line_options, run_command
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
 from scripts.workflow import check_keys, config_files, run_line
@@ -33,7 +35,7 @@ assert not heavy, heavy
 """
 
 
-def act(pred: str, folds: "int" = 5, ratio: "float" = 0.5, strict: "bool" = True) -> None:
+def act(pred: "Positional", folds: "int" = 5, ratio: "float" = 0.5, strict: "bool" = True) -> None:
     calls.append((pred, folds, ratio, strict))
 
 
@@ -81,6 +83,18 @@ def choose():
         (["--pred", "", "--folds", "3"], "--pred .*a value"),
         (["--pred="], "--pred .*a value"),
         (["--pred", "a", "--folds"], "--folds .*whole"),
+        (["a", "3"], "'3' follows no option"),
+        (["--pred", "a", "b.nii"], "'b.nii' .*quotes"),
+        (["--pred", "a", "--folds", "3", "-"], "'-' follows no option"),
+        (["--pred", "a", "--", "--trace"], "'--' follows no option"),
+        (["--pred", "a", "-strict", "false"], "-strict .*--strict"),
+        (["--pred", "a", "-fold", "-3"], "-fold .*--folds"),
+        (["--pred", "a", "-s"], "-s is not an option here; there are --pred"),
+        (["--pred", "a", "--nostrict=False"], "--nostrict .*--strict"),
+        (["--pred", "a", "--nostrict", "False"], "--nostrict .*--strict"),
+        (["--pred", "a", "--no-strict"], "--no-strict .*--strict"),
+        (["--pred", "a", "--nofolds"], "--nofolds .*--folds"),
+        (["--pred", "a", "--strict="], "--strict is empty"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_done(arguments, named, type_in):
@@ -93,7 +107,7 @@ def test_a_wrong_option_is_named_and_nothing_is_done(arguments, named, type_in):
     "arguments, call",
     [
         (["a"], ("a", 5, 0.5, True)),
-        (["a", "3", "--nostrict"], ("a", 3, 0.5, False)),
+        (["a", "--folds", "3", "--nostrict"], ("a", 3, 0.5, False)),
         (["a", "--strict", "--ratio", "2"], ("a", 5, 2, True)),
         (["--pred", "a", "--folds=2", "--ratio", "1", "--strict", "False"], ("a", 2, 1, False)),
         (["--folds=2", "a"], ("a", 2, 0.5, True)),
@@ -105,18 +119,61 @@ def test_good_options_are_passed_on(arguments, call, type_in):
 
 
 def test_a_function_that_takes_any_option_gets_text(type_in):
-    type_in(lambda: run_command(act_on_anything), "2021", "--spacing", "[2,2,2]", "--seed", "1")
-    assert calls == [("2021", {"spacing": "[2,2,2]", "seed": "1"})]
+    type_in(lambda: run_command(act_on_anything), "--pred", "2021", "--spacing", "[2,2,2]", "--seed=-1", "--mirror")
+    assert calls == [("2021", {"spacing": "[2,2,2]", "seed": "-1", "mirror": "True"})]
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["compare", "a.csv", "b.csv", "c.csv"], "'c.csv'"),
+        (["score", "--pred", "a", "--truth", "b", "EXTRA", "--output", "c.csv"], "'EXTRA'"),
+        (["datalist", "--dataset_dir", "a", "--output", "b.json", "--t1ce", "P0.nii.gz", "P1.nii.gz"], "'P1.nii.gz'"),
+        (["phantom", "OUT", "1", "40", "x"], "'OUT'"),
+        (["predict", "--dataset_dir", "A", "B", "--output_dir", "C"], "'B'"),
+        (["predict", "--dataset_dir", "A", "--output_dir", "B", "-mirror", "False"], "-mirror .*--mirror"),
+        (["train", "--dataset_dir", "A", "--datalist", "B", "-output_dir", "C"], "-output_dir .*--output_dir"),
+    ],
+)
+def test_a_word_without_an_option_ends_a_command_before_it_works(words, named, type_in, monkeypatch):
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: pytest.fail(f"{name} was called"))
+    with pytest.raises(UserError, match=named):
+        type_in(choose, *words)
+
+
+def test_the_two_runs_of_a_comparison_need_no_option():
+    parameters = inspect.signature(main.find_command(main.COMMANDS["compare"])).parameters
+    options = {"run_a": "A", "run_b": "B", "output": "C.csv"}
+    for words in (["A", "B", "--output", "C.csv"], ["--output=C.csv", "--run_a", "A", "B"]):
+        assert check_options(words, parameters) == options
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE])
+def test_output_that_cannot_be_printed_ends_with_a_sentence(number, type_in, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(UserError, match=re.escape(os.strerror(number))):
+        type_in(lambda: run_command(act), "a")
+    assert len(calls) == 1
+    print("what Python writes at its end")
+
+
+def test_an_error_of_a_file_is_not_taken_for_one_of_the_output(type_in):
+    with pytest.raises(FileNotFoundError):
+        type_in(lambda: run_command(lambda: os.stat("/none")))
 
 
 PAGES = [ROOT / "README.md", *sorted((BUNDLE / "docs").glob("*.md"))]
-LINES = {line for page in PAGES for line in re.findall(r"python -m scripts ([a-z_]+ [^`\n#]*)", page.read_text())}
+LINES = {line for page in PAGES for line in re.findall(r"python -m scripts ([a-z_]+ [^`\n#;]*)", page.read_text())}
 
 
 @pytest.mark.parametrize("line", sorted(line for line in LINES if "--help" not in line))
 def test_commands_of_the_pages_have_these_options(line, monkeypatch):
     monkeypatch.chdir(BUNDLE)
-    name, *words = shlex.split(line)
+    name, *words = shlex.split(re.sub(r"(?<= )\$[A-Z]+\b|\.\.\.$|[\[\]](?=-|$)", "", line))  # $DATA: several options
     parameters = inspect.signature(main.find_command(main.COMMANDS[name])).parameters
     check_options(words, parameters)
     if name not in ("train", "evaluate", "predict"):
@@ -132,7 +189,18 @@ def test_an_evaluation_is_of_the_overlays_and_then_of_evaluate_yaml(type_in, mon
     lines = []
     monkeypatch.setattr(main, "run_line", lambda line, *_: lines.append(line))
     monkeypatch.chdir(BUNDLE)
-    type_in(choose, "evaluate", "DIR", "FILE", "--method", "demo,student_alone", "--fold", "1")
+    type_in(
+        choose,
+        "evaluate",
+        "--dataset_dir",
+        "DIR",
+        "--datalist",
+        "FILE",
+        "--method",
+        "demo,student_alone",
+        "--fold",
+        "1",
+    )
     options = command_line_options(lines[0])
     names = ("train", "demo", "student_alone", "evaluate")
     assert lines[0][1:5] == ["-m", "monai.bundle", "run", "evaluating"]
@@ -147,8 +215,8 @@ def test_a_misspelt_option_is_named_also_where_any_is_taken(type_in):
 
 
 def test_options_are_read_as_fire_does():
-    line = ["run", "--a-b", "1", "--c=x=y", "--d"]
-    assert command_line_options(line) == {"a_b": "1", "c": "x=y", "d": ""}
+    line = ["run", "--a-b", "1", "--c=x=y", "--n", "-1", "--e", "--d"]
+    assert command_line_options(line) == {"a_b": "1", "c": "x=y", "n": "-1", "e": "", "d": ""}
 
 
 def test_the_list_of_commands_and_each_help_import_nothing_heavy():
@@ -160,6 +228,7 @@ def test_the_list_of_commands_and_each_help_import_nothing_heavy():
         first_line = main.find_command(target).__doc__.splitlines()[0]
         assert f"     {name}\n       {first_line}" in text
         assert f"scripts {name} - {first_line}" in text
+        assert f"scripts {name} {'RUN_A RUN_B ' * (name == 'compare')}<flags>" in text  # no other word may stand alone
 
 
 def test_commands_without_a_network_do_not_import_pytorch():
@@ -222,7 +291,8 @@ def test_a_prediction_is_lean_where_no_code_is_a_users(options, expected, type_i
     monkeypatch.setattr(main, "run_line", lambda line, lean: chosen.append(lean))
     monkeypatch.chdir(BUNDLE)
     (tmp_path / "mine.yaml").touch()
-    type_in(choose, "predict", "DIR", "OUT", *(option.replace("/mine", f"{tmp_path}/mine") for option in options))
+    own = [option.replace("/mine", f"{tmp_path}/mine") for option in options]
+    type_in(choose, "predict", "--dataset_dir", "DIR", "--output_dir", "OUT", *own)
     assert chosen == [expected]
 
 
@@ -259,7 +329,7 @@ def test_several_processes_are_started_by_torchrun(type_in, monkeypatch):
     lines = []
     monkeypatch.setattr(main, "run_line", lambda line, lean: lines.append(line))
     monkeypatch.chdir(BUNDLE)
-    type_in(choose, "train", "DIR", "FILE", "--processes", "2", "--epochs", "3")
+    type_in(choose, "train", "--dataset_dir", "DIR", "--datalist", "FILE", "--processes", "2", "--epochs", "3")
     assert lines[0][2:6] == ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     options = command_line_options(lines[0])
     assert options["config_file"] == "['configs/train.yaml', 'configs/multi_gpu_train.yaml']"

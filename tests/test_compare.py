@@ -159,3 +159,27 @@ def test_neither_run_is_replaced_by_the_table(run, tmp_path, name):
     with pytest.raises(UserError, match="output .*would replace"):
         compare(f"{a}/copy.csv", b, output=str(tmp_path / name))
     assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_table_that_compare_did_not_write_stays_and_its_own_is_replaced(run, tmp_path):
+    a, b, path = run("a", [0.5]), run("b", [0.6]), tmp_path / "pat.csv"
+    path.write_text("name,age\nA,3\n")
+    with pytest.raises(UserError, match="output .*would replace"):
+        compare(a, b, output=str(path))
+    assert path.read_text() == "name,age\nA,3\n"
+    path.unlink()
+    for _ in range(2):
+        compare(a, b, output=str(path))
+    assert len(read(path)) == 27
+
+
+def test_the_table_is_written_before_anything_is_printed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.print", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compare(run("a", [0.5]), run("b", [0.6]), str(tmp_path / "ab.csv"), str(tmp_path / "ab.png"))
+    assert len(read(tmp_path / "ab.csv")) == 27 and (tmp_path / "ab.png").is_file()
+
+
+def test_folders_with_dollars_are_drawn_as_they_are(run, tmp_path):
+    compare(run("$a_$", [0.5]), run("$x^^2$", [0.6]), picture=str(tmp_path / "ab.png"))
+    assert (tmp_path / "ab.png").is_file()

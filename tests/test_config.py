@@ -1,9 +1,11 @@
 """Misspelt keys and impossible values end a workflow before anything is built: options, overlays, own classes."""
 
+import re
 import sys
 
 import pytest
 import yaml
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow
 
 from conftest import BUNDLE, bare_errors
@@ -178,6 +180,17 @@ def test_a_link_that_leads_out_of_output_dir_is_named(name, tmp_path):
             start(output_dir=str(folder))
 
 
+def typed(monkeypatch, *words):
+    """The config of a prediction whose command line has these words, after its first step."""
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "evaluating", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    keys = {key.lstrip("-"): DefaultParseValue(text) for key, text in zip(words[::2], words[1::2])}
+    workflow = ConfigWorkflow(str(CONFIGS / "inference.yaml"), run_id="evaluating", logging_file=False, **keys)
+    workflow.initialize()
+    workflow.parser.get_parsed_content("evaluating::0")
+    return workflow.parser
+
+
 def test_a_folder_named_by_a_number_stays_text_on_monais_own_line(monkeypatch):
     """MONAI reads the option's text as a number first."""
     monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "training", "--dataset_dir", "2021"])
@@ -186,3 +199,42 @@ def test_a_folder_named_by_a_number_stays_text_on_monais_own_line(monkeypatch):
     workflow = ConfigWorkflow(config, run_id="training", logging_file=False, dataset_dir=2021)
     workflow.initialize()
     assert workflow.parser.get_parsed_content("dataset_dir") == "2021"
+
+
+@pytest.mark.parametrize(
+    "key, text, read",
+    [
+        ("output_dir", "{}/out#2", None),
+        ("output_dir", "{}/a::b", None),
+        ("output_dir", "{}/a @#b", None),
+        ("output_dir", "{}/a@::b", None),
+        ("dataset_dir", "p#1", None),
+        ("datalist", "2021#1", None),
+        ("t1ce", "*#post.nii.gz", None),
+        ("ckpt_path", "{}/w#/m.pt", None),
+        ("ckpt_path", "['{}/w#/m.pt','{}/m.pt']", ["{}/w#/m.pt", "{}/m.pt"]),
+        ("output_dir", "$@bundle_root + '/out'", "./out"),
+    ],
+)
+def test_a_path_is_what_was_typed_everywhere(key, text, read, tmp_path, monkeypatch):
+    """MONAI reads # as ::, and what follows it as a comment."""
+    for name in ("w#", ""):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "m.pt").touch()
+    here = str(tmp_path)
+    text = text.replace("{}", here)
+    wanted = text if read is None else [one.replace("{}", here) for one in read] if isinstance(read, list) else read
+    parser = typed(monkeypatch, f"--{key}", text)
+    assert parser.get_parsed_content(key) == wanted
+    user = {"output_dir": "networks", "ckpt_path": "networks"}.get(key, "images")
+    used = parser.ref_resolver.update_config_with_refs(f"@{key}", user, parser.ref_resolver.resolved_content)
+    assert used == wanted
+    assert text.startswith("$") or dict(parser.config)[key] == wanted  # which record_run writes
+
+
+@pytest.mark.parametrize("key, text", [("names::t2", "*#.nii.gz"), ("code_dir", "mine#1"), ("names#t2", "a#b")])
+def test_a_text_that_monai_changes_for_good_is_rejected(key, text, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"--{key} is {re.escape(repr(text))}.* rename"), bare_errors():
+        typed(monkeypatch, f"--{key}", text)

@@ -66,3 +66,16 @@ def test_runs_side_by_side_are_means_over_the_folders_that_match(tmp_path, drawn
         draw_curves(str(picture), runs=f"alone={tmp_path}/alone_*")
     with pytest.raises(UserError, match="--run DIR"):
         draw_curves(str(picture))
+
+
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "history.csv").write_text("epoch,loss/student\n1,0.5\n2,0.4\n")
+    draw_curves(str(tmp_path / "p.png"), runs=f"$x^^2$={tmp_path}/a,$_$={tmp_path}/b")
+    assert (tmp_path / "p.png").is_file()
+
+
+def test_a_name_that_is_given_twice_is_named(tmp_path):
+    with pytest.raises(UserError, match="each name once"):
+        draw_curves(str(tmp_path / "p.png"), runs="A=x,A=y")

@@ -70,8 +70,9 @@ def test_settings_are_flattened_to_leaves():
 
 def test_runs_are_named():
     assert named_runs("a=x,b=y/z") == {"a": "x", "b": "y/z"}
-    with pytest.raises(UserError, match="'a,b'"):
-        named_runs("a,b")
+    for wrong in ("a,b", "a=", "=x", "a=x,a=y"):
+        with pytest.raises(UserError, match=f"'{wrong}'.*each name once"):
+            named_runs(wrong)
 
 
 @pytest.mark.parametrize("write", [write_json, write_table, write_text])
@@ -165,15 +166,33 @@ def test_no_command_replaces_the_document_of_another_one(tmp_path, monkeypatch, 
 
 
 def test_a_command_replaces_what_it_wrote_itself(tmp_path):
-    for name in ("table.csv", "table.json", "metrics.csv", "metrics.json"):
-        (tmp_path / name).write_text("old")
+    for name, text in {"table.csv": "any", "table.json": "the word", "own.csv": "a,b", "p.png": "any"}.items():
+        (tmp_path / name).write_text(text)
     check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"}, sources=["none.csv"])
+    check_output(str(tmp_path / "own.csv"), "output", ".csv", beside={".csv": "a,b"})
+    check_output(str(tmp_path / "p.png"), "picture", ".png")
     (tmp_path / "table.csv").unlink()
-    (tmp_path / "table.json").write_text("the word")
     check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"})
-    check_output(
-        str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=["metrics.csv", "metrics.json"]
-    )
+    names = ["metrics.csv", "metrics.json"]
+    for name in names:
+        (tmp_path / name).write_text("old")
+    check_output(str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=names)
+
+
+@pytest.mark.parametrize(
+    "name, files, beside",
+    [
+        ("pat.csv", {"pat.csv": "name,age"}, {".csv": "region,metric"}),
+        ("pat.csv", {"pat.csv": "name,age", "pat.json": "{}"}, {".json": "word"}),
+        ("pat.csv", {"pat.csv": "name,age"}, {".json": "word"}),
+        ("pat.html", {"pat.csv": "name,age"}, {".csv": "", ".json": "word"}),
+    ],
+)
+def test_a_users_own_tables_and_documents_stay(name, files, beside, tmp_path):
+    for own, text in files.items():
+        (tmp_path / own).write_text(text)
+    with pytest.raises(UserError, match=r"output is .*would replace .*pat\..* did not write"):
+        check_output(str(tmp_path / name), "output", f".{name[4:]}", beside=beside)
 
 
 @pytest.mark.parametrize(

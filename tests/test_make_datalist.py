@@ -81,7 +81,9 @@ def test_et_is_detected_from_the_data(cohort):
 
 def test_a_case_of_another_edition_is_a_fault(cohort):
     rewrite(scan(cohort, 1, "seg"), lambda label: np.where(label == 4, 3, label), np.uint8)
-    with pytest.raises(UserError, match="phantom_0001 .*ET is 3 .*4"):
+    with pytest.raises(
+        UserError, match=r"phantom_0001 +phantom_0001_seg.* holds 3, most of the dataset 4: nothing tells"
+    ):
         make(cohort)
 
 
@@ -116,6 +118,7 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
         image[3] = 0  # background
         label = np.zeros((4, 4, 4), np.uint8)
         label[0], label[1], label[2] = 1, 2, 3
+        label[3, 0, 0] = i  # no copy of the other one
         for folder, voxels in (("imagesTr", image), ("labelsTr", label)):
             (tmp_path / folder).mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(voxels, np.diag([20, 20, 20, 1])), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
@@ -313,6 +316,13 @@ def test_an_earlier_datalist_is_kept_under_another_name(cohort, caplog):
     assert caplog.text.count("held another list") == 2
 
 
+def test_an_earlier_datalist_stays_where_a_new_one_cannot_be_written(cohort, small_files):
+    before = {path.name: path.read_bytes() for path in cohort.glob("*.json")}
+    with small_files(100), pytest.raises(UserError, match=r"/datalist\.json cannot be written"):
+        make_datalist(str(cohort / "data"), str(cohort / "datalist.json"), folds=2)
+    assert {path.name: path.read_bytes() for path in cohort.glob("*.json")} == before
+
+
 def test_folds_are_dealt_after_faulty_cases_are_left_out(cohort):
     """Otherwise a fold may be left empty."""
     for index in range(4):
@@ -367,3 +377,62 @@ def test_a_label_whose_header_was_lost_needs_that_of_its_image(cohort, affine):
     nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), affine), path)
     with pytest.raises(UserError, match=r"phantom_0002_seg\.nii\.gz .*copy that file's header"):
         make(cohort)
+
+
+def rename_as(cohort, prefix):
+    """The cohort in the form of BraTS 2023: PREFIX-00000-000-t1c.nii.gz and so on."""
+    ending = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+    for case in range(6):
+        name = f"{prefix}-{case:05d}-000"
+        for role, new in ending.items():
+            scan(cohort, case, role).rename(scan(cohort, case, role).with_name(f"{name}-{new}.nii.gz"))
+        scan(cohort, case, "seg").parent.rename(cohort / "data" / name)
+
+
+def test_labels_of_children_have_another_meaning_unless_it_is_given(cohort):
+    """1 ET, 2 NET, 3 CC, 4 ED, and files without 4: nothing in them tells that 1 is not NCR."""
+    for case in range(6):
+        rewrite(scan(cohort, case, "seg"), lambda label: np.array([0, 2, 3, 0, 1], np.uint8)[label])
+    rename_as(cohort, "BraTS-PED")
+    with pytest.raises(UserError, match=r"-00003-000-seg.* is of BraTS-PED, .* not known here +say it by --label"):
+        make(cohort)
+    assert make(cohort, label_values=[0, 2, 3, 1])["labels"] == {"0": "background", "1": "ET", "2": "NCR", "3": "ED"}
+
+
+@pytest.mark.parametrize("with_3", [True, False])
+def test_nothing_tells_whether_4_is_et_or_the_cavity_in_labels_after_treatment(cohort, with_3):
+    for case in range(6):
+        rewrite(scan(cohort, case, "seg"), lambda label: np.where(label == 4, 3, label), np.uint8)
+    rewrite(
+        scan(cohort, 2, "seg"), lambda label: np.where((label == 3) & (np.indices(label.shape)[0] % 2 > 0), 4, label)
+    )
+    if not with_3:
+        rewrite(scan(cohort, 2, "seg"), lambda label: np.where(label == 3, 1, label))
+    rename_as(cohort, "BraTS-GLI")
+    found = "3 and 4" if with_3 else "4 in a file named as from 2023 on"
+    with pytest.raises(UserError, match=rf"00002.* holds {found}: nothing tells whether 4 is ET or") as error:
+        make(cohort)
+    assert "1 fault(s) in 1 case(s)" in str(error.value) and "--label_values" in str(error.value)
+    make(cohort, strict=False)
+    assert label_values(str(cohort / "new.json")) == [0, 1, 2, 3]
+
+
+def test_a_label_with_3_and_4_is_unclear_by_any_name(cohort):
+    rewrite(
+        scan(cohort, 2, "seg"), lambda label: np.where((label == 4) & (np.indices(label.shape)[0] % 2 > 0), 3, label)
+    )
+    with pytest.raises(UserError, match=r"phantom_0002_seg.* holds 3 and 4: nothing tells"):
+        make(cohort)
+
+
+def test_labels_of_another_brain_are_faults_and_empty_ones_are_named(cohort, caplog):
+    rewrite(scan(cohort, 1, "seg"), lambda label: np.roll(label, 16, axis=2))
+    image = nib.load(scan(cohort, 3, "seg"))
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int16), image.affine), scan(cohort, 4, "seg"))
+    rewrite(scan(cohort, 0, "seg"), np.zeros_like)
+    with pytest.raises(UserError, match=r"phantom_0001_seg.*% of the tumour lies where phantom_0001_t1ce") as error:
+        make(cohort)
+    for case, other in ((3, 4), (4, 3)):
+        assert re.search(rf"phantom_000{case}_seg\S+ +the same label as phantom_000{other}, but", str(error.value))
+    assert "3 fault(s) in 3 case(s)" in str(error.value)
+    assert "1 of 6 labels hold no tumour: phantom_0000." in caplog.text

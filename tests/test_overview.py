@@ -109,3 +109,28 @@ def test_label_maps_of_other_values_give_the_same_picture(cohort_source, tmp_pat
     record.write_text(json.dumps(document))
     overview(f"a={run}", str(tmp_path / "msd.png"))
     assert np.array_equal(plt.imread(tmp_path / "brats.png"), plt.imread(tmp_path / "msd.png"))
+
+
+@pytest.mark.parametrize("role", ["prediction", "label"])
+def test_label_maps_of_values_without_a_meaning_are_named(role, cohort_source, tmp_path):
+    case = "phantom_0001"
+    run = evaluated(tmp_path / "run", cohort_source, {case: 0.5})
+    image = nib.load(cohort_source / "data" / case / f"{case}_seg.nii.gz")
+    path = tmp_path / "run" / f"{case}_seg.nii.gz" if role == "prediction" else tmp_path / "truth.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.uint8(7), image.affine), path)
+    record = tmp_path / "run" / "evaluation.json"
+    document = json.loads(record.read_text())
+    document["cases"][0] |= {"label": str(path)} if role == "label" else {}
+    record.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=rf"{path} holds unknown label values \[7, 8, 9, 11\], expected \[0, 1, 2, 4\]"):
+        overview(f"a={run}", str(tmp_path / "p.png"))
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_a_damaged_label_map_is_named(cohort_source, tmp_path):
+    case = "phantom_0001"
+    run = evaluated(tmp_path / "run", cohort_source, {case: 0.5})
+    path = tmp_path / "run" / f"{case}_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(UserError, match=rf"{path} is unreadable or truncated \(BadGzipFile\): copy"):
+        overview(f"a={run}", str(tmp_path / "p.png"))

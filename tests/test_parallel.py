@@ -62,7 +62,7 @@ def test_any_number_of_workers_writes_the_same_bytes(phantoms):
     assert [line.split(b",")[0] for line in written[0][0].splitlines()[1::3]] == [b"phantom_%04d" % i for i in range(5)]
 
 
-@pytest.mark.parametrize("spoilt, said", [("nothing", "1 fault(s)"), ("ET is 3", "edition cannot be told")])
+@pytest.mark.parametrize("spoilt, said", [("nothing", "1 fault(s)"), ("ET is 3", "nothing tells whether 4 is ET")])
 def test_any_number_of_workers_gives_the_same_errors(spoilt, said, phantoms, tmp_path):
     shutil.copytree(phantoms / "pred", tmp_path / "pred")
     path = tmp_path / "pred" / "phantom_0002_seg.nii.gz"

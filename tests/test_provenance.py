@@ -18,6 +18,8 @@ from scripts.settings.provenance import compare_with_training
         ("$None", [2, 2, 2], "spacing is \\[2, 2, 2\\], but .* was trained with None"),
         ("$None", None, ""),
         ([2, 2, 2], [2, 2, 2], ""),
+        ([2, 2, 2], (2.0, 2.0, 2), ""),  # as MONAI reads --spacing 2.0,2.0,2
+        ([2, 2, 2], (2.0, 2.0, 3), "spacing is \\[2.0, 2.0, 3\\], but .* was trained with \\[2, 2, 2\\]"),
     ],
 )
 def test_weights_used_at_another_spacing_than_they_were_trained_at_are_warned_of(

@@ -243,6 +243,23 @@ def test_a_damaged_table_is_named(run, name, text):
     assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("evaluation.json", "weights", []),
+        ("evaluation.json", "label_values", [0, 1]),
+        ("metrics.json", "truth", {"A_<b>1": 5}),
+        ("metrics.json", "truth_values", "nope"),
+    ],
+)
+def test_a_damaged_record_is_named(run, name, key, value):
+    document = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps(document | {key: value}))
+    with pytest.raises(UserError, match=f"{name}.*{key}"):
+        report(str(run))
+    assert not (run / "report.html").exists()
+
+
 def test_a_moved_or_copied_run_shows_its_own_label_maps(run, tmp_path):
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)

@@ -145,12 +145,34 @@ def spoil_name(folders, truth):
     save(folders / "pred", "C_003.nii.gz", truth)
 
 
+def spoil_header(change):
+    def spoil(folders, truth):
+        image = nib.Nifti1Image(truth, np.diag([-2.0, -2.0, 2.0, 1.0]))
+        image.set_sform(image.affine, 1)
+        image.set_qform(image.affine, 1)
+        change(image)
+        nib.save(image, folders / "pred" / "A_001.nii.gz")
+
+    return spoil
+
+
+def spoil_checksum(folders, truth):
+    path = folders / "pred" / "A_001.nii.gz"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+
+
+MIRRORED = np.diag([2.0, -2.0, 2.0, 1.0])
 FAULTS = {  # what the message names
     "shape": (spoil_shape, ["A_001.nii.gz", "(19, 18, 16)", "(20, 18, 16)"]),
     "affine": (spoil_affine, ["A_001.nii.gz", "affine"]),
     "values": (spoil_values, ["A_001.nii.gz", "[5, 7]"]),
     "3 and 4": (spoil_both_values, ["A_001.nii.gz", "3 and 4"]),
     "unreadable": (spoil_file, ["A_001.nii.gz", "unreadable"]),
+    "damaged": (spoil_checksum, ["A_001.nii.gz", "truncated"]),
+    "metre": (spoil_header(lambda image: image.header.set_xyzt_units("meter")), ["A_001.nii.gz", "unit is metre"]),
+    "micron": (spoil_header(lambda image: image.header.set_xyzt_units("micron")), ["A_001.nii.gz", "micrometre"]),
+    "mirrored": (spoil_header(lambda image: image.set_qform(MIRRORED, 1)), ["A_001.nii.gz", "mirror"]),
+    "pixdim": (spoil_header(lambda image: image.header["pixdim"].put(3, 5)), ["A_001.nii.gz", "2 x 2 x 5 mm"]),
     "no truth": (spoil_name, ["C_003"]),
 }
 
@@ -303,3 +325,29 @@ def test_label_values_that_are_given_and_do_not_fit_are_said_to_be_given(folders
     with pytest.raises(UserError, match=r"unknown label values \[3\]") as error:
         score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), label_values="brats2018")
     assert "by the label values given" in str(error.value)
+
+
+def test_a_truth_in_metres_is_named_before_any_distance_is_measured(folders, truth):
+    """Without a unit in the header: a dilation by 3 mm would be one by 1500 voxels."""
+    for folder in ("pred", "truth"):
+        for path in (folders / folder).rglob("*.nii.gz"):
+            save(path.parent, path.name, np.asarray(nib.load(path).dataobj), np.diag([-0.002, -0.002, 0.002, 1.0]))
+    with pytest.raises(UserError, match=r"A_001_seg\.nii\.gz +extent 0\.04 x 0\.036 x 0\.032 mm, expected 1 to 400 mm"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+
+
+def test_a_truth_of_children_has_another_meaning_unless_it_is_given(folders, truth):
+    name = "BraTS-PED-00001-000"
+    save(folders / "t", f"{name}-seg.nii.gz", np.array([0, 2, 3, 0, 1])[truth])  # 1 ET, 2 NET, 3 CC, and no 4
+    save(folders / "p", f"{name}.nii.gz", truth)
+    arguments = [str(folders / "p"), str(folders / "t"), str(folders / "m.csv")]
+    with pytest.raises(UserError, match=rf"{name}-seg\S+ +is of BraTS-PED, .* not known here +pass --truth_values"):
+        score(*arguments)
+    score(*arguments, truth_values=[0, 2, 3, 1])
+    assert all(float(read(folders / "m.csv")[name, region]["dice"]) == 1 for region in ("WT", "TC", "ET"))
+
+
+def test_predictions_that_are_the_truth_are_warned_of(folders, caplog):
+    (folders / "link").symlink_to(folders / "truth")
+    score(str(folders / "link"), str(folders / "truth"), str(folders / "m.csv"))
+    assert "is --pred the truth itself" in caplog.text

@@ -1,5 +1,6 @@
 """Volumes that cannot be right are faults in training and in prediction; grids and patients are compared in space."""
 
+import gzip
 import json
 
 import nibabel as nib
@@ -12,7 +13,7 @@ from conftest import BUNDLE, real_data
 from scripts.data.checks import check_case
 from scripts.data.phantom import draw_patient
 from scripts.data.plausible import image_faults
-from scripts.data.volumes import Volume, content_checksum, read_volume
+from scripts.data.volumes import Volume, content_checksum, grid_faults, read_volume
 from scripts.inference.checked_images import CheckedImages
 
 SIZE = 32
@@ -117,23 +118,91 @@ def test_voxels_that_are_no_real_numbers_are_a_fault_in_training_and_in_predicti
     assert "type" in found[0][0] and "type" in predicted[0]
 
 
+def qform(moved=0.0, degrees=0.0, code=1, flips=(1, 1, 1)):
+    """A change of a header: its qform is another one than its sform."""
+    affine = np.diag([-5.0, 5.0, 5.0, 1.0]) @ np.diag([*flips, 1])
+    affine[:3, :3] = nib.eulerangles.euler2mat(np.radians(degrees)) @ affine[:3, :3]
+    affine[1, 3] = moved
+    return lambda header: header.set_qform(affine, code)
+
+
+def not_normal(header):
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 1.00001, 0
+
+
 CONFLICTS = {
     "pixdim": (lambda header: header["pixdim"].__setitem__(1, 7.5), "pixdim"),
     "mirrored": (lambda header: header["pixdim"].__setitem__(0, 1), "mirror"),
     "rounded": (lambda header: header["pixdim"].__setitem__(1, 5.001), None),
+    "turned by 180 degrees": (qform(flips=(-1, -1, 1)), "by 180 degrees"),
+    "turned by 20 degrees": (qform(degrees=20), "by 20 degrees"),
+    "moved by 80 mm": (qform(moved=80), "80 mm apart"),
+    "moved and turned a little": (qform(moved=2.5, degrees=1), None),
+    "no code": (qform(moved=80, flips=(-1, -1, 1), code=0), None),
+    "scanner and atlas": (qform(moved=80, degrees=20, flips=(-1, -1, 1), code=4), None),
+    "scanner and a mirrored atlas": (qform(flips=(-1, 1, 1), code=4), "mirror"),
+    "quaternion that is rounded": (not_normal, None),
 }
+
+
+def contradicting(path, voxels, change):
+    image = nib.Nifti1Image(voxels, None)
+    image.header.set_sform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
+    image.header.set_qform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
+    change(image.header)
+    nib.save(image, path)
+    return path
 
 
 @pytest.mark.parametrize("kind", CONFLICTS)
 def test_a_header_that_contradicts_itself_is_a_fault_in_training_and_in_prediction(kind, brain, tmp_path):
     change, named = CONFLICTS[kind]
-    image = nib.Nifti1Image(brain, None)
-    image.header.set_sform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
-    image.header.set_qform(np.diag([-5.0, 5.0, 5.0, 1.0]), 1)
-    change(image.header)
-    nib.save(image, tmp_path / "p.nii")
-    found, predicted = faults(tmp_path / "p.nii")
+    found, predicted = faults(contradicting(tmp_path / "p.nii", brain, change))
     assert (found == [predicted] and named in predicted[0]) if named else found == []
+
+
+@pytest.mark.parametrize("kind", [*CONFLICTS, "metre"])
+def test_labels_are_asked_for_the_same_headers_as_images(kind, brain, tmp_path):
+    change, named = CONFLICTS.get(kind, (lambda header: header.set_xyzt_units("meter"), "unit is metre"))
+    files = {
+        "t1ce": contradicting(tmp_path / "p_t1ce.nii", brain, lambda header: None),
+        "label": contradicting(tmp_path / "p_seg.nii", np.zeros(brain.shape, np.uint8), change),
+    }
+    found = check_case("p", files, ["t1ce", "label"], {0, 1, 2, 4}).faults
+    assert len(found) == bool(named) and all(named in fault.fault and fault.file.endswith("seg.nii") for fault in found)
+
+
+def corrupt_checksum(data):
+    data[-8] ^= 1
+
+
+def corrupt_voxels(data):
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes([7]) * 50
+
+
+def cut(data):
+    del data[-8:]
+
+
+@pytest.mark.parametrize("damage", [corrupt_checksum, corrupt_voxels, cut])
+def test_a_damaged_gzip_file_is_a_fault_in_training_and_in_prediction(damage, brain, tmp_path):
+    """nibabel reads all of them without a word: it stops at the last voxel, before gzip's checksum."""
+    save(tmp_path / "p.nii", brain)
+    data = bytearray(gzip.compress((tmp_path / "p.nii").read_bytes(), 0))
+    (tmp_path / "p.nii.gz").write_bytes(data)
+    assert faults(tmp_path / "p.nii.gz") == ([], (None, None))
+    damage(data)
+    (tmp_path / "p.nii.gz").write_bytes(data)
+    np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj)
+    (training,), (prediction, _) = faults(tmp_path / "p.nii.gz")
+    assert "unreadable or truncated (" in training[0] and training[0] == prediction
+
+
+def test_grids_of_tiny_voxels_are_not_equal_because_they_are_close(brain):
+    small = Volume(brain, np.diag([0.04, 0.04, 0.04, 1]))
+    moves = [np.array([[0, 0, 0, mm], *[[0] * 4] * 3]) for mm in (0.009, 0.08)]
+    near, far = (small._replace(affine=small.affine + move) for move in moves)
+    assert grid_faults(near, small, "a") == [] and "0.08 mm" in grid_faults(far, small, "a")[0][0]
 
 
 RIGHT = {
@@ -204,6 +273,7 @@ def test_grids_are_compared_in_millimetres(affine, words, brain, tmp_path):
 def test_label_values_that_are_whole_up_to_rounding_are_whole(brain, tmp_path):
     label = np.zeros(brain.shape, np.float32)
     label[10:12], label[12:13], label[14:15] = 0.99999994, 2.0000002, 3.9999998
+    label *= brain > 0
     report = label_case(tmp_path, brain, label)
     assert report.faults == [] and report.label_values == {0, 1, 2, 4}
     label[20, :8] = 1.4
@@ -239,6 +309,13 @@ def test_a_patient_is_the_same_in_any_orientation_type_and_order(brain, tmp_path
 def test_a_float_patient_is_the_same_in_double_precision(brain, tmp_path):
     image = nib.Nifti1Image(z_scored(brain), AFFINE)
     assert stored(tmp_path / "0.nii.gz", image) == stored(tmp_path / "1.nii.gz", image, np.float64, "RAS")
+
+
+def test_a_background_of_minus_0_is_one_of_0(brain, tmp_path):
+    for voxels in (z_scored(brain), brain.astype(np.float64)):
+        first = content_checksum(read_volume("t1ce", {"t1ce": save(tmp_path / "0.nii", voxels)}, 1))
+        other = np.where(voxels == 0, -0.0, voxels).astype(voxels.dtype)
+        assert content_checksum(read_volume("t1ce", {"t1ce": save(tmp_path / "1.nii", other)}, 1)) == first
 
 
 def test_the_patients_of_the_shipped_weights_are_recognised_also_as_floats(tmp_path):

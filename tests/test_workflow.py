@@ -43,6 +43,14 @@ def test_a_path_that_monai_would_take_for_code_is_named(path):
     check("train", pretrained="$None")
 
 
+@pytest.mark.parametrize("text", ["a@##b", "a %::#b", "*@::::c"])
+def test_a_text_that_monai_takes_for_a_key_further_up_is_named(text):
+    with pytest.raises(UserError, match="--t1ce is .* rename"):
+        check("inference", t1ce=text)
+    check("inference", t1ce="a@#b")
+    check("train", **{"train::handlers::0::seed": "@##seed"})
+
+
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("epochs: [")
     with pytest.raises(UserError, match=r"broken\.yaml"):

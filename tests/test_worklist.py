@@ -174,10 +174,9 @@ def predicted(tmp_path):
         for name in names:
             (out / f"{name}_seg.nii.gz").touch()
         record = json.loads((out / "inference.json").read_text())
-        groups = [
-            (g["settings"]["mirror"], {case["case"] for case in g["cases"]}) for g in (record, *record["earlier"])
-        ]
-        return dict(groups)
+        values = [g["settings"]["mirror"] for g in (record, *record["earlier"])]
+        cases = [{case["case"] for case in g["cases"]} for g in (record, *record["earlier"])]
+        return dict(zip([tuple(value) if isinstance(value, list) else value for value in values], cases))
 
     return predict
 
@@ -189,6 +188,13 @@ def test_maps_that_are_not_made_again_keep_their_record_and_settings(predicted):
         predicted("a", True)
     assert predicted("b", False, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
     assert predicted("abc", True, overwrite=True) == {True: {"a", "b", "c"}}
+
+
+def test_settings_are_compared_by_value(predicted):
+    predicted("ab", [2, 2, 2])
+    assert predicted("b", (2.0, 2.0, 2)) == {(2, 2, 2): {"a", "b"}}
+    with pytest.raises(UserError, match="mirror"):
+        predicted("b", (2.0, 2.0, 3))
 
 
 def test_the_record_of_a_folder_that_was_moved_still_counts(predicted, tmp_path):

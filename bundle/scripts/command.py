@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import fire
-from fire.decorators import SetParseFn, SetParseFns
 from fire.parser import DefaultParseValue
 
+from scripts.documents import nearest
 from scripts.errors import UserError, print_sentence
 from scripts.files import with_home
 
-__all__ = ["choose_command", "command_line_options", "nearest", "run_command"]
+__all__ = ["Positional", "check_options", "choose_command", "command_line_options", "nearest", "run_command"]
 
+Positional = str  # annotates text that may be given without its option: compare RUN_A RUN_B
+TEXTS = ("str", "str | None", "Positional")
 HELP = {"--help", "-h"}
+OPTION = re.compile(r"(--[^=-][^=]*|-[A-Za-z][^=]*)(?:=(.*))?", re.DOTALL)  # -1 is a value
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # by annotation
     "int": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
     "float": (lambda value: type(value) in (int, float) and value >= 0, "a number of at least 0"),
@@ -29,85 +33,84 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # by annotation
 def choose_command(commands: Mapping[str, Callable[..., Any]]) -> None:
     """Run the command that the command line names, or list them. Raises UserError for an unknown name or option."""
     sys.excepthook = print_sentence
-    name, *arguments = sys.argv[1:] or [""]
+    name, *words = sys.argv[1:] or [""]
     if name and name not in commands and not name.startswith("-"):
         raise UserError(f"{name} is not a command; did you mean {nearest(name, commands)}?")
-    words = sys.argv[1:]
-    if HELP & set(words):
-        words = [*([name] if name in commands else []), "--", "--help"]  # else **keys would take --help as a key
-    elif name in commands:
-        prepare(commands[name], arguments)
-    fire.Fire(dict(commands), command=words, name="scripts")
+    if name in commands and not HELP & set(words):
+        return call(commands[name], words)
+    words = [*({name} & commands.keys()), "--", "--help"] if HELP & {name, *words} else sys.argv[1:]
+    fire.Fire({key: for_help(function) for key, function in commands.items()}, command=words, name="scripts")
 
 
 def run_command(function: Callable[..., Any]) -> None:
-    """Call a function with the options of the command line, by fire. Raises UserError for a wrong option."""
+    """Call a function with the options of the command line, or show its help. Raises UserError for a wrong option."""
     sys.excepthook = print_sentence
-    prepare(function, sys.argv[1:])
-    fire.Fire(function)
+    fire.Fire(for_help(function), ["--", "--help"]) if HELP & set(sys.argv) else call(function, sys.argv[1:])
 
 
-def prepare(function: Callable[..., Any], arguments: Sequence[str]) -> None:
-    """Check options, which fire does only after the call. Text stays text (``--dataset_dir 2021``), ``~`` is a home."""
+def for_help(function: Callable[..., Any]) -> Callable[..., Any]:
+    items = [*inspect.signature(function).parameters.values()]  # which fire lists as --KEY unless they are Positional
+    alone = [item.kind > item.KEYWORD_ONLY or item.annotation == "Positional" for item in items]
+    items = [item if kept else item.replace(kind=item.KEYWORD_ONLY) for item, kept in zip(items, alone)]
+    vars(function)["__signature__"] = inspect.Signature(items)
+    return function
+
+
+def call(function: Callable[..., Any], words: Sequence[str]) -> None:
+    """Call a function with options. Text stays text (``--dataset_dir 2021``), and ``~`` is the home."""
     parameters = inspect.signature(function).parameters
-    check_options(arguments, parameters)
-    after_key = [before.startswith("--") and "=" not in before for before in ["", *arguments]]
-    given = sum(not (text.startswith("--") or value) for text, value in zip(arguments, after_key))
+    options = check_options(words, parameters)
     needed = [name for name, item in parameters.items() if item.default is item.empty and item.kind < item.VAR_KEYWORD]
-    missing = [name for name in needed if name not in command_line_options(arguments)][given:]
-    if missing and not HELP & set(arguments):
+    if missing := [name for name in needed if name not in options]:
         raise UserError(f"--{', --'.join(missing)} must be given; --help shows all options.")
-    texts = ("str", "str | None")
-    parsers = {name: with_home if item.annotation in texts else DefaultParseValue for name, item in parameters.items()}
-    if not HELP & set(arguments):
-        SetParseFns(**parsers)(function)
-        if takes_any(parameters):
-            SetParseFn(with_home)(function)
+    parsed = {name for name in options if name in parameters and parameters[name].annotation not in TEXTS}
+    values = {name: DefaultParseValue(text) if name in parsed else with_home(text) for name, text in options.items()}
+    try:
+        function(**values)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it again at its end
+        raise UserError(f"Standard output cannot be written ({error.strerror}): send it to another file.") from error
 
 
-def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether a function takes options of any name."""
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-
-
-def check_options(arguments: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> None:
-    options = command_line_options(arguments, once=parameters)
-    for name, value in options.items():
-        if name in parameters:
-            check_value(name, value, parameters[name])
-            continue
-        known = [other for other in parameters if other not in options]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if takes_any(parameters) else 0.6)
-        if close and name != f"no{close[0]}":
-            raise UserError(f"--{name} is not an option here; did you mean --{close[0]}?")
-        if not takes_any(parameters) and name not in ("help", *(f"no{other}" for other in parameters)):
-            raise UserError(f"--{name} is not an option here; there are --{', --'.join(parameters)}.")
-
-
-def check_value(name: str, value: str, parameter: inspect.Parameter) -> None:
-    """Raises UserError if an option's text is missing, or does not fit its annotation."""
-    rule, expected = KINDS.get(str(parameter.annotation).removesuffix(" | None"), (None, "a value"))
-    alone = value[:2] in ("", "--")  # where no value follows
-    if not (rule(alone or DefaultParseValue(value)) if rule else not alone or parameter.default == value):
-        raise UserError(f"--{name} is {'' if alone else value!r}, expected {expected}.")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most similar to this one."""
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-
-
-def command_line_options(arguments: Sequence[str], once: Collection[str] = ()) -> dict[str, str]:
-    """Value by key of ``--key value`` and ``--key=value``, split as fire splits them.
-
-    Raises:
-        UserError: for one of ``once`` with two values. Of other options the last value counts, as in fire.
-    """
-    options: dict[str, str] = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        if match := re.fullmatch(r"--([^=]+)(?:=(.*))?", argument, re.DOTALL):
-            key, value = match[1].replace("-", "_"), following if match[2] is None else match[2]
-            if key in once and options.get(key, value) != value:
-                raise UserError(f"--{key} is given twice, as {options[key]!r} and {value!r}: give it once.")
-            options[key] = value
+def check_options(words: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
+    """Text by option. Raises UserError for a word that a function does not take, or a value that does not fit."""
+    named = {name: str(item.annotation) for name, item in parameters.items() if item.kind < item.VAR_KEYWORD}
+    anything, given, options = len(named) < len(parameters), command_line_options(words), dict[str, str]()
+    for option, name, value in split_words(words):
+        if not (name := name or next((key for key in named if named[key] == "Positional" and key not in options), "")):
+            raise UserError(f"{value!r} follows no option: write --KEY VALUE, and a pattern in quotes, as '*_t1.nii'.")
+        positive = name if name in named else name.removeprefix("no")
+        if value is None and named.get(positive) == "bool":
+            name, value = positive, str(name == positive)
+        rule, expected = KINDS.get(named.get(name, "").removesuffix(" | None"), (None, "a value"))
+        if name not in named:
+            left = [key for key in named if key not in given] + [option[1:]] * (anything and option[1] != "-")
+            near = difflib.get_close_matches(name, left, n=1, cutoff=0.8 if anything else 0.6)
+            if near or not anything or option[1] != "-":
+                known = f"did you mean --{near[0]}?" if near else f"there are --{', --'.join(named)}."
+                raise UserError(f"{option} is not an option here; {known}")
+        elif options.get(name, value) != value:
+            raise UserError(f"--{name} is given twice, as {options[name]!r} and {value!r}: give it once.")
+        elif not (rule(DefaultParseValue(value or "")) if rule else value or parameters[name].default == value == ""):
+            raise UserError(f"--{name} is {repr(value) if value else 'empty'}, expected {expected}.")
+        options[name] = "True" if value is None else value
     return options
+
+
+def split_words(words: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+    """(option, its key, value), as fire splits a command line; empty option and key for a word that follows none."""
+    waiting = [*words, "--end"]
+    while waiting[1:]:
+        match = OPTION.fullmatch(word := waiting.pop(0))
+        option, value = (match[1], match[2]) if match else ("", word)
+        if value is None and not OPTION.fullmatch(waiting[0]):
+            value = waiting.pop(0)
+        yield option, option.removeprefix("--").replace("-", "_"), value
+
+
+def command_line_options(words: Sequence[str]) -> dict[str, str]:
+    """Value by key of ``--key value`` and ``--key=value``. Of one that is given twice the last value counts."""
+    return {key: value or "" for option, key, value in split_words(words) if option[:2] == "--"}

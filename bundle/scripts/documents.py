@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["check_form", "check_rows", "check_unowned", "figure", "some"]
+__all__ = ["check_form", "check_rows", "check_unowned", "figure", "nearest", "some"]
 
 WORDS: dict[type, str] = {
     **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
@@ -69,14 +70,19 @@ def some(names: Collection[Any], most: int = 8) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most similar to this one."""
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+
+
 def check_unowned(
     files: Mapping[Path, str], option: str, own: Sequence[str] = (), sources: Sequence[str | Path | None] = ()
 ) -> None:
     """Check that a command replaces only what it wrote itself.
 
     Args:
-        files: what the command will write. First the file that the user named. Each other file has a word that only
-            this command writes; it is looked for only if the first file does not exist.
+        files: what the command will write, each with text that only this command writes into it. A file without such
+            text, as a page, is the command's where one beside it has its text, or where none has any, as a picture.
         option: the option that named it and its value, for the message.
         own: names in DOCUMENTS that the command writes.
         sources: files that it reads.
@@ -84,14 +90,15 @@ def check_unowned(
     Raises:
         UserError: names the file that would be lost.
     """
-    again = next(iter(files)).exists()
-    for file, word in files.items():
+    marked = [file for file, text in files.items() if text]
+    for file, text in files.items():
         if not file.exists():
             continue
-        known = again or word in file.read_text(encoding="utf-8", errors="ignore")
+        beside = not marked or any(other.exists() for other in marked)
+        known = text in file.read_text(encoding="utf-8", errors="ignore") if text else beside
         read = any(source and Path(source).exists() and file.samefile(source) for source in sources)
         if read or (file.name not in own and (file.name in DOCUMENTS or not known)):
-            why = "this command reads it" if read else "it is another command's"
+            why = "this command reads it" if read else "this command did not write it"
             raise UserError(f"{option}, which would replace {file}, but {why}: give another path.")
 
 

@@ -186,7 +186,7 @@ def check_output(
         path: the file.
         key: the option that names it.
         suffix: what its name must end in.
-        beside: suffixes of the files that the command writes next to it, with a word that only they hold.
+        beside: suffixes of it and of the files that the command writes next to it, with text that only they hold.
         own: names of documents that the command may replace.
         sources: files that the command reads.
 
@@ -209,12 +209,13 @@ def named_runs(runs: str) -> dict[str, str]:
     """Folder of each run by name, from ``NAME=DIR,NAME=DIR``.
 
     Raises:
-        UserError: if the text has another form.
+        UserError: if the text has another form, or a name twice.
     """
     pairs = [item.partition("=") for item in str(runs).split(",")]
-    if not all(name and folder for name, _, folder in pairs):
-        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR.")
-    return {name: folder for name, _, folder in pairs}
+    named = {name: folder for name, _, folder in pairs}
+    if not all([*named, *named.values()]) or len(named) < len(pairs):
+        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR, with each name once.")
+    return named
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from scripts.errors import UserError
 
@@ -25,6 +26,9 @@ LABEL_VALUES = {
     **{"msd": dict(zip(MSD, range(4))), "nnunet": dict(zip(MSD, range(4)))},
 }
 BRATS_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 3}  # where no edition is named: those before 2023 hold 4, later ones 3
+VALUE_NAMES = f"{', '.join(LABEL_VALUES)}, or four numbers"  # what label_values may be
+WHICH_IS_ET = "nothing tells whether 4 is ET or, as in brats2024, the resection cavity"
+OTHER_TUMOURS = re.compile(r"BraTS-PED-\d+", re.IGNORECASE)  # names of cases whose values mean something else
 
 # Regions in the channel order of MONAI's ConvertToMultiChannelBasedOnBratsClassesd, as (name, network classes).
 REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
@@ -61,6 +65,21 @@ ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, fal
 REGION_COLOURS = {"WT": "#222222", "TC": "#8C564B", "ET": "#CC79A7"}
 SEQUENCE_COLOURS = {"flair": "#009E73", "t1": "#332288", "t1ce": "#882255", "t2": "#999933"}
 OTHER_COLOURS = ("#666666", "#B0B0B0", "#333333", "#C0A080")  # of what is neither a region nor a sequence
+
+
+def unclear_meaning(values: Collection[int], name: str, modern: bool) -> str:
+    """Why nobody can tell what the values in a label mean where no edition is named; "" if the values tell.
+
+    Args:
+        values: in the label.
+        name: of its case or file.
+        modern: whether the label is of BraTS 2023 or later by its name, where ET is 3.
+    """
+    if match := OTHER_TUMOURS.search(name):
+        return f"is of {match[0].rpartition('-')[0]}, whose label values have a meaning that is not known here"
+    if 4 in values and (modern or 3 in values):
+        return f"holds {'3 and 4' if 3 in values else '4 in a file named as from 2023 on'}: {WHICH_IS_ET}"
+    return ""
 
 
 def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_values") -> Mapping[int, int]:

@@ -11,28 +11,43 @@ from operator import getitem
 from types import FrameType
 from typing import Any
 
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from scripts.command import command_line_options
+from scripts.errors import UserError
 from scripts.files import flatten, with_home
 
 __all__ = ["caller", "keep_text", "merged_config", "monai_command"]
 
 
 def keep_text(keys: Set[str]) -> None:
-    """Let ``~`` be the home in all values of the config, and let text be text: ``--dataset_dir 2021`` is a folder.
+    """Let text be as it was typed: ``--dataset_dir 2021`` is a folder, and so is ``p#1``, which MONAI reads as p::1.
+
+    ``~`` is the home in all values of the config.
 
     Args:
         keys: those whose value is text.
+
+    Raises:
+        UserError: for an option with # whose text MONAI has changed already.
     """
-    typed = command_line_options(sys.argv[1:]) if monai_command() else {}
     config, resolver = caller(ConfigParser, "config", {}), caller(ConfigParser, "ref_resolver", None)
-    texts = {key: typed[key] for key in keys & typed.keys() & config.keys() if not isinstance(config[key], str)}
     homes = {key: text for key, text in flatten(merged_config()) if isinstance(text, str) and text.startswith("~")}
-    for key, text in {**homes, **texts}.items():
+    for key, text in homes.items():
         *above, last = (int(step) if step.isdigit() else step for step in key.split("::"))
         reduce(getitem, above, config)[last] = with_home(text)
         resolver.items[key].update_config(with_home(text))
+    for key, text in (command_line_options(sys.argv[1:]) if monai_command() else {}).items():
+        top, *inner = re.split("::|#", key)
+        parsed = DefaultParseValue(text)
+        value = with_home(text) if key in keys or isinstance(parsed, str) else parsed
+        texts = [leaf for _, leaf in flatten(value) if isinstance(leaf, str)]
+        changed = re.search("#|[@%]::", str(texts)) and not any(leaf.startswith(("$", "@", "%")) for leaf in texts)
+        if changed and top in config and (inner or key == "code_dir"):
+            raise UserError(f"--{key} is {text!r}, in which MONAI takes # for ::, expected text without #: rename it.")
+        if key in config and (changed or (key in keys and not isinstance(config[key], str))):
+            config[key] = resolver.resolved_content[key] = value  # where it resolves text, MONAI takes # for :: again
 
 
 def merged_config() -> dict[str, Any]:

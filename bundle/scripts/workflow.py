@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from scripts.command import nearest
-from scripts.documents import check_form
+from scripts.documents import check_form, nearest
 from scripts.errors import UserError
 
 __all__ = ["STOPPED", "check_keys", "command_as_typed", "config_files", "run_line", "workflow_line"]
 
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
-PATH, NO_PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets"), re.compile(r"[@%]|\$\w*([/\\]|$)")
+PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets")
+NO_PATH, RELATIVE = re.compile(r"[@%]|\$\w*([/\\]|$)"), re.compile(r".[@%](#|::){2}")  # code; a key further up
 TYPED = "SCRIPTS_TYPED"  # variable by which a command tells the command that it starts what the user typed
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
@@ -82,6 +82,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if PATH.fullmatch(key) and NO_PATH.match(str(value)) and value != "$None":
             raise UserError(f"--{key} is {str(value)!r}, which MONAI takes for code, expected a path: write ./{value}.")
+        if RELATIVE.search(str(value)) and str(value)[0] != "$":
+            raise UserError(f"--{key} is {str(value)!r}, in which MONAI takes @## for a key, expected none: rename it.")
         set_key(config, f"--{key}", key, value)
 
 

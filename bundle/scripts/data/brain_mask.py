@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from scripts.data.skull import MOST_ML
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
 from scripts.errors import UserError
 
-__all__ = ["brain_of", "with_masks"]
+__all__ = ["brain_of", "marked", "with_masks"]
+
+LEAST_ML = 600  # of brain in a mask; real brains: above 1,100, those of phantoms above 690
+EDGE, INSIDE = 0.1, 0.9  # of a soft mask's largest value: few voxels lie between
+MOST_BETWEEN = 0.3  # share of such voxels among all above EDGE; coarse voxels that were resampled: below 0.3
 
 
 def with_masks(images: Sequence[Mapping[str, Any]], brain_mask: str) -> list[dict[str, Any]]:
@@ -36,7 +42,7 @@ def with_masks(images: Sequence[Mapping[str, Any]], brain_mask: str) -> list[dic
 
 
 def brain_of(path: str, image: Volume, name: str) -> np.ndarray:
-    """Where a mask is not 0, in the grid of its image. A stripped image is a mask too.
+    """Where a mask is set, in the grid of its image; see ``marked``.
 
     Shapes: -> (H, W, D), bool.
 
@@ -46,7 +52,7 @@ def brain_of(path: str, image: Volume, name: str) -> np.ndarray:
         name: the image's file name.
 
     Raises:
-        ValueError: (fault, remedy) if there is no mask, it cannot be read, is empty, or lies on another grid.
+        ValueError: (fault, remedy) if there is no mask, it cannot be read, lies on another grid, or marks no brain.
     """
     remedy = "give the mask of this image (hd-bet --save_bet_mask), in its grid"
     try:
@@ -58,6 +64,25 @@ def brain_of(path: str, image: Volume, name: str) -> np.ndarray:
     mask = reorient(mask, io_orientation(image.affine))
     if faults := grid_faults(mask, image, name):
         raise ValueError(f"brain mask {path}: {faults[0][0]}", remedy)
-    if not mask.voxels.any():
-        raise ValueError(f"brain mask {path} is 0 everywhere", remedy)
-    return mask.voxels != 0
+    inside = marked(mask.voxels)
+    shown = image.voxels.any(-1) if image.voxels.ndim == 4 else image.voxels != 0
+    voxel_ml = float(np.prod(voxel_sizes(image.affine))) / 1000
+    whole, brain = (np.count_nonzero(where) * voxel_ml for where in (inside, inside & shown))
+    if brain < LEAST_ML or whole > MOST_ML:
+        fault = f"brain mask {path} marks {whole:,.0f} ml, where the image is not 0 in {brain:,.0f} ml"
+        raise ValueError(f"{fault}, expected a brain of {LEAST_ML} to {MOST_ML:,} ml", remedy)
+    return inside
+
+
+def marked(mask: np.ndarray) -> np.ndarray:
+    """Where a mask is set: above half of its largest value if it is soft or has two values, else where it is not 0.
+
+    So a stripped image, or a label map of tissues, is a mask too. NaN is outside.
+
+    Shapes: any -> the same, bool.
+    """
+    values = np.where(np.isfinite(mask), mask, 0).astype(np.float32)
+    top = values.max()
+    some = values[values > EDGE * top]
+    soft = some.size and np.count_nonzero(some < INSIDE * top) <= MOST_BETWEEN * some.size
+    return values > top / 2 if soft else values != 0

@@ -14,11 +14,11 @@ import nibabel as nib
 import numpy as np
 
 from scripts.data import plausible, skull, volumes
-from scripts.data.plausible import image_faults, probability_faults, tumour_faults
+from scripts.data.plausible import header_faults, image_faults, outside_faults, probability_faults, tumour_faults
 from scripts.data.volumes import Finding, Volume, content_checksum, read_volume
 from scripts.errors import UserError
 from scripts.files import sha256, write_text
-from scripts.labels import CLASSES, REGIONS, TARGETS
+from scripts.labels import CLASSES, REGIONS, SEQUENCES, TARGETS
 
 __all__ = ["CheckedFiles", "FileReport"]
 
@@ -35,7 +35,7 @@ class FileReport(NamedTuple):
     faults: Sequence[Finding] = ()
     values: Sequence[float] = ()  # of a label
     tumour_ml: float = 0.0
-    checksum: int = 0  # of the first image of a case
+    checksum: int = 0  # of the first image of a case, and of a label with tumour
 
     @property
     def grid(self) -> Volume:
@@ -47,7 +47,8 @@ class CheckedFiles:
     """Reports of files by path, size and time, and by what was asked of them.
 
     The file is DATALIST.checked.json beside the datalist. There is none in the patients' folder, nor where it cannot be
-    written. A record that cannot be read, or that was made by other checks, is ignored.
+    written, or where another document has this name. A record that cannot be read, or that was made by other checks, is
+    ignored.
 
     Args:
         datalist: the datalist; without one, nothing is kept.
@@ -64,6 +65,9 @@ class CheckedFiles:
     def read_record(self) -> dict[str, Any]:
         try:
             document = json.loads(self.path.read_text(encoding="utf-8")) if self.path else {}
+            if document and not (isinstance(document, dict) and {"checks", "files"} & document.keys()):
+                logger.info(f"All files will be read again at the next start: {self.path} is another document.")
+                self.path = None
             return dict(document["files"]) if document["checks"] == checks() else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -85,6 +89,9 @@ class CheckedFiles:
         path, stat = files[role].resolve(), files[role].stat()
         key = json.dumps([str(path), role == "label", len(channels), channels.get(role, 0) if first else None])
         stamp = [stat.st_size, stat.st_mtime_ns]
+        if role == "label" and (beside := image_beside(files)):
+            image = files[beside].stat()
+            key = json.dumps([str(path), str(files[beside].resolve()), image.st_size, image.st_mtime_ns])
         with suppress(KeyError, TypeError, ValueError):  # not known, or spoilt
             size, time, values = self.known[key]
             known = FileReport(*values)
@@ -97,9 +104,10 @@ class CheckedFiles:
 
     def write(self) -> None:
         """Add the new reports to the record. Another process may have written it meanwhile."""
+        known = self.read_record() if self.new else {}
         if not self.new or not self.path:
             return
-        document = {"checks": checks(), "files": self.read_record() | self.new}
+        document = {"checks": checks(), "files": known | self.new}
         try:
             write_text(self.path, json.dumps(document) + "\n")
         except UserError as error:
@@ -110,18 +118,36 @@ def read_report(role: str, files: Mapping[str, Path], channels: Mapping[str, int
     """The report of one role's file, from reading it."""
     if role == TARGETS:
         return read_targets(files)
-    volume = read_volume(role, files, 1 if role == "label" else len(channels) or 1)
-    grid = list(volume.voxels.shape[:3]), volume.affine.tolist()
     if role == "label":
-        millilitres = float((volume.voxels > 0).sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000)
-        values = np.unique(volume.voxels).tolist()
-        return FileReport(*grid, tumour_faults(millilitres), values, millilitres)
+        return read_label(files, channels)
+    volume = read_volume(role, files, len(channels) or 1)
+    grid = list(volume.voxels.shape[:3]), volume.affine.tolist()
     faults = image_faults(volume)
     if not first or faults:
         return FileReport(*grid, faults)
     if volume.voxels.ndim == 4:  # the other channels are of other sequences
         volume = volume._replace(voxels=volume.voxels[..., channels[role]])
     return FileReport(*grid, checksum=content_checksum(volume))
+
+
+def read_label(files: Mapping[str, Path], channels: Mapping[str, int]) -> FileReport:
+    """The report of a label: its header, its values, how much tumour it holds, and whether that lies in the brain."""
+    label = read_volume("label", files, 1)
+    millilitres = float((label.voxels > 0).sum() * abs(np.linalg.det(label.affine[:3, :3])) / 1000)
+    faults = header_faults(label) or tumour_faults(millilitres)
+    if millilitres and not faults and (beside := image_beside(files)):
+        with suppress(ValueError):  # which is a fault of the image
+            image = read_volume(beside, files, len(channels) or 1).voxels
+            image = image[..., channels[beside]] if channels else image
+            faults = outside_faults(label.voxels, image, files[beside].name)
+    values = np.unique(label.voxels).tolist()
+    checksum = content_checksum(label) if millilitres else 0
+    return FileReport(list(label.voxels.shape), label.affine.tolist(), faults, values, millilitres, checksum)
+
+
+def image_beside(files: Mapping[str, Path]) -> str:
+    """The sequence with which a case's label is compared: T1ce, or else another; "" without any."""
+    return next((name for name in ("t1ce", *SEQUENCES) if name in files and files[name].is_file()), "")
 
 
 def read_targets(files: Mapping[str, Path]) -> FileReport:

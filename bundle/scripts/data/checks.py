@@ -24,12 +24,13 @@ __all__ = ["CaseReport", "check_case", "check_cases"]
 
 @dataclass
 class CaseReport:
-    """What reading a case showed: faults, values in the label, tumour volume in ml, checksum of the first image."""
+    """What reading a case showed: faults, values in the label, tumour in ml, checksums of first image and label."""
 
     faults: list[Fault] = field(default_factory=list)
     label_values: set[int] = field(default_factory=set)
     tumour_ml: float = 0.0
     checksum: int = 0
+    label_checksum: int = 0  # 0 of an empty one
 
 
 def check_cases(
@@ -82,9 +83,8 @@ def check_case(
         try:
             file = checked.report(role, files, channels or {}, first=role == roles[0])
         except FileNotFoundError as error:
-            remedy = "add the file, named like the others"
-            if role not in (roles[0], "label"):
-                remedy += ", or do without (python -m scripts datalist --sequences, and no teacher that sees it)"
+            without = ", or do without (python -m scripts datalist --sequences, and no teacher that sees it)"
+            remedy = f"add the file, named like the others{'' if role in (roles[0], 'label') else without}"
             report.faults.append(Fault(name, str(error), f"missing {role}", remedy))
             continue
         except ValueError as error:
@@ -98,7 +98,7 @@ def check_case(
         report.faults += [Fault(name, str(files[role]), *fault) for fault in faults]
         if role == "label":
             report.label_values = {int(value) for value in file.values if float(value).is_integer()}
-            report.tumour_ml = file.tumour_ml
+            report.tumour_ml, report.label_checksum = file.tumour_ml, file.checksum
         elif role == roles[0]:
             report.checksum = file.checksum
     return report

@@ -1,4 +1,4 @@
-"""What the values in a data set's labels mean: as the user says, or as its edition and its labels tell."""
+"""What the labels of a data set say together: what their values mean, and which ones are copies or empty."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from collections.abc import Mapping, Sequence
 from scripts.data.case import Case
 from scripts.data.checks import CaseReport
 from scripts.data.faults import Fault
+from scripts.documents import some
 from scripts.errors import UserError
-from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, class_of_value
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, WHICH_IS_ET, class_of_value, unclear_meaning
 
 __all__ = ["detect_label_values", "possible_labels", "values_of", "warn_of_absent_classes"]
 
 logger = logging.getLogger(__name__)
+
+UNCLEAR = (
+    "say it by --label_values (brats2018: ET is 4, brats2023: 3, or four numbers), in a datalist for each edition; set "
+    "a cavity to 0 first"
+)
 
 
 def values_of(label_values: str | Sequence[int] | None) -> tuple[int, ...]:
@@ -35,29 +41,58 @@ def values_of(label_values: str | Sequence[int] | None) -> tuple[int, ...]:
 
 
 def possible_labels(case: Case) -> set[int]:
-    """Values that a case's label may hold. BraTS from 2017 to 2021 stores ET as 4, relabelled copies of it as 3."""
-    by_edition = {"2015": {0, 1, 2, 4}, "2023": {0, 1, 2, 3}}
-    return set(case.label_values) or by_edition.get(case.edition, {0, 1, 2, 3, 4})
+    """Values that a case's label may hold. All labels together tell whether ET is 3 or 4: ``detect_label_values``."""
+    return set(case.label_values) or ({0, 1, 2, 4} if case.edition == "2015" else {0, 1, 2, 3, 4})
 
 
 def detect_label_values(
     cases: Sequence[Case], reports: Mapping[str, CaseReport]
 ) -> tuple[tuple[int, ...], list[Fault]]:
-    """Disk values of the network classes, and a fault for each case that differs from the majority."""
-    cases_with: dict[int, list[str]] = defaultdict(list)
-    for case in cases:
-        for value in reports[case.name].label_values & {3, 4}:
-            cases_with[value].append(case.name)
-    editions = {case.edition for case in cases}
+    """Disk values of the network classes, and a fault for each label that is unclear, differs from the majority in ET,
+    or is a copy of another case's. A warning names the labels without tumour.
+    """
+    labelled = [case for case in cases if "label" in case.files]
+    warn_of_empty_labels(labelled, reports)
+    faults = copied_labels(labelled, reports)
     if declared := {case.label_values for case in cases} - {()}:
-        return declared.pop(), []  # one data set, which says it
-    default = 3 if editions == {"2023"} else 4
+        return declared.pop(), faults  # one data set, which says it
+    cases_with: dict[int, list[Case]] = defaultdict(list)
+    for case in labelled:
+        found = reports[case.name].label_values
+        if doubt := unclear_meaning(found, case.name, modern=case.edition == "2023"):
+            faults.append(Fault(case.name, str(case.files["label"]), doubt, UNCLEAR))
+        for value in found & {3, 4} if not doubt else ():
+            cases_with[value].append(case)
+    default = 3 if {case.edition for case in cases} == {"2023"} else 4
     enhancing = max(cases_with, key=lambda value: len(cases_with[value]), default=default)
+    fault = f"holds {7 - enhancing}, most of the dataset {enhancing}: {WHICH_IS_ET}"
     others = cases_with[7 - enhancing] if len(cases_with) > 1 else []
-    fault = f"ET is {7 - enhancing} in this label, {enhancing} in most of the dataset"
-    remedy = "make a datalist for each edition, or relabel the file"
-    values = BRATS_2018 if enhancing == 4 else BRATS_2023
-    return values, [Fault(name, "-", fault, remedy) for name in others]
+    faults += [Fault(case.name, str(case.files["label"]), fault, UNCLEAR) for case in others]
+    return BRATS_2018 if enhancing == 4 else BRATS_2023, faults
+
+
+def copied_labels(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> list[Fault]:
+    """A fault for each label that is the same as one of another T1ce. Copies of whole cases count as one patient."""
+    same: dict[int, list[Case]] = defaultdict(list)
+    for case in cases:
+        same[reports[case.name].label_checksum].append(case)
+    faults = []
+    for case in cases:
+        group = same[reports[case.name].label_checksum] if reports[case.name].label_checksum else []
+        images = {other.name: reports[other.name].checksum for other in group}
+        if others := [other for other in group if images[other.name] != images[case.name]]:
+            fault = f"the same label as {others[0].name}, but another T1ce"
+            faults.append(Fault(case.name, str(case.files["label"]), fault, "replace the one that is not of its case"))
+    return faults
+
+
+def warn_of_empty_labels(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> None:
+    """Warn of labels that hold no tumour, and name their cases."""
+    if empty := [case.name for case in cases if reports[case.name].label_values == {0}]:
+        logger.warning(
+            f"{len(empty)} of {len(cases)} labels hold no tumour: {some(empty)}. Leave these cases out, unless their "
+            "patients have none."
+        )
 
 
 def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parte
 from scripts.data.schemes import endings_text, read_name
 from scripts.data.seen_patients import duplicates, find_overlap, unite_copies
 from scripts.errors import UserError
-from scripts.files import check_output, write_json
+from scripts.files import check_output, replacing, write_json
 from scripts.labels import CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
@@ -210,8 +210,9 @@ def write_datalist(
         parts["testing" if case.name in testing else "training"].append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}
     document = {"name": root.resolve().name, "modality": {"0": "T1ce"}, "labels": labels, **parts}
-    set_aside(Path(output), document)
-    write_json(Path(output), document)
+    with replacing(Path(output)) as partial:
+        write_json(partial, document)
+        set_aside(Path(output), document)
     folds = Counter(entry["fold"] for entry in parts["training"] if "label" in entry)
     print(
         f"{output}: {folds.total()} labelled cases in folds of {[folds[fold] for fold in sorted(folds)]}, "

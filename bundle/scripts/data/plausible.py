@@ -13,9 +13,13 @@ from scripts.data.skull import skull_sign
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
 from scripts.labels import CLASSES, LABEL_VALUES, TARGETS
 
-__all__ = ["STRIP", "copy_faults", "image_faults", "label_faults", "probability_faults", "tumour_faults"]
+__all__ = [
+    "STRIP", "copy_faults", "header_faults", "image_faults", "label_faults", "outside_faults",
+    "probability_faults", "tumour_faults",
+]  # fmt: skip
 
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
+SHORTEST_MAP_MM = 1  # of a label map, which may show a part of it: shorter ones count in metres
 MOST_NOT_ZERO = 0.9  # share of voxels that are not 0; a brain fills half of its bounding box
 LEAST_SPREAD = 0.1  # 5th to 95th percentile of a brain's values, relative to them; real ones have above 0.5
 MOST_FLAT = 0.6  # share of bright neighbours in a brain with the same value; real brains: below 0.3, z-scored 0.5
@@ -24,6 +28,7 @@ LEAST_ML = 50  # of voxels that are not 0; real brains: above 1,100
 MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real sequences: below 3
 LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
 MOST_TUMOUR_ML = 800  # largest tumour of real patients here: 330; brains: above 1,100
+MOST_OUTSIDE = 0.5  # share of the tumour where the image is 0; real labels: below 0.001
 SAMPLE = 4_000_000  # voxels that are enough to tell
 STRIP = "strip the skull (hd-bet, SynthStrip) and set the background to 0; predict also takes --brain_mask"
 
@@ -37,24 +42,25 @@ def image_faults(volume: Volume) -> list[Finding]:
         return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else [voxels]
     spacing = voxel_sizes(volume.affine)
-    return header_faults(volume) or [found for channel in channels for found in brain_faults(channel, spacing)][:1]
+    faults = header_faults(volume, SHORTEST_MM)
+    if not faults and not volume.placed:
+        fault = "the header has neither qform nor sform code, so left and right are not known"
+        faults = [(fault, "convert the file again, or set its orientation and code")]
+    return faults or [found for channel in channels for found in brain_faults(channel, spacing)][:1]
 
 
-def header_faults(volume: Volume) -> list[Finding]:
-    """What is wrong with the place and the size of a volume, at most one finding."""
+def header_faults(volume: Volume, shortest_mm: float = SHORTEST_MAP_MM) -> list[Finding]:
+    """What is wrong with size and direction of a volume, image or label map, by its header: at most one finding."""
     extent = np.array(volume.voxels.shape[:3]) * voxel_sizes(volume.affine)
     sizes = " x ".join(f"{length:.3g}" for length in extent)
     if volume.unit != "mm":
         fault = f"the header's unit is {volume.unit} (extent {sizes}), expected mm"
         return [(fault, "write voxel sizes and affine in mm, and the unit mm")]
-    if not ((extent >= SHORTEST_MM) & (extent <= LONGEST_MM)).all():
-        fault = f"extent {sizes} mm, expected {SHORTEST_MM} to {LONGEST_MM} mm along each axis of a head"
+    if not ((extent >= shortest_mm) & (extent <= LONGEST_MM)).all():
+        fault = f"extent {sizes} mm, expected {shortest_mm} to {LONGEST_MM} mm along each axis of a head"
         return [(fault, "correct the voxel size in the header, or give the whole brain")]
     if volume.conflict:
         return [(f"the header contradicts itself: {volume.conflict}", "convert the file again, or correct the header")]
-    if not volume.placed:
-        fault = "the header has neither qform nor sform code, so left and right are not known"
-        return [(fault, "convert the file again, or set its orientation and code")]
     return []
 
 
@@ -116,6 +122,20 @@ def tumour_faults(tumour_ml: float) -> list[Finding]:
     """What shows that a label marks a brain and no tumour."""
     fault = f"{tumour_ml:,.0f} ml of tumour, expected below {MOST_TUMOUR_ML} ml"
     return [(fault, "replace the label: is it a brain mask?")] if tumour_ml > MOST_TUMOUR_ML else []
+
+
+def outside_faults(label: np.ndarray, image: np.ndarray, name: str) -> list[Finding]:
+    """What shows that a label is of another brain than the image with this file name.
+
+    Shapes: label, image (H, W, D).
+    """
+    if label.shape != image.shape or not image.any():
+        return []  # which is a fault by itself
+    outside = image[label > 0] == 0
+    if not outside.size or outside.mean() <= MOST_OUTSIDE:
+        return []
+    fault = f"{outside.mean():.0%} of the tumour lies where {name} is 0, outside of the brain"
+    return [(fault, "give the label of this image, in its grid")]
 
 
 def copy_faults(path: Path, others: Iterable[Path]) -> list[Finding]:

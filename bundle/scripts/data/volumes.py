@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.openers import ImageOpener
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.quaternions import quat2mat
 from nibabel.volumeutils import shape_zoom_affine
 
 from scripts.labels import TARGETS
 
 __all__ = [
-    "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "read_header", "read_volume",
-    "reorient", "shorten", "unique_roles", "whole_numbers",
+    "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "open_whole", "read_header",
+    "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
-# millimetre moves no voxel into its neighbour.
-TOLERANCE_MM = 0.1
+# millimetre moves no voxel into its neighbour, unless voxels are smaller than in any scanner.
+TOLERANCE_MM, TOLERANCE_VOXELS = 0.1, 0.25  # the smaller one counts
 ROUNDING = 1e-3  # values closer than this to a whole number are that number: rounded by resampling or by a scale
 ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
+MOST_TURNED = 5  # degrees between the axes of qform and sform: quaternions are rounded, and hold no shear
+CHUNK = 2**20  # bytes
 
 Finding = tuple[str, str]  # (fault, remedy)
 
@@ -54,20 +59,44 @@ def read_volume(role: str, files: Mapping[str, Path], channels: int) -> Volume:
     """
     if role not in files or not files[role].is_file():
         raise FileNotFoundError(str(files.get(role, "-")))
-    try:
-        image = nib.load(files[role])
-        volume = Volume(np.asanyarray(image.dataobj), *read_header(files[role]))
-    except Exception as error:  # nibabel, gzip and zlib fail in many ways
-        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+    with open_whole(files[role]) as image:
+        volume = Volume(np.asanyarray(image.dataobj), *header_facts(image))
     check_type(files[role])
     if role == "label" or (role == TARGETS and channels == 1):
         volume = volume._replace(voxels=whole_numbers(volume.voxels))
     return check_shape(volume, channels)
 
 
+@contextmanager
+def open_whole(path: str | Path) -> Iterator[Any]:
+    """nibabel's image of a file, which is then read to its end: nibabel stops at the last voxel, before the checksum
+    of a compressed file.
+
+    Raises:
+        ValueError: if the file cannot be read, or is damaged.
+    """
+    try:
+        with ImageOpener(path) as stream:
+            yield type(nib.load(path)).from_stream(stream.fobj)
+            while stream.read(CHUNK):
+                pass
+    except Exception as error:  # nibabel, gzip and zlib fail in many ways
+        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+
+
 def read_header(path: str | Path) -> tuple[np.ndarray, str, bool, str]:
+    """What the header of a file says, see ``header_facts``, for voxels that another reader took from it.
+
+    Raises:
+        ValueError: if the file cannot be read, or is damaged.
+    """
+    with open_whole(path) as image:
+        facts = header_facts(image)
+    return facts
+
+
+def header_facts(image: Any) -> tuple[np.ndarray, str, bool, str]:
     """Affine, unit of the voxel size, whether there is a code for the affine (qform, sform), and any contradiction."""
-    image = nib.load(path)
     header = image.header
     code = int(header["xyzt_units"]) & 7 if "xyzt_units" in header else 0
     placed = any(int(header[key]) > 0 for key in ("qform_code", "sform_code") if key in header)
@@ -83,15 +112,30 @@ def check_type(path: str | Path) -> None:
 
 
 def find_conflict(header: Mapping[str, Any], affine: np.ndarray) -> str:
-    """How pixdim or the qform contradict the affine, which is the sform; "" if they do not."""
+    """How pixdim or the qform contradict the affine, which is the sform; "" if they do not.
+
+    A qform without a code says nothing. One with another code than the sform is of another space (scanner and atlas),
+    so that it may be turned and lie elsewhere, but no space is a mirror image.
+    """
     factor, *said = (float(value) for value in header["pixdim"][:4])
     sizes = voxel_sizes(affine)
     if any(abs(value - size) > ROUGHLY * size for value, size in zip(said, sizes)):
         shown = (" x ".join(f"{value:.3g}" for value in values) for values in (said, sizes))
         return "pixdim says {} mm, the sform {} mm".format(*shown)
-    if header["qform_code"] > 0 and (factor < 0) != (np.linalg.det(affine[:3, :3]) < 0):
+    if header["qform_code"] <= 0 or not sizes.all():  # a singular affine is named by check_shape
+        return ""
+    if (factor < 0) != (np.linalg.det(affine[:3, :3]) < 0):
         return "qform and sform mirror one another, so left and right are not known"
-    return ""
+    if header["qform_code"] != header["sform_code"]:
+        return ""
+    quaternion = np.array([float(header[f"quatern_{part}"]) for part in "bcd"])
+    axes = quat2mat([max(0.0, 1 - quaternion @ quaternion) ** 0.5, *quaternion]) * [1, 1, -1 if factor < 0 else 1]
+    turned = np.degrees(np.arccos(np.clip((axes * affine[:3, :3] / sizes).sum(0), -1, 1))).max()
+    if turned > MOST_TURNED:
+        return f"qform and sform turn the head by {turned:.0f} degrees against one another"
+    origin = np.array([float(header[f"qoffset_{axis}"]) for axis in "xyz"])
+    moved = np.linalg.norm(origin - affine[:3, 3])
+    return f"qform and sform put the first voxel {moved:.3g} mm apart" if moved > sizes.max() else ""
 
 
 def check_shape(volume: Volume, channels: int) -> Volume:
@@ -135,10 +179,11 @@ def grid_faults(volume: Volume, first: Volume, name: str) -> list[Finding]:
     corners = np.stack(np.meshgrid(*((0, length - 1) for length in shape)), axis=-1).reshape(-1, 3)
     moves = apply_affine(volume.affine, corners) - apply_affine(first.affine, corners)
     distance = float(np.linalg.norm(moves, axis=1).max())
-    if distance <= TOLERANCE_MM:
+    smallest = voxel_sizes(first.affine).min()
+    if distance <= min(TOLERANCE_MM, TOLERANCE_VOXELS * smallest):
         return []
     fault = f"affine differs from {name} by up to {distance:.3g} mm"
-    if distance < voxel_sizes(first.affine).min() / 2:
+    if distance < smallest / 2:
         return [(fault, "less than half a voxel, as by rounding: if the voxels fit, copy that file's affine")]
     centred = shape_zoom_affine(shape, voxel_sizes(volume.affine))  # what nibabel gives where the header says nothing
     if not volume.placed or any(np.allclose(volume.affine, affine) for affine in (np.eye(4), centred)):
@@ -154,12 +199,13 @@ def reorient(volume: Volume, orientation: np.ndarray) -> Volume:
 
 
 def content_checksum(volume: Volume) -> int:
-    """Checksum of the values in space: orientation, data type, byte order and rounding do not matter.
+    """Checksum of the values in space: orientation, data type, byte order, rounding and the sign of 0 do not matter.
 
     The axes run to the left, to the back and up, and whole numbers are int16: as BraTS stores them, so that checksums
     of stored voxels, which earlier versions took, are the same there.
     """
-    voxels = whole_numbers(reorient(volume, axcodes2ornt("LPS")).voxels)
+    voxels = reorient(volume, axcodes2ornt("LPS")).voxels
+    voxels = whole_numbers(voxels + 0.0 if voxels.dtype.kind == "f" else voxels)  # -0.0 + 0.0 is 0.0
     low, high = voxels.min(), voxels.max()
     whole = voxels.dtype.kind in "biu" or np.array_equal(voxels, np.rint(voxels))
     short = whole and low >= -(2**15) and high < 2**15

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 from tqdm import tqdm
 
+from scripts.command import Positional
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, mean_of, number, read_scores
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
 FEWEST = 6  # patients that all agree give the signed-rank test p = 2 / 2^6 = 0.03
+HEADER = "region,metric,mean_a,mean_b,difference"  # begins the CSV
 DECIMALS = 6  # of metrics.csv: what is equal there is a tie
 EXPLANATION = """A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided, not corrected for the number
 of rows; a win is a patient with a better score in A. Volume errors are compared by size, without their sign."""
@@ -44,7 +46,7 @@ class Difference(NamedTuple):
     ties: int
 
 
-def compare(run_a: str, run_b: str, output: str | None = None, picture: str | None = None) -> None:
+def compare(run_a: Positional, run_b: Positional, output: str | None = None, picture: str | None = None) -> None:
     """Compare two evaluated runs patient by patient: differences, intervals, p, wins and losses.
 
     Args:
@@ -59,7 +61,7 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
             empty regions.
     """
     if output:
-        check_output(output, "output", ".csv", sources=[*run_a.split(","), *run_b.split(",")])
+        check_output(output, "output", ".csv", {".csv": HEADER}, sources=[*run_a.split(","), *run_b.split(",")])
     if picture:
         check_output(picture, "picture", ".png")
     a, b = mean_scores(run_a), mean_scores(run_b)
@@ -68,17 +70,17 @@ def compare(run_a: str, run_b: str, output: str | None = None, picture: str | No
     keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
     bar = tqdm(keys, desc="Comparing", disable=None, leave=False)
     rows = [difference_row(a, b, common, region, metric) for region, metric in bar]
+    if output:
+        write_table(Path(output), rows)
+    if picture:
+        columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
+        draw_differences(columns, f"A {run_a}, B {run_b}", picture)
     print(f"A = {run_a}\nB = {run_b}")
     for name, scores in (("A", a), ("B", b)):
         print(f"{name}: {caption(scores).splitlines()[1]}")
     print(f"{len(common)} patients in both. {EXPLANATION}\n")
     header = ["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"]
     print(format_table([header, *map(printed_row, rows)]))
-    if output:
-        write_table(Path(output), rows)
-    if picture:
-        columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
-        draw_differences(columns, f"A {run_a}, B {run_b}", picture)
 
 
 def mean_scores(runs: str) -> Scores:
@@ -207,6 +209,6 @@ def draw_differences(columns: Mapping[str, Sequence[np.ndarray]], title: str, pi
         axis.set_xlabel("Dice of B")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("Dice of A minus Dice of B")
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, parse_math=False)  # folders may hold a $
     with replacing(Path(picture)) as partial:
         figure.savefig(partial, dpi=110)

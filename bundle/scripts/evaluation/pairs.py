@@ -12,16 +12,16 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from scripts.data.plausible import header_faults
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient, shorten, whole_numbers
 from scripts.errors import UserError
-from scripts.labels import CLASSES, LABEL_VALUES, class_of_value
+from scripts.labels import CLASSES, VALUE_NAMES, WHICH_IS_ET, class_of_value, unclear_meaning
 
 __all__ = ["Meaning", "Pair", "class_of_value", "count_pairs", "read_pair", "to_classes", "warn_of_meanings"]
 
 logger = logging.getLogger(__name__)
 
 NAME_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+")  # of cases from 2023 on
-NAMES = f"{', '.join(LABEL_VALUES)}, or four numbers"
 
 
 class Pair(NamedTuple):
@@ -53,27 +53,27 @@ class Meaning:
 
     def classes(self, voxels: np.ndarray, path: Path) -> np.ndarray:
         """Network classes. Raises ValueError (file, fault, remedy) for values without a meaning, or with two."""
-        values = values_in(voxels)
-        if unknown := sorted(values - set(self.class_of)):
-            known = f"expected {sorted(self.class_of)}{', by the label values given' if self.told else ''}"
-            remedy = (
-                f"{'for this side, ' if self.told else ''}pass {'other ' if self.told else ''}--{self.key} ({NAMES})"
-            )
-            raise ValueError(path, f"unknown label values {shorten(unknown)}", f"{known}: {remedy}")
+        try:
+            classes = to_classes(voxels, self.class_of)
+        except ValueError as error:
+            fault, known = error.args
+            remedy = f"pass {'other ' if self.told else ''}--{self.key} ({VALUE_NAMES})"
+            known += ", by the label values given for this side" if self.told else ""
+            raise ValueError(path, fault, f"{known}: {remedy}") from error
         if not self.told:
-            self.enhancing |= dict.fromkeys(values & {3, 4}, path)
-            modern = self.key == "truth_values" and NAME_2023.search(f"{path.parent.name}/{path.name}")
-            if {3, 4} <= values or (4 in values and modern):
-                found = "3 and 4" if 3 in values else "4 in a file named as from 2023 on"
-                raise ValueError(path, f"holds {found}: which is ET?", f"pass --{self.key} ({NAMES})")
-        return to_classes(voxels, self.class_of)
+            values = {value for value in (3, 4) if (voxels == value).any()}
+            self.enhancing |= dict.fromkeys(values, path)
+            name = f"{path.parent.name}/{path.name}" if self.key == "truth_values" else ""  # predictions may be of 2018
+            if doubt := unclear_meaning(values, name, modern=bool(NAME_2023.search(name))):
+                raise ValueError(path, doubt, f"pass --{self.key} ({VALUE_NAMES})")
+        return classes
 
     def check_one_edition(self) -> None:
         """Raises UserError if some files hold 3 and others 4, and no edition is named."""
         if len(self.enhancing) > 1:
             raise UserError(
-                f"{self.enhancing[3]} holds 3 and {self.enhancing[4]} holds 4, so their edition cannot be told: pass "
-                f"--{self.key} ({NAMES}); in brats2024, 4 is the resection cavity."
+                f"{self.enhancing[3]} holds 3 and {self.enhancing[4]} holds 4: {WHICH_IS_ET}: pass --{self.key} "
+                f"({VALUE_NAMES})."
             )
 
 
@@ -89,26 +89,40 @@ def warn_of_meanings(voxels: np.ndarray) -> None:
     Args:
         voxels: by predicted and true class, of all cases together, (4, 4).
     """
-    sides = {"predictions": (voxels.sum(1), "truth"), "truth": (voxels.sum(0), "predictions")}
-    for side, (own, other) in sides.items():
-        if lacking := [CLASSES[index] for index in (1, 2, 3) if not own[index] and sides[other][0][index]]:
+    predicted, true = (voxels.sum(axis)[1:] > 0 for axis in (1, 0))
+    for where, but, lacking in (
+        ("the predictions", ", but those of the truth do", true & ~predicted),
+        ("the truth", ", but those of the predictions do", predicted & ~true),
+        ("truth and predictions", ", so full marks for a region of it alone say nothing", ~true & ~predicted),
+    ):
+        if names := [name for name, lacks in zip(CLASSES[1:], lacking) if lacks]:
             logger.warning(
-                f"No label map of the {side} holds {' or '.join(lacking)}, but those of the {other} do. If these are "
-                "masks of the whole tumour, only the scores of WT mean something."
+                f"No label map of {where} holds {' or '.join(names)}{but}. If these are masks of the whole tumour, "
+                "only the scores of WT mean something."
             )
+    if predicted.any() and np.array_equal(voxels, np.diag(voxels.diagonal())):
+        logger.warning(
+            "Predictions and truth are the same in every voxel of every case: is --pred the truth itself, or a link or "
+            "copy?"
+        )
     if voxels[1, 2] > voxels[1, 1] and voxels[2, 1] > voxels[2, 2]:
         logger.warning(
             "Most of what the predictions call NCR or ED is the other one in the truth. If a side counts as nnU-Net "
-            f"and MSD do (1 is ED), pass --pred_values or --truth_values ({NAMES})."
+            f"and MSD do (1 is ED), pass --pred_values or --truth_values ({VALUE_NAMES})."
         )
 
 
 def to_classes(voxels: np.ndarray, class_of: Mapping[int, int]) -> np.ndarray:
-    """Network classes of a label map, uint8; values that stand for no class become background.
+    """Network classes of a label map, uint8.
 
     Shapes: any -> the same.
+
+    Raises:
+        ValueError: (fault, expected) for values that stand for no class.
     """
     voxels = whole_numbers(voxels)
+    if unknown := sorted(values_in(voxels) - set(class_of)):
+        raise ValueError(f"unknown label values {shorten(unknown)}", f"expected {sorted(class_of)}")
     classes = np.zeros_like(voxels, dtype=np.uint8)
     for value, index in class_of.items():
         classes += (voxels == value) * np.uint8(index)
@@ -137,10 +151,13 @@ def read_pair(pair: Pair, pred: Meaning, true: Meaning) -> tuple[np.ndarray, np.
 
 
 def read_label_map(path: Path) -> Volume:
-    """One label map. Raises ValueError (file, fault, remedy) if there is none, or it cannot be read."""
+    """One label map. Raises ValueError (file, fault, remedy) if it is not there, or its content or header is wrong."""
     try:
-        return read_volume("label", {"label": path}, 1)
+        volume = read_volume("label", {"label": path}, 1)
     except FileNotFoundError as error:
         raise ValueError(path, "missing", "predict it, or leave the case out") from error
     except ValueError as error:
         raise ValueError(path, str(error), "expected a 3-D label map: copy or export the file again") from error
+    if faults := header_faults(volume):
+        raise ValueError(path, *faults[0])
+    return volume

@@ -13,7 +13,7 @@ from scripts.data.cases import maps_of
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.locking import FolderLock
-from scripts.settings.provenance import record_run
+from scripts.settings.provenance import plain, record_run
 from scripts.training.folder import forget_scores
 
 __all__ = ["record_groups", "record_inference"]
@@ -61,7 +61,8 @@ def record_inference(
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
     lock = FolderLock(output_dir, wait=WAIT)  # until the end
-    settings = {**settings, "weights": [sha256(weights) for weights in ensure_tuple(ckpt_path)]}
+    weights = [sha256(path) for path in ensure_tuple(ckpt_path)]
+    settings = plain({**settings, "weights": weights})  # as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]
     made = {path.name for path in Path(output_dir).glob("*_seg.nii.gz")}  # faulty now, not when their map was made
     images = [image for image in images if "fault" not in image or f"{image['case']}_seg.nii.gz" not in made]
     now = {image["case"] for image in images}

@@ -149,5 +149,7 @@ def draw_panel(
     axis.set(title=title, xlabel="epoch")
     axis.title.set_fontsize(10)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)  # below the axes
+    legend = axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)  # below
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names of runs may hold a $
     axis.grid(alpha=0.3)

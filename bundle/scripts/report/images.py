@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from scripts.data.volumes import open_whole
 from scripts.errors import UserError
 from scripts.evaluation.pairs import to_classes
 
@@ -21,12 +22,24 @@ def read_image(path: Path, channel: int | None = None) -> np.ndarray:
         UserError: if it cannot be read.
     """
     try:
-        voxels = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj)
-    except Exception as error:  # nibabel, gzip and zlib fail in many ways
-        raise UserError(f"{path} is unreadable or truncated ({error}): copy or predict it again.") from error
+        with open_whole(path) as image:
+            voxels = np.asarray(nib.as_closest_canonical(image).dataobj)
+    except ValueError as error:
+        raise UserError(f"{path} is {error}: copy or predict it again.") from error
     return voxels[..., channel or 0] if voxels.ndim == 4 else voxels
 
 
 def read_classes(path: Path, class_of: Mapping[int, int]) -> np.ndarray:
-    """Network classes (H, W, D) of a label map; ``class_of`` gives the class of each value on disk."""
-    return to_classes(read_image(path), class_of)
+    """Network classes (H, W, D) of a label map; ``class_of`` gives the class of each value on disk.
+
+    Raises:
+        UserError: if it cannot be read, or holds other values.
+    """
+    voxels = read_image(path)
+    try:
+        return to_classes(voxels, class_of)
+    except ValueError as error:
+        fault, expected = error.args
+        raise UserError(
+            f"{path} holds {fault}, {expected} as the run's record or scores say: predict or score it again."
+        ) from error

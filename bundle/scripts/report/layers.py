@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from scripts.data.brain_mask import marked
 from scripts.errors import UserError
 from scripts.evaluation.metrics import bounding_box
 from scripts.labels import CLASSES, REGIONS
@@ -104,7 +105,7 @@ def read_patient(
     path = Path(case["image"])
     image = read_image(path, channels[0] if channels else None)
     if mask := case.get("brain_mask"):  # the network did not see what is outside
-        image = np.where(fitting(read_image(Path(mask)), Path(mask), image) != 0, image, 0)
+        image = np.where(marked(fitting(read_image(Path(mask)), Path(mask), image)), image, 0)
     real = fitting(read_classes(truth.path, truth.class_of), truth.path, image) if truth else None
     found = {title: fitting(read_classes(*item), item.path, image) for title, item in predictions.items()}
     layers = [Layer(title, "classes", voxels) for title, voxels in found.items()]

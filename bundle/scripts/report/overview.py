@@ -83,7 +83,7 @@ def draw(patient: Patient, picture: str) -> None:
     figure = Figure(figsize=(3.2 * len(panels), 3.9), layout="constrained")
     for axis, (title, pixels) in zip(figure.subplots(1, len(panels)), panels.items()):
         axis.imshow(np.fliplr(np.rot90(pixels)))
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, parse_math=False)  # names may hold a $
         axis.axis("off")
     patches = [Patch(color=colour, label=CLASSES[value]) for value, colour in CLASS_COLOURS.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False)

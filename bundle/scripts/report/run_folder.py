@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from scripts.documents import some
+from scripts.documents import check_form, some
 from scripts.errors import UserError
 from scripts.evaluation.pairs import class_of_value
 from scripts.evaluation.summary import Scores, read_scores
@@ -22,7 +22,8 @@ __all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
 logger = logging.getLogger(__name__)
 
 STAGES = ("evaluation", "inference")
-RUN = {"cases": [{"case": str, "image": str, "prediction": str, "label?": str}], "label_values?": (list, NoneType)}
+CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": dict}
+RUN = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
 
 
 @dataclass
@@ -103,8 +104,11 @@ def read_record(path: Path, form: dict[str, Any] | None = None) -> dict[str, Any
 
 def run_record(folder: Path) -> dict[str, Any]:
     """The record of the evaluation in a folder, or else of the inference; empty if there is neither."""
-    records = (read_record(folder / f"{stage}.json", RUN) for stage in STAGES)
-    return next((record for record in records if record), {})
+    for path in (folder / f"{stage}.json" for stage in STAGES):
+        if record := read_record(path, RUN):
+            class_of_value(record.get("label_values"), f"run {path}: label_values")
+            return record
+    return {}
 
 
 def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[str, dict[str, Any]]:
@@ -145,6 +149,10 @@ def scores_of(folder: Path, cases: Collection[str], record: Mapping[str, Any], n
     """The tables in a folder that score all these cases; a note names a table of patients that the record lacks."""
     paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
     tables = [read_scores(path) for path in paths if path.is_file()]
+    for table in tables:  # where the truth is, and what its values mean
+        source = f"the record {table.path.with_suffix('.json')}"
+        check_form({"truth": table.truth}, {"truth": dict.fromkeys(table.truth, str)}, source)
+        class_of_value(table.truth_values, f"{source}: truth_values")
     shown = [table for table in tables if set(cases) <= set(table.cases)]
     for table in tables:
         if others := sorted(set(table.cases) ^ {case["case"] for case in record["cases"]}):

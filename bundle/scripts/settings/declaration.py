@@ -75,13 +75,10 @@ SIZE: Rule = (
     lambda v: listed(v, 3, lambda n: whole(n, 1) and n % STRIDE == 0),
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
-FLAGS = (
-    "strict overwrite lr_from_validation activation_checkpointing amp channels_last deterministic mirror uncertainty "
-    "probabilities dicom_seg"
-)
+FLAGS = "strict overwrite lr_from_validation activation_checkpointing amp channels_last deterministic mirror dicom_seg"
 COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(FLAGS.split(), FLAG),
+    **dict.fromkeys((*FLAGS.split(), "uncertainty", "probabilities"), FLAG),
     **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval", "search_interval"), AT_LEAST_1),
     **dict.fromkeys(COUNTS.split(), AT_LEAST_0),
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
@@ -112,7 +109,6 @@ RULES: dict[str, Rule] = {
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
     "ckpt_path": (lambda v: each(v, os.path.isfile), "files that exist, several as \"['a.pt','b.pt']\": train first"),
     "et_label": (lambda v: v in (3, 4), "3 or 4"),
-    "et_threshold_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
-    "smallest_part_ml": (lambda v: number(v) and v >= 0, "a volume in ml, or 0"),
+    **dict.fromkeys(("et_threshold_ml", "smallest_part_ml"), (lambda v: number(v) and v >= 0, "a volume in ml, or 0")),
     "empty_rule": (lambda v: v in list(EMPTY_RULES), f"one of {sorted(EMPTY_RULES)}"),
 }

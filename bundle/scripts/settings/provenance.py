@@ -78,7 +78,7 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
     for path in [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path:
         for record, document in training_records(path):
             trained = document.get("configuration") or {}
-            for key, value in settings.items():
+            for key, value in plain(settings).items():
                 then = None if trained.get(key) == "$None" else trained.get(key, value)
                 if then != value:
                     typed = shlex.quote("$None" if then is None else str(then))
