@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from scripts.data.cases import Choice, case_of, find_cases, find_images, find_label_maps, survey
+from scripts.data.folds import read_split
 from scripts.data.make_datalist import make_datalist
 from scripts.data.schemes import patient_of, read_name
 from scripts.errors import UserError
@@ -590,3 +592,14 @@ def test_a_broken_link_stops_a_datalist_or_is_left_out_by_name(cohort, caplog):
         entries_of(cohort / "data", folds=2)
     assert len(entries_of(cohort / "data", folds=2, strict=False)["training"]) == 5
     assert path.name in caplog.text
+
+
+def test_names_in_two_forms_of_unicode_are_one(tmp_path):
+    composed, parted = (unicodedata.normalize(form, "Jäger_1") for form in ("NFC", "NFD"))
+    fill(tmp_path, *(f"{parted}/{parted}_{role}.nii.gz" for role in ("t1ce", "seg")))
+    (case,) = find_cases(tmp_path)
+    assert case.name == composed and list(names(find_images(tmp_path))) == [composed]
+    split = tmp_path / "split.json"
+    for form in (composed, parted):
+        split.write_text(json.dumps({"training": [form], "validation": []}))
+        assert read_split(str(split), [case]) == {composed: 1}

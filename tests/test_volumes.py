@@ -326,3 +326,13 @@ def test_the_patients_of_the_shipped_weights_are_recognised_also_as_floats(tmp_p
         assert content_checksum(read_volume("t1ce", {"t1ce": path}, 1)) == entry["checksum"]
         if index < 3:
             assert stored(tmp_path / "f.nii.gz", nib.load(path), np.float32, "RAS") == entry["checksum"]
+
+
+@pytest.mark.parametrize("name", ["whole.nii", "plain.nii.gz"])
+def test_a_file_whose_end_does_not_say_whether_it_is_compressed_is_named(name, tmp_path):
+    image = nib.Nifti1Image(np.ones((60, 60, 60), np.float32), np.eye(4))
+    right = tmp_path / ("a.nii.gz" if name == "whole.nii" else "a.nii")
+    nib.save(image, right)
+    right.rename(tmp_path / name)
+    with pytest.raises(ValueError, match="compressed and named .nii, or the reverse, so rename it"):
+        read_volume("t1ce", {"t1ce": tmp_path / name}, 1)

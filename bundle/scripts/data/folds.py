@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -38,8 +39,10 @@ def read_split(path: str, cases: Sequence[Case]) -> dict[str, int]:
         raise UserError(
             f"split {path} has the keys {sorted(split)}, expected training and validation, lists of case names."
         )
-    folds = dict.fromkeys(split["validation"], 0) | dict.fromkeys(split["training"], 1)
-    if both := sorted(set(split["validation"]) & set(split["training"])):
+    parts = {key: [unicodedata.normalize("NFC", name) for name in split[key]] for key in ("validation", "training")}
+    validation, training = parts.values()
+    folds = dict.fromkeys(validation, 0) | dict.fromkeys(training, 1)
+    if both := sorted(set(validation) & set(training)):
         raise UserError(f"split {path} has {', '.join(both)} in training and validation: keep each case in one list.")
     names = {case.name for case in cases}
     if unknown := sorted(set(folds) - names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def new_case(stem: str, folder: Path, folders: Folders, root: Path, names: Named
     name = stem
     if alone and scheme is PLAIN and not is_in_parts(stem, folder, folders, top):
         name = f"{folder.parent.name}_{folder.name}" if is_time(folder.name) else folder.name
+        name = unicodedata.normalize("NFC", name)
     home = folder.parent if alone else folder
     while home != top and (home.name in ("anat", patient_of(name)) or is_time(home.name)):
         home = home.parent

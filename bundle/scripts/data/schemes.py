@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -110,8 +111,8 @@ def is_volume(path: Path) -> bool:
 
 
 def strip_suffix(path: Path) -> str:
-    """The file name without .nii or .nii.gz."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    """The file name without .nii or .nii.gz, composed (NFC): macOS stores ä as two characters."""
+    return re.sub(r"\.nii(\.gz)?$", "", unicodedata.normalize("NFC", path.name), flags=re.IGNORECASE)
 
 
 def read_name(path: Path) -> Name:
@@ -138,6 +139,7 @@ def read_name(path: Path) -> Name:
 
 def parse(bare: str) -> Name:
     """What a name without suffix says: by the first scheme of its case, or else by its ending."""
+    bare = unicodedata.normalize("NFC", bare)
     for scheme in SCHEMES:
         if re.fullmatch(scheme.case, bare, re.IGNORECASE):
             return Name(bare, "", scheme=scheme)

@@ -17,10 +17,12 @@ from scripts.data.brain_mask import brain_of
 from scripts.data.dicom import DICOM_FILES, write_series
 from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
+    MISNAMED,
     Volume,
     check_shape,
     check_type,
     grid_faults,
+    misnamed,
     read_header,
     read_volume,
 )
@@ -82,6 +84,10 @@ class CheckedImages(Dataset):
         channels = len(SEQUENCES) if "channels" in entry else 1
         if isinstance(entry["image"], list):
             affine = check_images(entry["image"], channels)
+        elif not Path(entry["image"]).is_file():
+            raise ValueError("the file is not there", "restore it, or leave it out of the datalist")
+        elif misnamed(Path(entry["image"])):
+            raise ValueError(MISNAMED)
         try:
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
