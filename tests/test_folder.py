@@ -58,12 +58,15 @@ def test_an_evaluation_does_not_replace_label_maps_that_none_made(overwrite, tmp
     (tmp_path / "model.pt").write_text("weights")
     truth = tmp_path / "a_seg.nii.gz"
     truth.write_text("truth")
-    patients = [{"case": "a", "image": "a_t1ce.nii.gz"}]
+    patients = [{"case": "a", "image": "a_t1ce.nii.gz", "label": str(truth)}]
     with pytest.raises(UserError, match=r"holds 1 label map\(s\) that no evaluation there made \(a_seg.nii.gz\)"):
         check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, overwrite)
-    document = {"cases": patients, "weights": {"then": sha256(str(tmp_path / "model.pt"))}, "configuration": {}}
-    write_json(tmp_path / "evaluation.json", document)
-    check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, overwrite)
+    other = {"cases": [{"case": "b"}], "weights": {}, "configuration": {}}
+    write_json(tmp_path / "evaluation.json", other)
+    with pytest.raises(UserError, match="holds 1 label map"):  # never the truth itself
+        check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, True)
+    elsewhere = [patients[0] | {"label": str(tmp_path / "model.pt")}]
+    check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), elsewhere, True)  # a map of an earlier fold
     assert truth.read_text() == "truth"
 
 

@@ -394,7 +394,7 @@ def test_labels_of_children_have_another_meaning_unless_it_is_given(cohort):
     for case in range(6):
         rewrite(scan(cohort, case, "seg"), lambda label: np.array([0, 2, 3, 0, 1], np.uint8)[label])
     rename_as(cohort, "BraTS-PED")
-    with pytest.raises(UserError, match=r"-00003-000-seg.* is of BraTS-PED, .* not known here +say it by --label"):
+    with pytest.raises(UserError, match=r"-00003-000-seg.* is of BraTS-PED, .* not known here +give --label"):
         make(cohort)
     assert make(cohort, label_values=[0, 2, 3, 1])["labels"] == {"0": "background", "1": "ET", "2": "NCR", "3": "ED"}
 

@@ -36,7 +36,7 @@ def counts(**voxels):
         (counts(p1t1=5, p1t2=5, p1t3=5), ["of the predictions holds ED or ET, but those of the truth do"]),
         (
             counts(p1t1=5, p2t1=5),
-            ["the truth holds ED, but", "truth and predictions holds ET, so full marks"],
+            ["the truth holds ED, but", "truth and predictions holds ET, so a perfect score"],
         ),
         (counts(p1t1=5, p1t0=1), ["of truth and predictions holds ED or ET"]),
         (counts(p1t1=5, p2t2=5, p3t3=5), ["the same in every voxel"]),

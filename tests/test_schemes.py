@@ -213,9 +213,21 @@ def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, wor
         find_images(tmp_path)
 
 
-def test_images_whose_folders_all_tell_the_wanted_sequence_are_taken(tmp_path):
-    fill(tmp_path, "A/T1CE/a.nii", "B/T1CE/b.nii")
-    assert names(find_images(tmp_path)) == {"a": "a.nii", "b": "b.nii"}
+@pytest.mark.parametrize(
+    "files",
+    [["A/T1CE/a.nii", "B/T1CE/b.nii"], ["PD_001.nii", "CT-0012.nii"], ["pre-op/a.nii"], ["T1_Gd/a.nii"]],
+)
+def test_centres_and_folders_of_the_wanted_sequence_are_no_other_images(tmp_path, files):
+    fill(tmp_path, *files)
+    assert sorted(names(find_images(tmp_path)).values()) == sorted(Path(file).name for file in files)
+
+
+def test_a_single_image_is_named_by_its_file(tmp_path):
+    kaggle = "BraTS2021_00000/BraTS2021_00000_t1ce.nii/00000057_brain_t1ce.nii"
+    fill(tmp_path, kaggle, "images/P01_t1ce.nii.gz")
+    assert list(names(find_images(tmp_path / "images"))) == ["P01"]
+    for path in (kaggle, str(Path(kaggle).parent)):
+        assert list(names(find_images(tmp_path / path))) == ["BraTS2021_00000"]
 
 
 @pytest.mark.parametrize("name", ["B_t1ce.nii.bz2", "B_t1ce.nii.gz.part", "B_t1ce.nii.gz.dvc", "B_t1ce.nii.zip"])
@@ -239,8 +251,8 @@ def test_content_that_is_elsewhere_is_named(tmp_path, name):
 
 def test_predictions_are_no_truth(tmp_path, caplog):
     fill(tmp_path, "P0/P0_t1ce.nii", "P0/P0_seg.nii", "P1/P1_t1ce.nii", "out/P1_seg.nii", "out/P2_seg.nii")
-    cases = [{"case": "P1", "prediction": "/elsewhere/out/P1_seg.nii"}]
-    (tmp_path / "out" / "inference.json").write_text(json.dumps({"cases": cases}))
+    group = {"cases": [{"case": "P1", "prediction": "/elsewhere/out/P1_seg.nii"}]}
+    (tmp_path / "out" / "inference.json").write_text(json.dumps({"cases": [], "earlier": [group]}))
     found, files = survey(tmp_path)
     assert {case.name: "label" in case.files for case in found if "t1ce" in case.files} == {"P0": True, "P1": False}
     assert [reason for path, reason in files.left_out if path.name == "P1_seg.nii"] == [
@@ -253,6 +265,13 @@ def test_an_nnunet_data_set_without_its_json_is_named(tmp_path):
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(UserError, match=r"dataset\.json is missing"):
         find_cases(tmp_path)
+
+
+def test_labels_of_other_names_need_a_meaning_only_where_labels_are_read(tmp_path):
+    nnunet(tmp_path, {"background": 0, "label1": 1, "label2": 2, "label3": 3})
+    with pytest.raises(UserError, match="labels is .*--label_values"):
+        find_cases(tmp_path)
+    assert [case.name for case in survey(tmp_path, labelled=False)[0]] == ["A", "B", "C"]
 
 
 def test_labels_as_text_are_numbers(tmp_path):

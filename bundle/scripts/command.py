@@ -49,7 +49,8 @@ def run_command(function: Callable[..., Any]) -> None:
 
 
 def for_help(function: Callable[..., Any]) -> Callable[..., Any]:
-    items = [*inspect.signature(function).parameters.values()]  # which fire lists as --KEY unless they are Positional
+    """The same function, of which fire's help lists parameters as --KEY unless they are Positional."""
+    items = [*inspect.signature(function).parameters.values()]
     alone = [item.kind > item.KEYWORD_ONLY or item.annotation == "Positional" for item in items]
     items = [item if kept else item.replace(kind=item.KEYWORD_ONLY) for item, kept in zip(items, alone)]
     vars(function)["__signature__"] = inspect.Signature(items)
@@ -68,11 +69,13 @@ def call(function: Callable[..., Any], words: Sequence[str]) -> None:
     try:
         function(**values)
         sys.stdout.flush()
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it again at its end
-        raise UserError(f"Standard output cannot be written ({error.strerror}): send it to another file.") from error
+    except OSError:
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # so it is the output that cannot be written
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it again at its end
+            raise UserError(f"Standard output cannot be written ({error.strerror}): send it elsewhere.") from error
+        raise
 
 
 def check_options(words: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:

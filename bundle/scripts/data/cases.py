@@ -29,23 +29,28 @@ __all__ = [
     "survey",
 ]
 
-# what tells a sequence, or another kind of image, between "_" or "-"
-WORD = r"(?:^|[_-])((?:t1|t2|flair)(?:[a-z][a-z0-9]*)?|pre|ct|pet|pd|dwi|adc|swi)(?=[_-]|$)"
+OTHERS = "pre|ct|pet|pd|dwi|adc|swi"  # images that are no T1ce
+# words between "_" or "-"; CT_001 may be a centre
+WORD = rf"(?:^|[_-])((?:t1|t2|flair)(?:[a-z][a-z0-9]*)?|(?<=[_-])(?:{OTHERS})|(?:{OTHERS})(?=[_-][a-z]))(?=[_-]|$)"
 
 
-def find_cases(dataset_dir: str | Path, choice: Choice | None = None) -> list[Case]:
-    """Every case under a dataset folder, sorted by name.
+def find_cases(dataset_dir: str | Path, choice: Choice | None = None, labelled: bool = True) -> list[Case]:
+    """Every case under a dataset folder, sorted by name; ``labelled`` as of ``survey``.
 
     Raises:
         UserError: as ``survey``, and if anything below the folder cannot be read.
     """
-    cases, files = survey(dataset_dir, choice)
+    cases, files = survey(dataset_dir, choice, labelled)
     files.check(f"dataset_dir {dataset_dir}")
     return cases
 
 
-def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[Case], FolderFiles]:
+def survey(
+    dataset_dir: str | Path, choice: Choice | None = None, labelled: bool = True
+) -> tuple[list[Case], FolderFiles]:
     """Every case under a dataset folder, sorted by name, and all files: used, left out and why, and unreadable ones.
+
+    ``labelled`` asks for what the labels' values mean, where a dataset.json must say it.
 
     Raises:
         UserError: if the folder does not exist, holds no case, mixes data sets, or holds two files of one role.
@@ -56,7 +61,11 @@ def survey(dataset_dir: str | Path, choice: Choice | None = None) -> tuple[list[
     files = list_files(root)
     leave_out_predictions(files)
     task = None if choice.globs else find_task(root, files)
-    cases = read_task(task, files) if task else build_cases(keep_named(read_names(root, files, choice), files), root)
+    cases = (
+        read_task(task, files, labelled)
+        if task
+        else build_cases(keep_named(read_names(root, files, choice), files), root)
+    )
     if not cases and not files.broken:
         raise UserError(f"dataset_dir {root} holds no case. {endings_text(files.volumes)}")
     families = {case.family: case for case in cases}
@@ -149,12 +158,12 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
         )
     if not chosen:
         raise UserError(f"dataset_dir {root} holds no {sequence} image. {endings_text(names)}")
-    top = root.parent if root.is_file() else root
-    named = build_cases({file: names[file] for file in chosen if names[file].role}, top)
-    case_of_file = {case.files[sequence]: case.name for case in named}
+    cases = {file: names[file].case if names[file].role else strip_suffix(file) for file in chosen}
+    alike = {file: names[file] for file in chosen if names[file].role and [*cases.values()].count(cases[file]) > 1}
+    cases |= {case.files[sequence]: case.name for case in build_cases(alike, root)}  # P1/scan_t1ce and P2/scan_t1ce
     images: dict[str, dict] = {}
     for file in chosen:
-        case = case_of_file.get(file, strip_suffix(file))
+        case = cases[file]
         if case in images:
             raise UserError(
                 f"{images[case]['image']} and {file} are both {sequence} of {case}: rename one, predict them apart, or "
@@ -167,16 +176,17 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
 def check_clear(plain: list[Path], sequence: str, root: Path) -> None:
     """Raises UserError if files without a known ending seem to be several of one patient, or of another sequence.
 
-    Words in the names of folders below ``root`` count as well.
+    Folders below ``root`` that are named after a sequence count as well.
     """
     stems = {strip_suffix(file): file for file in plain}
     channels: dict[str, list[Path]] = {}
     for stem, file in stems.items():
         if match := re.fullmatch(CHANNEL, stem):
             channels.setdefault(match[1], []).append(file)
-        folders = file.relative_to(root).parts[:-1] if file != root else ()
-        words = [word for name in (stem, *folders) for word in re.findall(WORD, name, re.IGNORECASE)]
-        if other := next((word for word in words if ENDINGS.get(word.lower()) != sequence), None):
+        folders = [re.sub("[_-]", "", part) for part in (file.relative_to(root).parts[:-1] if file != root else ())]
+        told = [part for part in folders if part.lower() in ENDINGS or re.fullmatch(OTHERS, part, re.IGNORECASE)]
+        told += re.findall(WORD, stem, re.IGNORECASE)
+        if other := next((word for word in told if ENDINGS.get(word.lower()) != sequence), None):
             raise UserError(
                 f"{file} seems to be of a sequence ({other}), but no ending is known. {endings_text(plain)}"
             )

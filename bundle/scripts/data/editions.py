@@ -18,8 +18,8 @@ __all__ = ["detect_label_values", "possible_labels", "values_of", "warn_of_absen
 logger = logging.getLogger(__name__)
 
 UNCLEAR = (
-    "say it by --label_values (brats2018: ET is 4, brats2023: 3, or four numbers), in a datalist for each edition; set "
-    "a cavity to 0 first"
+    "give --label_values (brats2018: ET is 4, brats2023: 3, or four numbers), make a datalist of each edition, and set "
+    "a resection cavity to 0"
 )
 
 
@@ -80,7 +80,7 @@ def copied_labels(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> l
     for case in cases:
         group = same[reports[case.name].label_checksum] if reports[case.name].label_checksum else []
         images = {other.name: reports[other.name].checksum for other in group}
-        if others := [other for other in group if images[other.name] != images[case.name]]:
+        if others := [other for other in group if 0 != images[other.name] != images[case.name] != 0]:
             fault = f"the same label as {others[0].name}, but another T1ce"
             faults.append(Fault(case.name, str(case.files["label"]), fault, "replace the one that is not of its case"))
     return faults

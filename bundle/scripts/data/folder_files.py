@@ -23,6 +23,8 @@ POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file
 IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".mif", ".npy", ".npz", ".h5")
 ABSENT = ".icloud"  # the end of a hidden file's name where macOS keeps the content elsewhere
 RECORDS = ("inference.json", "evaluation.json")  # name the label maps of a prediction
+MADE = {"cases": [{"prediction": str}]}
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".part", ".dvc")
 
 
 @dataclass
@@ -82,22 +84,22 @@ def list_files(root: Path) -> FolderFiles:
         folders[:] = sorted(name for name in folders if name[0] != ".")
         if is_volume(Path(folder)) and not any(map(is_volume, map(Path, names))) and Path(folder) != root:
             files.leave_out(Path(folder), "a folder that is named as a NIfTI file and holds none")
-        for name in sorted(name for name in names if name[0] != "." or name.endswith(ABSENT)):
+        for name in sorted(name for name in names if name[0] != "." or is_absent(name)):
             add_file(files, Path(folder, name))
     files.volumes.sort()
     return files
 
 
 def add_file(files: FolderFiles, path: Path) -> None:
-    if not path.exists() and (is_volume(path) or not path.suffix[1:].isalpha()):  # .01 is of a date
+    if not path.exists() and (is_volume(path) or not path.suffix or path.suffix[1:].isdigit()):  # .01 is of a date
         files.broken.append((path, f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"))
-    elif path.name.endswith(ABSENT):
+    elif is_absent(path.name):
         files.broken.append((path, "stands for a file that is in iCloud: download it"))
     elif not is_volume(path):
-        image, within = path.suffix.lower() in IMAGES, ".nii." in path.name.lower()
-        packed = "a NIfTI file that is packed or in part: unpack or fetch it"
-        others = "another image format: convert to NIfTI" if image else "no NIfTI file"
-        files.leave_out(path, packed if within else others)
+        end = path.suffix.lower()
+        packed = ".nii." in path.name.lower() and end in PACKED
+        other = "another image format: convert to NIfTI" if end in IMAGES else "no NIfTI file"
+        files.leave_out(path, "a NIfTI file that is packed or in part: unpack or fetch it" if packed else other)
     elif not os.access(path, os.R_OK):
         files.broken.append((path, "cannot be read (permission denied)"))
     elif is_pointer(path):
@@ -108,13 +110,19 @@ def add_file(files: FolderFiles, path: Path) -> None:
         files.leave_out(path, "neither a file nor a folder")
 
 
+def is_absent(name: str) -> bool:
+    """Whether a hidden file stands for a volume that is in iCloud."""
+    return name.startswith(".") and name.endswith(ABSENT) and is_volume(Path(name.removesuffix(ABSENT)))
+
+
 def leave_out_predictions(files: FolderFiles) -> None:
     """Leave out label maps that a prediction or an evaluation wrote: they are not the truth."""
     for folder in sorted({path.parent for path in files.volumes}):
         for record in filter(Path.is_file, (folder / name for name in RECORDS)):
             with suppress(UserError):  # another program's file of this name
-                cases = read_json(record, "dataset_dir", {"cases": [{"prediction": str}]})["cases"]
-                made = {folder / Path(case["prediction"]).name for case in cases}
+                document = read_json(record, "dataset_dir", MADE | {"earlier?": [MADE]})
+                groups = [document, *document.get("earlier", [])]  # by the settings that made them
+                made = {folder / Path(case["prediction"]).name for group in groups for case in group["cases"]}
                 for path in [path for path in files.volumes if path in made]:
                     files.volumes.remove(path)
                     files.leave_out(path, f"a prediction, which {record.name} beside it lists")

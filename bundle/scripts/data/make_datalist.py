@@ -95,7 +95,7 @@ def make_datalist(
     given = values_of(label_values)
     required = required_sequences(sequences)
     choice = Choice({"t1ce": t1ce, "t1": t1, "t2": t2, "flair": flair, "label": label}, patient)
-    parts, files = find_parts(dataset_dir, choice, unlabelled)
+    parts, files = find_parts(dataset_dir, choice, unlabelled, labelled=not given)
     for case in itertools.chain(*parts.values()):
         case.label_values = given or case.label_values
     found = sum(map(len, parts.values()))
@@ -138,15 +138,19 @@ def required_sequences(sequences: str | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(["t1ce", *names]))
 
 
-def find_parts(dataset_dir: str, choice: Choice, unlabelled: str | None) -> tuple[dict[str, list[Case]], FolderFiles]:
-    """Cases by part, and all files. The parts are labelled, and of the others those for training and for testing.
+def find_parts(
+    dataset_dir: str, choice: Choice, unlabelled: str | None, labelled: bool
+) -> tuple[dict[str, list[Case]], FolderFiles]:
+    """Cases by part, and all files; ``labelled`` as of ``survey``.
+
+    The parts are labelled, and of the others those for training and for testing.
 
     Raises:
         UserError: if no case has a label and unlabelled is not given, or it is another word.
     """
     if unlabelled not in (None, "training", "testing"):
         raise UserError(f"unlabelled is {unlabelled!r}, expected training or testing.")
-    cases, files = survey(dataset_dir, choice)
+    cases, files = survey(dataset_dir, choice, labelled)
     for line in files.lines(Path(dataset_dir)).values():
         print(line)
     groups = {case.group for case in cases if "label" in case.files}

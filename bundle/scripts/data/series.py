@@ -46,12 +46,7 @@ BEFORE = (
     rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
     r"|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
 )
-# "post" counts before such a word or at the end: of "post surgery" nothing is known.
-POST = (
-    rf"\bpost(?= ?(?:{AGENT}|{T1}|(?:(?:w/?o?|with|without|non?) ?)?{FAT}|[23]d|[\d.,]+ ?(?:mm|min)|p\d|ax(?:ial)?\b"
-    r"|sag|cor\b|coronal|tra\b|transv|obl(?:iq|\b)|mpr\b|t?[fs]e\b|[tf]fe\b|gre\b|space|cube|blade|propell|iso|stealth|nav"
-    r"|dixon|water)|$)"
-)
+POST = rf"\bpost(?!er)(?! ?(?:{EVENT}|injur|trauma|gk|recon|proc))"  # of "post surgery" nothing is known
 AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"
 PERHAPS = (  # after contrast, unless a word of BEFORE is there
     r"\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh|dotarem|\bk\+"

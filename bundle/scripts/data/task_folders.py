@@ -165,6 +165,6 @@ def nnunet_values(labels: Mapping[str, Any], where: Path) -> tuple[int, ...]:
     if set(said) - known or any(len(value) != 1 for value in values) or len(set().union(*values)) != len(CLASSES):
         raise UserError(
             f"{where}: labels is {dict(labels)}, expected background, necrosis (NCR), edema (ED), enhancing (ET), or "
-            "the regions whole tumor, tumor core and enhancing tumor."
+            "the regions whole tumor, tumor core and enhancing tumor: correct it, or give --label_values."
         )
     return tuple(value.pop() for value in values)

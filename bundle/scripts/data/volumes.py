@@ -19,7 +19,7 @@ from nibabel.volumeutils import shape_zoom_affine
 from scripts.labels import TARGETS
 
 __all__ = [
-    "MISNAMED", "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "misnamed",
+    "WRONG_END", "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "misnamed",
     "open_whole", "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ ROUNDING = 1e-3  # values closer than this to a whole number are that number: ro
 ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
 MOST_TURNED = 5  # degrees between the axes of qform and sform: quaternions are rounded, and hold no shear
 CHUNK = 2**20  # bytes
-MISNAMED = "compressed and named .nii, or the reverse, so rename it"
+WRONG_END = "compressed and named .nii, or the reverse, so rename it"
 
 Finding = tuple[str, str]  # (fault, remedy)
 
@@ -83,15 +83,19 @@ def open_whole(path: str | Path) -> Iterator[Any]:
                 pass
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
         if misnamed(Path(path)):
-            raise ValueError(MISNAMED) from error
+            raise ValueError(WRONG_END) from error
         raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
 
 
 def misnamed(path: Path) -> bool:
-    """Whether a compressed file is named .nii, or one that is not .nii.gz."""
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return path.stat().st_size > 0 and compressed != path.name.lower().endswith(".gz")
+    """Whether a compressed file is named .nii, or a NIfTI file that is not compressed .nii.gz."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(348)
+    except OSError:
+        return False
+    plain = b"n+1" in (start[344:347], start[4:7]) or start[4:7] == b"n+2"
+    return plain if path.name.lower().endswith(".gz") else start[:2] == b"\x1f\x8b"
 
 
 def read_header(path: str | Path) -> tuple[np.ndarray, str, bool, str]:

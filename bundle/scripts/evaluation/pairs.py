@@ -93,7 +93,7 @@ def warn_of_meanings(voxels: np.ndarray) -> None:
     for where, but, lacking in (
         ("the predictions", ", but those of the truth do", true & ~predicted),
         ("the truth", ", but those of the predictions do", predicted & ~true),
-        ("truth and predictions", ", so full marks for a region of it alone say nothing", ~true & ~predicted),
+        ("truth and predictions", ", so a perfect score of a region of it alone means nothing", ~true & ~predicted),
     ):
         if names := [name for name, lacks in zip(CLASSES[1:], lacking) if lacks]:
             logger.warning(

@@ -17,7 +17,7 @@ from scripts.data.brain_mask import brain_of
 from scripts.data.dicom import DICOM_FILES, write_series
 from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
-    MISNAMED,
+    WRONG_END,
     Volume,
     check_shape,
     check_type,
@@ -87,7 +87,7 @@ class CheckedImages(Dataset):
         elif not Path(entry["image"]).is_file():
             raise ValueError("the file is not there", "restore it, or leave it out of the datalist")
         elif misnamed(Path(entry["image"])):
-            raise ValueError(MISNAMED)
+            raise ValueError(WRONG_END)
         try:
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways

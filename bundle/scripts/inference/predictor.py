@@ -26,7 +26,7 @@ __all__ = ["Predictor", "load_members", "make_members"]
 
 logger = logging.getLogger(__name__)
 
-OF_ONE = (errno.ENAMETOOLONG, errno.EISDIR)  # errors of writing that the next patient need not have
+OF_ONE = (errno.ENAMETOOLONG, errno.EISDIR)  # errors of one file name: the next patient may be fine
 
 WRITER = ThreadPoolExecutor(1)
 

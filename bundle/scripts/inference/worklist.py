@@ -66,7 +66,7 @@ def find_work(
     if datalist:
         images = datalist_images(datalist, dataset_dir, sequences)
     elif len(sequences) > 1:
-        images = case_images(find_cases(dataset_dir, choice), sequences, dataset_dir)
+        images = case_images(find_cases(dataset_dir, choice, labelled=False), sequences, dataset_dir)
     else:
         images = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
         images = images or find_images(dataset_dir, sequences[0], choice)

@@ -30,14 +30,12 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
-        held = (
+        kind = (
             f"a dictionary of {', '.join(map(str, list(weights)[:5]))}"
             if isinstance(weights, dict)
-            else "a list or a value"
+            else "no dictionary"
         )
-        raise UserError(
-            f"checkpoint {path} is {held}, expected a state dict: give the model.pt beside it, or that part."
-        )
+        raise UserError(f"checkpoint {path} is {kind}, expected a state dict: give the model.pt beside it.")
     if spoilt := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise UserError(f"checkpoint {path} holds NaN or infinity, first in {spoilt[0]}: give other weights.")
     return weights

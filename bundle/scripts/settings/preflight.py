@@ -77,11 +77,7 @@ def check_evaluation(cases: Sequence[Mapping[str, Any]], ckpt_path: str | Sequen
 
 
 def check_processes(processes: int = 1, patients: int | None = None) -> None:
-    """Check that processes work together, and that there is a validation patient for each.
-
-    Args:
-        processes: those that work together.
-        patients: to validate on; None where one process does all, as in inference.
+    """Check that so many processes work together, and that each has a patient to validate on (None: as in inference).
 
     Raises:
         UserError: if torchrun started more processes, or if there are fewer patients than processes.

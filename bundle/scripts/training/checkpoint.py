@@ -163,9 +163,10 @@ class RunCheckpoint:
         """Restore the objects; ``rest`` keeps what else the checkpoint holds."""
         checkpoint, self.rest = self.rest, {key: self.rest[key] for key in [*FORM, "in_epoch"] if key in self.rest}
         for key in self.settings | checkpoint["settings"]:
-            now, then = self.settings.get(key, "not set"), checkpoint["settings"].get(key, "not set")
+            now, then = (str(part.get(key, "not set")) for part in (self.settings, checkpoint["settings"]))
             if now != then:
-                raise UserError(f"{key} is {now!r}, but {self.source} was trained with {then!r}: use that to resume.")
+                way = "use that to resume" if key in checkpoint["settings"] else "use its version, or train again"
+                raise UserError(f"{key} is {now}, but {self.source} was trained with {then}: {way}.")
         try:
             for name, item in self.objects.items():
                 lengths = {key: getattr(item, key) for key in SCHEDULE if hasattr(item, key)}

@@ -71,9 +71,9 @@ def check_new_evaluation(
     """
     path = Path(output_dir, "evaluation.json")
     record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {}
-    own = {case["case"] for case in record.get("cases", [])}
-    maps = [label_map(output_dir, case["image"], case["case"]) for case in cases if case["case"] not in own]
-    if foreign := [file for file in maps if file.is_file()]:
+    maps = {label_map(output_dir, case["image"], case["case"]): case for case in cases}
+    there = [file for file in maps if file.is_file()]
+    if foreign := [file for file in there if not record or same_file(file, maps[file].get("label", ""))]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that no evaluation there made "
             f"({foreign[0].name}), such as the truth or a prediction's: give another output_dir."
@@ -89,6 +89,10 @@ def check_new_evaluation(
             f"{path} is of an evaluation with other {', '.join(others)}, whose scores a new one would replace: give "
             "another --output_dir, or --overwrite True."
         )
+
+
+def same_file(one: Path, other: str) -> bool:
+    return Path(other).is_file() and one.samefile(other)
 
 
 def forget_scores(output_dir: str) -> None:
