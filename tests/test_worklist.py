@@ -141,7 +141,7 @@ def test_label_maps_are_named_after_the_case_that_a_pattern_gives(cohort, tmp_pa
         folder = tmp_path / "in" / f"P{case}"
         folder.mkdir(parents=True)
         (cohort / "data" / f"phantom_000{case}" / f"phantom_000{case}_t1ce.nii.gz").rename(folder / "post.nii.gz")
-    options = ["--t1ce", "*/post.nii.gz", "--patient", r"(P)\d", "--mirror", "False"]
+    options = ["--t1ce", "*/post.nii.gz", "--mirror", "False"]
     run = ["scripts", "predict", "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out", *options]
     result = command(*run)
     assert result.returncode == 0, result.stderr
