@@ -21,11 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
-from scripts.data.cases import find_label_maps
 from scripts.errors import UserError
 from scripts.evaluation.score import Meaning, Pair, read_pair
 from scripts.evaluation.summary import estimate
 from scripts.files import format_table, named_runs
+from scripts.folders.cases import find_label_maps
 from scripts.labels import CLASSES
 
 __all__ = ["missed"]

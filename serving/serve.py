@@ -61,8 +61,8 @@ def find_studies(studies: str) -> list[dict[str, Any]]:
         volumes = [path for path in sorted(Path(studies).iterdir()) if path.name.endswith(ENDINGS)]
         return [{"image": str(path), "case": path.name.removesuffix(ending(path))} for path in volumes]
     sys.path.insert(0, str(BUNDLE))
-    from scripts.data.cases import find_images
     from scripts.errors import UserError
+    from scripts.folders.cases import find_images
 
     try:
         return find_images(studies)

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.cases import Case, case_of, find_cases, find_images, find_label_maps, maps_of
 from scripts.errors import UserError
+from scripts.folders.cases import Case, case_of, find_cases, find_images, find_label_maps, maps_of
 
 OLD = ("flair", "t1", "t1ce", "t2", "seg")
 

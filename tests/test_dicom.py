@@ -18,10 +18,10 @@ pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 from pydicom.dataset import Dataset  # noqa: E402
 
 from dicom_folders import oblique, write_dicom  # noqa: E402
-from scripts.data.dicom import Series, write_series  # noqa: E402
 from scripts.data.phantom import draw_patient  # noqa: E402
-from scripts.data.series import choose, judge  # noqa: E402
 from scripts.errors import UserError  # noqa: E402
+from scripts.folders.dicom import Series, write_series  # noqa: E402
+from scripts.folders.series import choose, judge  # noqa: E402
 from scripts.inference.checked_images import CheckedImages  # noqa: E402
 from scripts.inference.dicom_seg import check_dicom, write_dicom_seg  # noqa: E402
 from scripts.inference.record import record_inference  # noqa: E402

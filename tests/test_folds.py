@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from scripts.data.cases import Case
 from scripts.data.folds import HELD_OUT, assign_folds, choose_folds, read_split, warn_of_parted_patients
 from scripts.errors import UserError
+from scripts.folders.cases import Case
 
 
 def patients(*names):

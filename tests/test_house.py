@@ -7,7 +7,7 @@ from conftest import BUNDLE
 
 SCRIPTS = BUNDLE / "scripts"
 ROOMS = [
-    "__main__", "report", "evaluation", "inference", "training", "settings", "data", "variants", "method",
+    "__main__", "report", "evaluation", "inference", "training", "settings", "data", "folders", "variants", "method",
     "ground floor",
 ]  # fmt: skip
 GUARDS = [*sorted((SCRIPTS / "settings").glob("*.py")), SCRIPTS / "errors.py", SCRIPTS / "command.py"]

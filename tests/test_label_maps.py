@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, SaveImage
 from scipy.stats import entropy
 
-from scripts.data.cases import label_map
+from scripts.folders.cases import label_map
 from scripts.inference.label_maps import AtomicWriter, SaveUncertaintyd, case_name
 
 

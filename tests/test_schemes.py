@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.cases import Choice, case_of, find_cases, find_images, find_label_maps, survey
 from scripts.data.folds import read_split
 from scripts.data.make_datalist import make_datalist
-from scripts.data.schemes import patient_of, read_name
 from scripts.errors import UserError
+from scripts.folders.cases import Choice, case_of, find_cases, find_images, find_label_maps, survey
+from scripts.folders.schemes import patient_of, read_name
 from scripts.inference.worklist import find_work
 
 ROLES = ("flair", "t1", "t1ce", "t2", "label")

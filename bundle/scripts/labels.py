@@ -35,7 +35,7 @@ REGIONS = (("TC", (1, 3)), ("WT", (1, 2, 3)), ("ET", (3,)))
 REGION_NAMES = tuple(name for name, _ in REGIONS)
 TABLE_ORDER = ("WT", "TC", "ET")  # of regions in tables and figures
 
-# Endings of file names: BraTS 2018-2021, BraTS 2023 and later, and common variants. data/schemes.py has the others,
+# Endings of file names: BraTS 2018-2021, BraTS 2023 and later, and common variants. folders/schemes.py has the others,
 # each of one data set.
 ENDINGS = {
     "flair": "flair", "t2f": "flair",

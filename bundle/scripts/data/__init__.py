@@ -1,1 +1,1 @@
-"""From folders to batches."""
+"""From cases to batches."""

@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.faults import Fault
 from scripts.data.plausible import copy_faults, label_faults
 from scripts.data.volumes import Volume, grid_faults, unique_roles
+from scripts.faults import Fault
 from scripts.labels import TARGETS
 
 __all__ = ["CaseReport", "check_case", "check_cases"]

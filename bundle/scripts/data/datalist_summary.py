@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from scripts.data.case import Case
 from scripts.data.checks import CaseReport
-from scripts.data.folder_files import FolderFiles
 from scripts.files import format_table
+from scripts.folders.case import Case
+from scripts.folders.folder_files import FolderFiles
 from scripts.labels import SEQUENCE_NAMES, SEQUENCES
 
 __all__ = ["summary"]

@@ -6,11 +6,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from scripts.data.case import Case
 from scripts.data.checks import CaseReport
-from scripts.data.faults import Fault
 from scripts.documents import some
 from scripts.errors import UserError
+from scripts.faults import Fault
+from scripts.folders.case import Case
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, WHICH_IS_ET, class_of_value, unclear_meaning
 
 __all__ = ["detect_label_values", "possible_labels", "values_of", "warn_of_absent_classes"]

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scripts.data.cases import Case
-from scripts.data.grouping import FEW
-from scripts.data.schemes import is_of_scheme
 from scripts.errors import UserError
 from scripts.files import read_json
+from scripts.folders.cases import Case
+from scripts.folders.grouping import FEW
+from scripts.folders.schemes import is_of_scheme
 
 __all__ = ["HELD_OUT", "assign_folds", "choose_folds", "read_split", "warn_of_parted_patients"]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from scripts.data.schemes import patient_of
-from scripts.data.task_folders import class_named
 from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.files import read_json
+from scripts.folders.schemes import patient_of
+from scripts.folders.task_folders import class_named
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, ENDINGS, ENDINGS_2023, SEQUENCES
 
 __all__ = ["read_datalist"]

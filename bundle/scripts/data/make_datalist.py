@@ -16,18 +16,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.data.cases import Case, Choice, survey
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.datalist_summary import summary
 from scripts.data.editions import detect_label_values, possible_labels, values_of, warn_of_absent_classes
-from scripts.data.faults import Fault, report_faults
-from scripts.data.folder_files import FolderFiles
 from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parted_patients
-from scripts.data.schemes import endings_text, read_name
 from scripts.data.seen_patients import duplicates, find_overlap, unite_copies
 from scripts.errors import UserError
+from scripts.faults import Fault, report_faults
 from scripts.files import check_output, replacing, write_json
+from scripts.folders.cases import Case, Choice, survey
+from scripts.folders.folder_files import FolderFiles
+from scripts.folders.schemes import endings_text, read_name
 from scripts.labels import CLASSES, SEQUENCES
 
 __all__ = ["make_datalist"]
@@ -61,7 +61,7 @@ def make_datalist(
     says how many have what.
 
     Args:
-        dataset_dir: a folder in one of the naming schemes of data/schemes.py, or in any other with the patterns below.
+        dataset_dir: a folder in a naming scheme of folders/schemes.py, or in any other with the patterns below.
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names. The validation list becomes fold
             0, the training list fold 1. Cases in neither list are named and left out.

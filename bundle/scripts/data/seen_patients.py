@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.case import Case
 from scripts.data.checks import CaseReport
-from scripts.data.faults import Fault
-from scripts.data.schemes import patient_of
 from scripts.errors import UserError
+from scripts.faults import Fault
 from scripts.files import read_json
+from scripts.folders.case import Case
+from scripts.folders.schemes import patient_of
 
 __all__ = [
     "duplicates", "find_overlap", "read_mapping", "seen_cases", "training_records", "unite_copies",

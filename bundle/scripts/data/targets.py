@@ -15,12 +15,12 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from scripts.data.faults import Fault, report_faults
-from scripts.data.folder_files import list_files
-from scripts.data.map_files import choose_label_maps, reason_against
-from scripts.data.schemes import strip_suffix
 from scripts.data.volumes import whole_numbers
 from scripts.errors import UserError
+from scripts.faults import Fault, report_faults
+from scripts.folders.folder_files import list_files
+from scripts.folders.map_files import choose_label_maps, reason_against
+from scripts.folders.schemes import strip_suffix
 from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
 from scripts.variants.regions import regions_to_classes
 

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.cases import find_label_maps, label_map
-from scripts.data.faults import Fault, report_faults
 from scripts.errors import UserError
 from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.metrics import bounding_box, region_metrics
 from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
+from scripts.faults import Fault, report_faults
 from scripts.files import check_output
+from scripts.folders.cases import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
 __all__ = ["cleared_path", "Meaning", "Pair", "read_pair", "score", "score_cases"]

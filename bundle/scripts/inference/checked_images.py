@@ -14,7 +14,6 @@ from monai.transforms import Compose, MapTransform
 from torch.utils.data import get_worker_info
 
 from scripts.data.brain_mask import brain_of
-from scripts.data.dicom import DICOM_FILES, write_series
 from scripts.data.plausible import STRIP, copy_faults, image_faults
 from scripts.data.volumes import (
     WRONG_END,
@@ -27,6 +26,7 @@ from scripts.data.volumes import (
     read_volume,
 )
 from scripts.errors import UserError, reason_of
+from scripts.folders.dicom import DICOM_FILES, write_series
 from scripts.labels import SEQUENCES
 
 __all__ = ["REMEDY", "CheckImaged", "CheckedImages", "root_cause"]

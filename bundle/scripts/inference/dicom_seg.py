@@ -11,9 +11,9 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from scripts.data.dicom import DICOM_FILES, read_series
 from scripts.errors import UserError
 from scripts.files import replacing
+from scripts.folders.dicom import DICOM_FILES, read_series
 from scripts.labels import CLASS_COLOURS, CLASSES
 
 __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]

@@ -25,9 +25,9 @@ from monai.transforms import Invertd
 from tqdm import tqdm
 
 from scripts.data.datalist import datalist_images
-from scripts.data.task_folders import nnunet_values
 from scripts.errors import UserError, reason_of
 from scripts.files import read_json, sha256, write_json
+from scripts.folders.task_folders import nnunet_values
 from scripts.inference.label_maps import write_probabilities
 from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
 from scripts.method.weights import load_weights

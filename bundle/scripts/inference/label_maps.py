@@ -14,8 +14,8 @@ from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-from scripts.data.cases import case_of
 from scripts.files import replacing
+from scripts.folders.cases import case_of
 from scripts.labels import PROBABILITIES
 
 __all__ = [

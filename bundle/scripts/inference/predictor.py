@@ -15,9 +15,9 @@ from monai.engines import EnsembleEvaluator
 from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.utils import ensure_tuple
 
-from scripts.data.faults import Fault, report_faults
 from scripts.device import lay_channels_last
 from scripts.errors import UserError, find_sentence
+from scripts.faults import Fault, report_faults
 from scripts.inference.checked_images import REMEDY, root_cause
 from scripts.inference.exported import is_exported, load_exported
 from scripts.method.weights import load_weights

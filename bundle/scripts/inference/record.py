@@ -9,9 +9,9 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from scripts.data.cases import maps_of
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
+from scripts.folders.cases import maps_of
 from scripts.locking import FolderLock
 from scripts.settings.provenance import plain, record_run
 from scripts.training.folder import forget_scores

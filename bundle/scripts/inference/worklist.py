@@ -11,11 +11,11 @@ from typing import Any
 from monai.utils import ensure_tuple
 
 from scripts.data.brain_mask import with_masks
-from scripts.data.cases import Case, Choice, find_cases, find_images, label_map
 from scripts.data.datalist import datalist_images
-from scripts.data.faults import report_lacking
-from scripts.data.studies import find_series
 from scripts.errors import UserError
+from scripts.faults import report_lacking
+from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map
+from scripts.folders.studies import find_series
 from scripts.inference.record import record_groups
 from scripts.labels import SEQUENCES
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from scripts.data.cases import label_map
 from scripts.data.seen_patients import training_records
 from scripts.environment import machine, revision, versions
 from scripts.files import flatten, sha256, write_json
+from scripts.folders.cases import label_map
 from scripts.running import merged_config, monai_command
 from scripts.workflow import command_as_typed
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.folder_files import RECORDS
-from scripts.data.map_files import label_map
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
+from scripts.folders.folder_files import RECORDS
+from scripts.folders.map_files import label_map
 from scripts.running import merged_config
 from scripts.settings.provenance import plain
 from scripts.training.checkpoint import checkpoints_in

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.data.schemes import CHOSEN, PLAIN, Name, read_name
 from scripts.errors import UserError
+from scripts.folders.schemes import CHOSEN, PLAIN, Name, read_name
 
 __all__ = ["Choice"]
 

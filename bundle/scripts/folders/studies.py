@@ -12,12 +12,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from scripts.data.dicom import EXPORT, Series, Study, read_all_series
-from scripts.data.folder_files import FolderFiles, list_files
-from scripts.data.schemes import is_volume
-from scripts.data.series import Verdict, choose, judge
 from scripts.errors import UserError
 from scripts.files import format_table
+from scripts.folders.dicom import EXPORT, Series, Study, read_all_series
+from scripts.folders.folder_files import FolderFiles, list_files
+from scripts.folders.schemes import is_volume
+from scripts.folders.series import Verdict, choose, judge
 
 __all__ = ["find_series"]
 

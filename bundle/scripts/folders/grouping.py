@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.data.case import Case
-from scripts.data.schemes import MISNAMED, PLAIN, TIME, Name, patient_of
 from scripts.errors import UserError
+from scripts.folders.case import Case
+from scripts.folders.schemes import MISNAMED, PLAIN, TIME, Name, patient_of
 from scripts.labels import ENDINGS_2018, ENDINGS_2023
 
 __all__ = ["FEW", "Named", "build_cases"]

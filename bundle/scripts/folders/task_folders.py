@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.data.case import Case
-from scripts.data.folder_files import FolderFiles
-from scripts.data.schemes import read_name, strip_suffix
 from scripts.errors import UserError
 from scripts.files import read_json
+from scripts.folders.case import Case
+from scripts.folders.folder_files import FolderFiles
+from scripts.folders.schemes import read_name, strip_suffix
 from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES
 
 __all__ = ["CHANNEL", "class_named", "find_task", "read_task"]

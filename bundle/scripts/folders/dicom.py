@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.folder_files import FolderFiles
 from scripts.errors import reason_of
 from scripts.files import replacing
+from scripts.folders.folder_files import FolderFiles
 
 __all__ = ["DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.data.schemes import patient_of
+from scripts.folders.schemes import patient_of
 
 __all__ = ["Case"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.data.folder_files import list_files
-from scripts.data.grouping import build_cases
-from scripts.data.schemes import read_name, strip_suffix
 from scripts.errors import UserError
+from scripts.folders.folder_files import list_files
+from scripts.folders.grouping import build_cases
+from scripts.folders.schemes import read_name, strip_suffix
 from scripts.labels import MAP_ENDINGS
 
 __all__ = ["case_of", "choose_label_maps", "find_label_maps", "label_map", "maps_of", "reason_against"]

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.data.schemes import is_volume
 from scripts.errors import UserError
 from scripts.files import read_json
+from scripts.folders.schemes import is_volume
 
 __all__ = ["RECORDS", "FolderFiles", "leave_out_predictions", "list_files"]
 

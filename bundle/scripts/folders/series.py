@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scripts.data.dicom import Series
+from scripts.folders.dicom import Series
 
 __all__ = ["Verdict", "choose", "judge"]
 

@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scripts.data.case import Case
-from scripts.data.choice import Choice
-from scripts.data.faults import report_lacking
-from scripts.data.folder_files import FolderFiles, leave_out_predictions, list_files
-from scripts.data.grouping import Named, build_cases
-from scripts.data.map_files import case_of, find_label_maps, label_map, maps_of
-from scripts.data.schemes import endings_text, is_volume, read_name, strip_suffix
-from scripts.data.task_folders import CHANNEL, find_task, read_task
 from scripts.errors import UserError
+from scripts.faults import report_lacking
+from scripts.folders.case import Case
+from scripts.folders.choice import Choice
+from scripts.folders.folder_files import FolderFiles, leave_out_predictions, list_files
+from scripts.folders.grouping import Named, build_cases
+from scripts.folders.map_files import case_of, find_label_maps, label_map, maps_of
+from scripts.folders.schemes import endings_text, is_volume, read_name, strip_suffix
+from scripts.folders.task_folders import CHANNEL, find_task, read_task
 from scripts.labels import ENDINGS
 
 __all__ = [

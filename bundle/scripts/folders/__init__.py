@@ -1,0 +1,1 @@
+"""From folders to cases: which file is which image of which patient."""
