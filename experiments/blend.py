@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.inference.label_maps import write_probabilities
+from scripts.inference.writers import write_probabilities
 from scripts.labels import PROBABILITIES
 
 __all__ = ["blend"]

@@ -6,7 +6,7 @@ import pytest
 
 from blend import blend
 from scripts.errors import UserError
-from scripts.inference.label_maps import write_probabilities
+from scripts.inference.writers import write_probabilities
 
 
 def test_the_mean_of_two_folders_is_that_of_their_probabilities(tmp_path):

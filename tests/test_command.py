@@ -173,7 +173,7 @@ LINES = {line for page in PAGES for line in re.findall(r"python -m scripts ([a-z
 @pytest.mark.parametrize("line", sorted(line for line in LINES if "--help" not in line))
 def test_commands_of_the_pages_have_these_options(line, monkeypatch):
     monkeypatch.chdir(BUNDLE)
-    name, *words = shlex.split(re.sub(r"(?<= )\$[A-Z]+\b|\.\.\.$|[\[\]](?=-|$)", "", line))  # $DATA: several options
+    name, *words = shlex.split(re.sub(r"\"\$\{[A-Z]+\[@\]\}\"|\.\.\.$|[\[\]](?=-|$)", "", line))  # DATA: options
     parameters = inspect.signature(main.find_command(main.COMMANDS[name])).parameters
     check_options(words, parameters)
     if name not in ("train", "evaluate", "predict"):

@@ -9,8 +9,8 @@ from monai.bundle import ConfigParser
 
 from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS, paper_terms
 from scripts.data.augmentation import PrepareAugmentedBatch
-from scripts.data.sampling import PatientSampler, patient_sampler
-from scripts.data.sightings import Sightings
+from scripts.data.found_tumour import FoundTumour
+from scripts.data.patient_sampler import PatientSampler, patient_sampler
 from scripts.data.transforms import FillGapsd
 from scripts.files import read_table
 from scripts.method.confidence import TeacherConfidence
@@ -232,21 +232,21 @@ def test_labelled_patients_alone_need_no_sampler():
 
 
 def test_patches_of_unlabelled_patients_are_drawn_where_teachers_see_tumour():
-    sightings = Sightings()
+    found_tumour = FoundTumour()
     image = torch.zeros(1, 8, 8, 8)
     image[:, 2:6, 2:6, 2:6] = 1
-    before = sightings({"case": "a", "image": image})["label_cls_indices"]
+    before = found_tumour({"case": "a", "image": image})["label_cls_indices"]
     assert [len(index) for index in before] == [64, 0, 0, 0]  # anywhere in the brain
     classes = torch.zeros(8, 8, 8, dtype=torch.uint8)
     classes[3, 4, 5] = 2
-    sightings.add("a", classes)
-    restored = Sightings()
-    restored.load_state_dict(sightings.state_dict())
-    for known in (sightings, restored):
+    found_tumour.add("a", classes)
+    restored = FoundTumour()
+    restored.load_state_dict(found_tumour.state_dict())
+    for known in (found_tumour, restored):
         after = known({"case": "a", "image": image})["label_cls_indices"]
         assert after[2].tolist() == [3 * 64 + 4 * 8 + 5] and len(after[0]) > 100
     labelled = {"case": "a", "image": image, "label": classes, "label_cls_indices": "own"}
-    assert sightings(labelled)["label_cls_indices"] == "own"
+    assert found_tumour(labelled)["label_cls_indices"] == "own"
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_training_with_gaps_runs_and_resumes_bit_for_bit(gapped, command, tmp_
     last = [read_table(tmp_path / name / "history.csv")[-1] for name in ("whole", "resumed")]
     assert last[0]["loss/total"] == last[1]["loss/total"] and float(last[0]["loss/distil_flair"]) > 0
     whole, resumed = (torch.load(tmp_path / name / "models" / "checkpoint.pt") for name in ("whole", "resumed"))
-    assert list(whole["sightings"]) == list(resumed["sightings"]) != []
+    assert list(whole["found_tumour"]) == list(resumed["found_tumour"]) != []
     for key, value in whole["distillation"].items():
         assert torch.equal(value, resumed["distillation"][key]), key
 

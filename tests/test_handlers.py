@@ -54,8 +54,8 @@ def test_teachers_that_learn_are_asked_every_few_epochs_and_their_mean_probabili
     network.student_sequences = ["t1ce"]
     zeros = torch.zeros(1, 2, 2, 2)
     patients, asked = Patients([{}, {"case": "p", "image": zeros, "flair": zeros}]), []
-    sightings = SimpleNamespace(add=lambda case, classes: asked.append((epoch, case, classes.unique().tolist())))
-    search = TumourSearch(sightings, network, patients, lambda volume, net: net(volume), start=2, interval=3)
+    found_tumour = SimpleNamespace(add=lambda case, classes: asked.append((epoch, case, classes.unique().tolist())))
+    search = TumourSearch(found_tumour, network, patients, lambda volume, net: net(volume), start=2, interval=3)
     for epoch in range(1, 9):
         state = SimpleNamespace(epoch=epoch, iteration=4 * (epoch - 1), epoch_length=4, device=torch.device("cpu"))
         search(SimpleNamespace(state=state))

@@ -438,7 +438,7 @@ def test_the_papers_protocol_is_evaluated_on_the_original_grid(method, tmp_path,
 
 
 RESPONSE = {
-    "_target_": "scripts.variants.pseudo_labels.TeacherResponse", "soft_target": "@soft_target", "teacher": "stord",
+    "_target_": "scripts.variants.pseudo_labels.OneTeacherResponse", "soft_target": "@soft_target", "teacher": "stord",
     "weight": 0.1,
 }  # fmt: skip
 MISTAKES = {

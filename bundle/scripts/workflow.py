@@ -58,7 +58,8 @@ def config_files(first: str, overlays: str) -> list[str]:
         files = [here if Path(here).is_file() else file for file, here in zip(files, own)]
     for name, path in zip(names, files):
         if not Path(path).is_file():
-            known = ", ".join(sorted(file.stem for file in Path("configs").glob("*.yaml")))
+            stems = {file.stem for file in Path("configs").glob("*.yaml")} - {"train", "inference", "evaluate"}
+            known = ", ".join(sorted(stem for stem in stems if not stem.endswith("_inference")))
             raise UserError(f"method is {name!r}, but {path} does not exist: give a path, or one of {known}.")
     return files
 

@@ -66,7 +66,7 @@ class CheckedFiles:
         try:
             document = json.loads(self.path.read_text(encoding="utf-8")) if self.path else {}
             if document and not (isinstance(document, dict) and {"checks", "files"} & document.keys()):
-                logger.info(f"All files will be read again at the next start: {self.path} is another document.")
+                logger.info(f"All files will be read again at the next start: {self.path} is no record of checks.")
                 self.path = None
             return dict(document["files"]) if document["checks"] == checks() else {}
         except (OSError, ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
-from scripts.data.targets import check_meaning, leave_out, with_targets
+from scripts.data.stored_targets import check_meaning, leave_out, with_targets
 from scripts.errors import UserError
 from scripts.faults import Fault, report_lacking
 from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS

@@ -68,7 +68,7 @@ def score(
     if missing := sorted(set(predicted) - set(true)):
         raise UserError(
             f"truth {truth} has no label map of {', '.join(missing)}: name files after the case, as in {pred}, "
-            f"or take these out."
+            f"or remove these predictions."
         )
     if rest := sorted(set(true) - set(predicted)):
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")

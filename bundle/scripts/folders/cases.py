@@ -71,7 +71,7 @@ def survey(
     families = {case.family: case for case in cases}
     if len(families) > 1:
         examples = " and ".join(f"{family} ({case.name})" for family, case in families.items())
-        raise UserError(f"dataset_dir {root} mixes {examples}: make a folder of each.")
+        raise UserError(f"dataset_dir {root} mixes {examples}: put each data set into its own folder.")
     if choice.patient:
         patients = choice.patients_of({case.name: "/".join(filter(None, (case.group, case.name))) for case in cases})
         for case in cases:

@@ -123,8 +123,8 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
     lacking = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
     if found.volumes and lacking:
         raise UserError(
-            f"dataset_dir {root} holds DICOM, which needs packages that are not installed ({', '.join(lacking)}): pip "
-            "install '.[dicom]' in the project's folder."
+            f"dataset_dir {root} holds DICOM, which needs packages that are not installed: pip install "
+            f"{' '.join([*lacking, 'python-gdcm'])}."
         )
     return found
 

@@ -134,7 +134,7 @@ def make_engine(engine: str = "auto", device: torch.device | str = "cpu", amp: b
     if engine == "openvino" and not cpu:
         raise UserError(f"engine is openvino, but device is {device}: give --device cpu, or --engine torch.")
     if engine == "openvino" and not installed:
-        raise UserError("engine is openvino, which is not installed: pip install '.[fast]' in the project's folder.")
+        raise UserError("engine is openvino, which is not installed: pip install openvino.")
     if engine == "torch" or not (installed and cpu):
         return TorchEngine(amp)
     return OpenVino(amp, fallback=engine == "auto")

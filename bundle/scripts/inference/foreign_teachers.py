@@ -28,7 +28,7 @@ from scripts.data.datalist import datalist_images
 from scripts.errors import UserError, reason_of
 from scripts.files import read_json, sha256, write_json
 from scripts.folders.task_folders import nnunet_values
-from scripts.inference.label_maps import write_probabilities
+from scripts.inference.writers import write_probabilities
 from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
 from scripts.method.weights import load_weights
 from scripts.variants.regions import regions_to_classes
@@ -78,7 +78,7 @@ def nnunet(
             predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
         except Exception as error:  # a missing file, another version: the user needs the folder, not the way
             if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nnunetv2"):
-                raise UserError("nnU-Net is not installed: pip install '.[nnunet]' in the project's folder.") from error
+                raise UserError("nnU-Net is not installed: pip install nnunetv2.") from error
             raise UserError(
                 f"model_folder {folder} cannot be loaded ({short(error)}): give the folder that nnUNetv2_train made. "
                 "If a library is named, install one that fits (pip check), such as the torchvision of this torch."

@@ -14,7 +14,7 @@ from scripts.files import read_json, sha256
 from scripts.folders.cases import maps_of
 from scripts.locking import FolderLock
 from scripts.settings.provenance import plain, record_run
-from scripts.training.folder import forget_scores
+from scripts.training.output_folder import forget_scores
 
 __all__ = ["record_groups", "record_inference"]
 

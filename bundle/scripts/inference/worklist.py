@@ -71,7 +71,10 @@ def find_work(
         images = [] if choice.globs else find_series(dataset_dir, output_dir, sequences[0], series)
         images = images or find_images(dataset_dir, sequences[0], choice)
     if brain_mask and len(sequences) > 1:
-        raise UserError(f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: strip the files.")
+        raise UserError(
+            f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: remove the skull from the files "
+            "first, and leave brain_mask out."
+        )
     if brain_mask:
         images = with_masks(images, brain_mask)
     images = [image | stamp(image) for image in share(images, shard)]

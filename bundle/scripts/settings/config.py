@@ -91,9 +91,9 @@ def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id:
             waiting += re.findall(r"[@%](\w+)", str(config.get(name, "")))
     for key, value in options.items():
         if value == "None":
-            raise UserError(f"--{key} None is ignored by MONAI: pass --{key} '$None', which is not.")
+            raise UserError(f"--{key} is None, which MONAI ignores: write --{key} '$None'.")
     if idle := [f"--{key}" for key in options if re.split("::|#", key)[0].lstrip("+~") not in used]:
-        logger.warning(f"{', '.join(idle)}: {run_id} does not read this, so it changes nothing.")
+        logger.warning(f"{', '.join(idle)} has no effect: {run_id} does not use it.")
 
 
 def check_components(name: str, value: Any, base: Any) -> None:

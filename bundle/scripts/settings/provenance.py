@@ -87,7 +87,7 @@ def compare_with_training(ckpt_path: str | Sequence[str], **settings: Any) -> No
                     )
             now, then = plain(merged_config()).get("preprocessing"), trained.get("preprocessing")
             if now and then and now != then:
-                logger.warning(f"preprocessing is not what {path} was trained with ({record}): add its overlay.")
+                logger.warning(f"The preprocessing is not that of the training of {path}: add its --method ({record}).")
 
 
 def learning_settings(datalist: str) -> dict[str, Any]:

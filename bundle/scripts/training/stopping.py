@@ -97,8 +97,11 @@ class StopOnSignal:
 
     def stop(self, where: str, epoch: int = 0, repeated: str = "nothing") -> None:
         """End the run. ``epoch`` is the one that is repeated, if it is."""
-        held = f". checkpoint.pt holds the end of epoch {epoch - 1}" if epoch else ", which checkpoint.pt holds"
-        logger.warning(f"Stopped {where}{held}: --resume True repeats {repeated}, and gives what a whole run gives.")
+        held = f"the end of epoch {epoch - 1}" if epoch else "this state"
+        logger.warning(
+            f"Stopped {where}. checkpoint.pt holds {held}: --resume True repeats {repeated}, and ends with the result "
+            "of an uninterrupted run."
+        )
         raise SystemExit(128 + self.number)
 
     def fail(self, engine: Engine, error: BaseException) -> None:

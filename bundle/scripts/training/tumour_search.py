@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.inferers import Inferer
 
-from scripts.data.sightings import Sightings
+from scripts.data.found_tumour import FoundTumour
 from scripts.method.distillation import DistillationNetwork
 
 __all__ = ["TumourSearch"]
@@ -28,7 +28,7 @@ class TumourSearch:
     share the patients. Attach it before EpochSeed, so that it does not change what an epoch draws.
 
     Args:
-        sightings: what is told to the patches.
+        found_tumour: what is told to the patches.
         network: the teachers.
         dataset: all training patients as whole volumes, padded as for patches.
         inferer: how a volume goes through a network.
@@ -38,14 +38,14 @@ class TumourSearch:
 
     def __init__(
         self,
-        sightings: Sightings,
+        found_tumour: FoundTumour,
         network: DistillationNetwork,
         dataset: Dataset,
         inferer: Inferer,
         start: int = 2,
         interval: int = 10,
     ) -> None:
-        self.sightings = sightings
+        self.found_tumour = found_tumour
         self.network = network
         self.dataset = dataset
         self.unlabelled = [index for index, entry in enumerate(dataset.data) if "label" not in entry]
@@ -75,7 +75,7 @@ class TumourSearch:
                 found[patient["case"]] = classes.cpu()
         for part in idist.all_gather(found):
             for case, classes in part.items():
-                self.sightings.add(case, classes)
+                self.found_tumour.add(case, classes)
         self.network.train(teaching)
 
     def classes(self, patient: Mapping[str, Any], device: torch.device) -> torch.Tensor | None:

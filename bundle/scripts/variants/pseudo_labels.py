@@ -9,7 +9,7 @@ from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resize_label
 from scripts.method.terms import Term
 
-__all__ = ["PseudoLabels", "TeacherResponse"]
+__all__ = ["PseudoLabels", "OneTeacherResponse"]
 
 
 class PseudoLabels(Term):
@@ -42,7 +42,7 @@ class PseudoLabels(Term):
         return self.segmentation(logits, resize_label(likely, logits))
 
 
-class TeacherResponse(Term):
+class OneTeacherResponse(Term):
     """kd(student, teacher) of one teacher, whose weight does not depend on its performance."""
 
     patients = "all"

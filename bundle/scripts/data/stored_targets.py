@@ -156,8 +156,8 @@ def check_meaning(
     if best > own + CLEARLY:
         names = [name for name, meaning in LABEL_VALUES.items() if agreement(meaning) == best]
         raise UserError(
-            f"target_values: the predictions, such as {pairs[0][1]}, name the tumour's parts as the labels do in "
-            f"{own:.0%} of its voxels, and in {best:.0%} with --target_values {' or '.join(names)}: give that."
+            f"target_values: the predictions, such as {pairs[0][1]}, agree with the labels in {own:.0%} of the "
+            f"tumour's voxels, and in {best:.0%} with --target_values {' or '.join(names)}: give that."
         )
 
 

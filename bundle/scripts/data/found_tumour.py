@@ -11,12 +11,12 @@ from monai.transforms.utils import map_classes_to_indices
 from scripts.data.transforms import not_zero
 from scripts.labels import CLASSES
 
-__all__ = ["Sightings"]
+__all__ = ["FoundTumour"]
 
 MOST = 1000  # voxels of a class that are kept of a patient
 
 
-class Sightings:
+class FoundTumour:
     """Voxels of each class by patient, as far as teachers were asked; before that any voxel of the brain may be drawn.
 
     As a transform it adds ``label_cls_indices``, by which RandCropByLabelClassesd centres a patch, to patients without

@@ -10,16 +10,16 @@ from monai.bundle import ConfigParser
 
 from conftest import BUNDLE, TINY
 from scripts.data.datalist import load_cases
-from scripts.data.targets import ClassProbabilitiesd, find_targets, target_classes
+from scripts.data.stored_targets import ClassProbabilitiesd, find_targets, target_classes
 from scripts.errors import UserError
 from scripts.files import read_json, read_table, write_json
-from scripts.inference.label_maps import write_probabilities
+from scripts.inference.writers import write_probabilities
 from scripts.labels import REGIONS
 from scripts.method.distillation import DistillationOutput, Part
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
 from scripts.method.teachers import StoredTeacher
 from scripts.method.terms import DistillationLoss
-from scripts.variants.pseudo_labels import PseudoLabels, TeacherResponse
+from scripts.variants.pseudo_labels import OneTeacherResponse, PseudoLabels
 from scripts.variants.regions import ClassesFromRegions, regions_to_classes
 
 STORED = {"stored": ["targets"]}
@@ -91,7 +91,7 @@ def test_pseudo_labels_count_for_unlabelled_patients_alone():
     terms = {
         "a": PseudoLabels(seg, "t", 0.5),
         "b": PseudoLabels(seg, "t", 1.0, level=1),
-        "c": TeacherResponse(soft, "t"),
+        "c": OneTeacherResponse(soft, "t"),
     }
     loss = DistillationLoss(terms, distilling=True)
     loss(output, label)

@@ -9,7 +9,7 @@ from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, Load
 from scipy.stats import entropy
 
 from scripts.folders.cases import label_map
-from scripts.inference.label_maps import AtomicWriter, SaveUncertaintyd, case_name
+from scripts.inference.writers import AtomicWriter, SaveUncertaintyd, case_name
 
 
 @pytest.fixture

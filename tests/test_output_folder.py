@@ -12,7 +12,7 @@ from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.files import sha256, write_json
 from scripts.locking import FolderLock
-from scripts.training.folder import check_new_evaluation, check_new_run, forget_scores
+from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 RUN = ["training.json", "history.csv", "models/checkpoint.pt", "models/checkpoint_before.pt", "models/model.pt"]
