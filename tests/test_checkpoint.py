@@ -160,6 +160,10 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):
     checkpointed(tmp_path, [0.1])
     with pytest.raises(UserError, match=r"seed is 1, .*checkpoint\.pt .* 0\b"):
         checkpointed(tmp_path, [0.1, 0.2], resume=True, seed=1)
+    checkpointed(tmp_path, [0.1], part="scripts.older.place.Part")
+    checkpointed(tmp_path, [0.1, 0.2], resume=True, part="scripts.newer.Part")  # the class has moved
+    with pytest.raises(UserError, match=r"part is scripts\.newer\.Other"):
+        checkpointed(tmp_path, [0.1, 0.2], resume=True, part="scripts.newer.Other")
     checkpointed(tmp_path, [0.1, 0.2, 0.3])
     with pytest.raises(UserError, match=r"epochs is 2, .*checkpoint\.pt .* 3\b"):
         checkpointed(tmp_path, [0.1, 0.2], resume=True)

@@ -78,6 +78,20 @@ def test_teachers_that_all_fail_weigh_alike():
     assert confidence.weights.tolist() == pytest.approx([0.1, 0.1, 0.1])
 
 
+def test_a_teacher_that_saw_no_labelled_patient_counts_as_the_mean_of_the_others():
+    confidence = TeacherConfidence(["a", "b", "stored"], total=0.3)
+    truth, half = masks(0)[:1], masks(0)[:1].clone()
+    half[..., :3] = 0
+    confidence.accumulate({"a": logits_of(truth), "b": logits_of(half)}, truth)
+    confidence.update()
+    part = 2 * int(half.count_nonzero()) / int(half.count_nonzero() + truth.count_nonzero())
+    assert 0 < part < 1
+    known = [1, part, (1 + part) / 2]
+    assert confidence.weights.tolist() == pytest.approx([0.3 * value / sum(known) for value in known])
+    confidence.update()  # an epoch without any such volume changes nothing
+    assert confidence.weights.tolist() == pytest.approx([0.3 * value / sum(known) for value in known])
+
+
 def test_fixed_weights_stay_but_dice_is_known():
     confidence = TeacherConfidence(["a"], dynamic=False, initial=0.2)
     confidence.accumulate({"a": logits_of(masks(0))}, masks(0))

@@ -102,6 +102,23 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("train::batch_size", 4, "train::batch_size is 4, but there is no train::batch_size"),
+        ("validate::mirror", True, "validate::mirror is True, but there is no validate::mirror"),
+        ("teachers::t9", None, "teachers::t9 is None, but there is no teachers::t9; did you mean t"),
+        ("teachers::t1", None, "teachers::t1 is null: write teachers::t1::_disabled_: true"),
+        ("loss::terms::distil::weight", "5e-2", "loss::terms::distil::weight is the text '5e-2': write a number"),
+        ("learning_rate", "1e-3", "learning_rate is the text '1e-3': write a number"),
+    ],
+)
+def test_a_key_that_changes_nothing_or_ends_in_a_traceback_is_named(key, value, message):
+    with pytest.raises(UserError) as error:
+        start(**{key: value})
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
     "key, value",
     [
         ("epochs", 0),
@@ -114,7 +131,7 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("patch_ratios", [3, 1]),
         ("patch_ratios", [0, 0, 0, 0]),
         ("seed", "abc"),
-        ("learning_rate", "1e-3"),
+        ("learning_rate", "fast"),
         ("student_widths", 8),
         ("student_widths", [8, 16, 32, 62]),
         ("output_dir", __file__),
@@ -125,7 +142,6 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("num_workers", -1),
         ("deep_supervision", 3),
         ("cache", "ram"),
-        ("lr_from_validation", "no"),
         ("device", "cuda:99"),
         ("fold", -1),
         ("resume", "maybe"),

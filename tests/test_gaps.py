@@ -226,8 +226,10 @@ def test_processes_share_an_epoch():
     assert set(parts[0]) | set(parts[1]) == set(range(7))
 
 
-def test_labelled_patients_alone_need_no_sampler():
-    assert patient_sampler([1, 2], [{"label": ""}] * 2) is None
+def test_labelled_patients_alone_need_no_sampler(caplog):
+    assert patient_sampler([1, 2], [{"label": ""}] * 2) is None and not caplog.records
+    assert patient_sampler([1, 2], [{"label": ""}] * 2, share=0.5) is None
+    assert "unlabelled_share and unlabelled_ramp_up have no effect" in caplog.text
     assert isinstance(patient_sampler([1, 2], [{"label": ""}, {}]), PatientSampler)
 
 

@@ -37,8 +37,10 @@ def test_a_run_that_is_resumed_within_an_epoch_does_not_ask_the_teachers_again()
         search(SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=4, epoch_length=4)))
 
 
-@pytest.mark.parametrize("frozen, epochs", [(False, [2, 5, 8]), (True, [2])])
-def test_teachers_that_learn_are_asked_every_few_epochs_and_their_mean_probability_decides(frozen, epochs):
+@pytest.mark.parametrize(
+    "frozen, follows, epochs", [(False, False, [2, 5, 8]), (True, False, [2]), (True, True, [2, 5, 8])]
+)
+def test_teachers_that_change_are_asked_every_few_epochs_and_their_mean_probability_decides(frozen, follows, epochs):
     """A loud teacher is outvoted, and one without its sequence is not asked."""
 
     class Patients(list):
@@ -46,7 +48,7 @@ def test_teachers_that_learn_are_asked_every_few_epochs_and_their_mean_probabili
 
     def teacher(sequence, *logits):
         volume = torch.tensor(logits)[None, :, None, None, None].expand(1, 4, 2, 2, 2)
-        return SimpleNamespace(sequences=[sequence], network=lambda image: volume, frozen=frozen)
+        return SimpleNamespace(sequences=[sequence], network=lambda image: volume, frozen=frozen, follows=follows)
 
     teachers = {"loud": teacher("flair", 0.0, 50.0, 0.0, 0.0), "a": teacher("flair", 0.0, 0.0, 3.0, 0.0)}
     teachers |= {"b": teacher("flair", 0.0, 0.0, 3.0, 0.0), "blind": teacher("t2", 0.0, 0.0, 0.0, 99.0)}
@@ -133,6 +135,19 @@ def test_loss_terms_are_epoch_means():
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(dict(engine.state.metrics)))
     engine.run([1, 4], max_epochs=2)
     assert seen == [{"loss/a": 2.5, "loss/b": 1.0, "loss/total": (2 + 4) / 2}] * 2
+
+
+def test_a_term_that_an_epoch_lacks_has_no_value_of_an_earlier_one():
+    loss = DistillationLoss({})
+
+    def step(engine, batch):
+        names = "ab" if engine.state.epoch == 1 else "a"
+        loss.values = {name: torch.tensor(1.0) for name in names}
+
+    engine = engine_of(step)
+    LossTerms(loss).attach(engine)
+    engine.run([0], max_epochs=2)
+    assert engine.state.metrics == {"loss/a": 1.0, "loss/total": 1.0}
 
 
 def sampler(seed):

@@ -31,6 +31,14 @@ def test_history_keeps_the_rows_before_a_resumed_epoch(tmp_path):
     assert rows[3] == {"epoch": "4", "lr/student": "0.1", "loss/a": "2.0"}
 
 
+def test_an_optimizer_without_named_groups_has_numbers(tmp_path):
+    engine, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    engine.optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    History(str(tmp_path), evaluator).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert (tmp_path / "history.csv").read_text().split() == ["epoch,lr/0", "1,0.1"]
+
+
 @pytest.mark.parametrize("row", ["two,0.1,1.0", "2", "2,0.1,1.0,5", "2,0.1,x", ",0.1,1.0"])
 def test_a_broken_row_stops_a_resumed_run_before_its_first_epoch(tmp_path, row):
     run(tmp_path, 1, 3)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -12,10 +12,18 @@ from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.files import sha256, write_json
 from scripts.locking import FolderLock
+from scripts.training import output_folder
 from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
-RUN = ["training.json", "history.csv", "models/checkpoint.pt", "models/checkpoint_before.pt", "models/model.pt"]
+RUN = [
+    "training.json",
+    "history.csv",
+    "evaluation.json",
+    "models/checkpoint.pt",
+    "models/checkpoint_before.pt",
+    "models/model.pt",
+]
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -50,6 +58,18 @@ def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patie
         with pytest.raises(UserError, match="other " + ("weights" if weights == "other" else "patients")):
             check_new_evaluation(*arguments)
     check_new_evaluation(*arguments, overwrite=True)
+
+
+@pytest.mark.parametrize("target, fits", [("scripts.older.place.Inferer", True), ("scripts.here.Other", False)])
+def test_an_evaluation_is_the_same_when_a_class_has_moved_to_another_file(target, fits, tmp_path, monkeypatch):
+    (tmp_path / "model.pt").write_text("weights")
+    weights = {"then": sha256(str(tmp_path / "model.pt"))}
+    configuration = {"preprocessing": {"_target_": target}}
+    write_json(tmp_path / "evaluation.json", {"cases": [], "weights": weights, "configuration": configuration})
+    now = {"preprocessing": {"_target_": "scripts.inference.here.Inferer"}}
+    monkeypatch.setattr(output_folder, "merged_config", lambda: now)
+    with nullcontext() if fits else pytest.raises(UserError, match="other preprocessing"):
+        check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), [])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import BUNDLE
+from scripts.errors import UserError
+from scripts.training import processes as processes_module
 
 # The first thing that is registered is the last thing that runs. The network refers to itself, as a trainer's does.
 TRAINING = """
@@ -33,6 +37,17 @@ def train():
 join_processes("gloo")
 train()
 """
+
+
+@pytest.mark.parametrize("gpus, processes, fits", [(2, 4, False), (2, 2, True), (0, 4, True)])
+def test_more_processes_than_gpus_are_named(gpus, processes, fits, monkeypatch):
+    """A mock of a machine with GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(processes_module.idist, "initialize", lambda backend: None)
+    monkeypatch.setattr(processes_module.atexit, "register", lambda action: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    with nullcontext() if fits else pytest.raises(UserError, match=r"processes is 4, .* 2 GPU\(s\)"):
+        processes_module.join_processes("nccl")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")

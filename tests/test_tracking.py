@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from ignite.engine import Engine, Events
 
 from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS
 from scripts.errors import UserError
@@ -143,6 +145,50 @@ def test_mlflow_shows_what_people_compare(store, tmp_path):
     assert run.data.metrics["test/dice/WT"] == 0.5 and run.data.tags["mlflow.note.content"] == "mine"
 
 
+def test_what_is_done_again_replaces_what_mlflow_holds(store, tmp_path):
+    """A resumed training, and an evaluation with other settings; the seed stays the training's."""
+    folder, typed = tmp_path / "run", "python -m scripts evaluate"
+    write_history(folder, 1)
+    (folder / "training.json").write_text(json.dumps(ABOUT))
+    (folder / "evaluation.json").write_text(json.dumps(ABOUT | {"typed": typed, "seed": 0}))
+    send_run(str(folder), store)
+    longer = ABOUT | {"typed": "resumed", "configuration": ABOUT["configuration"] | {"epochs": 4}}
+    (folder / "training.json").write_text(json.dumps(longer))
+    (folder / "evaluation.json").write_text(json.dumps(ABOUT | {"typed": f"{typed} --mirror False", "seed": 0}))
+    send_run(str(folder))
+    run = run_of(folder, store)
+    tags = run.data.tags
+    assert tags["seed"] == "3" and len(run.inputs.dataset_inputs) == 1
+    assert tags["training.command"] == "resumed" and tags["evaluation.command"] == f"{typed} --mirror False"
+    assert "4 epochs" in tags["mlflow.note.content"] and run.data.params["epochs"] == "2"
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/training.yaml")
+    assert yaml.safe_load(text)["epochs"] == 4
+
+
+def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # s
+
+    def end(engine):
+        raise SystemExit(130)
+
+    def fail(engine, error):  # as StopOnSignal does
+        raise error
+
+    def train(status, *handlers):
+        engine = Engine(lambda engine, batch: None)
+        Tracking(str(tmp_path), store).attach(engine)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, fail)
+        for handler in handlers:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
+        with pytest.raises(SystemExit) if handlers else nullcontext():
+            engine.run([0], max_epochs=1)
+        assert run_of(tmp_path, store).info.status == status
+
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    train("KILLED", lambda: write_history(tmp_path, 1), end)
+    train("FINISHED")
+
+
 def test_a_student_that_is_no_torchscript_leaves_its_run_finished(store, tmp_path, caplog):
     write_history(tmp_path, 1)
     (tmp_path / "models").mkdir()
@@ -166,7 +212,7 @@ def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, 
     send_evaluation(str(training), weights)
     assert not (training / "mlflow.json").exists()  # the training was not sent
     with caplog.at_level("INFO"):
-        run_id = send_run(str(training), uri)
+        run_id = send_run(str(training), uri, mlflow_experiment="brains")
     assert f"compareRunsMode=CHART after: mlflow ui --backend-store-uri {uri}" in caplog.text
     send_evaluation(str(training), weights)
     run = run_of(training, uri)
@@ -174,6 +220,7 @@ def test_an_evaluation_goes_to_the_run_of_its_training(store, tmp_path, caplog, 
     assert run.data.metrics["test/dice/WT"] == 0.25 and "WT: Dice 0.250" in run.data.tags["mlflow.note.content"]
     send_evaluation(str(other), weights)
     within = run_of(other, uri)
+    assert within.info.experiment_id == run.info.experiment_id  # else MLflow does not show it within
     assert within.info.run_id != run_id and within.data.tags["mlflow.parentRunId"] == run_id
     monkeypatch.chdir(Path(store.partition(":///")[2]).parent)
     send_evaluation(str(again), weights, "sqlite:///store.db")

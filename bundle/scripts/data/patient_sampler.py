@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from monai.data import Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
 __all__ = ["PatientSampler", "patient_sampler"]
+
+logger = logging.getLogger(__name__)
 
 
 class PatientSampler(Sampler[int]):
@@ -89,6 +92,8 @@ def patient_sampler(
     labelled = ["label" in entry for entry in data]
     if not all(labelled):
         return PatientSampler(labelled, share, ramp_up, seed, rank, world)
+    if share or ramp_up:
+        logger.warning("unlabelled_share and unlabelled_ramp_up have no effect: every training patient has a label.")
     if world == 1:
         return None
     return DistributedSampler(dataset, num_replicas=world, rank=rank, even_divisible=True, shuffle=True, seed=seed)

@@ -32,8 +32,8 @@ class TeacherConfidence(nn.Module):
     """Performance-aware teacher weights: w_i = total · dice_i / Σ_j dice_j, renewed after every epoch (MTCM-KD).
 
     dice_i is the mean over the epoch's labelled training volumes that the teacher sees, left out where there is no
-    tumour in label and prediction. The state (weights and running sums) is in buffers, so that it travels with
-    checkpoints.
+    tumour in label and prediction. A teacher without such a volume counts as the mean of the others. The state (weights
+    and running sums) is in buffers, so that it travels with checkpoints.
 
     Args:
         teachers: names, in the order of the weights.
@@ -93,7 +93,10 @@ class TeacherConfidence(nn.Module):
     def update(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> None:
         """Renew the weights from the epoch's sums and clear these. ``reduce`` adds the sums of all ranks, (2, M)."""
         dice_sum, volumes = reduce(torch.stack([self.dice_sum, self.volumes]))
-        self.dice.copy_(dice_sum / volumes.clamp(min=1))
+        seen = volumes > 0
+        if seen.any():
+            dice = dice_sum / volumes.clamp(min=1)
+            self.dice.copy_(torch.where(seen, dice, dice[seen].mean()))
         if self.dynamic and self.teachers:
             known = self.dice.sum() > 0
             share = self.dice / self.dice.sum() if known else torch.full_like(self.dice, 1 / len(self.teachers))

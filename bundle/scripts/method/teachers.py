@@ -35,6 +35,8 @@ class Teacher(nn.Module):
         UserError: if the checkpoint is missing or not a state dict of the network.
     """
 
+    follows = False  # whether its weights change though it does not learn
+
     def __init__(
         self,
         network: nn.Module,

@@ -78,11 +78,7 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str)
 
 
 def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id: str) -> None:
-    """Warn of options of the command line that no step reads. MONAI ignores the value None.
-
-    Raises:
-        UserError: for None.
-    """
+    """Warn of options of the command line that no step reads. Raises UserError for None, which MONAI ignores."""
     used = {"config_file", "meta_file", "logging_file", "args_file", "tracking", "run_id", ""}
     waiting = ["initialize", "finalize", run_id]
     while waiting:
@@ -112,14 +108,18 @@ def check_components(name: str, value: Any, base: Any) -> None:
         path = f"{name}::{key}" if name else str(key)
         if known and key not in known and not str(key).startswith("_"):
             raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
-        text = (
-            isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in ("$", "@", "%")
-        )
+        computed = isinstance(item, bool) or str(item).startswith(("$", "@", "%"))
+        text = isinstance(item, (str, int, float)) and not computed
         quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
         if text and (quoted or isinstance(known.get(key), bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
-        if item is None and "_target_" not in value and base and key not in base:
-            raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
+        lost = item is None or name in ("train", "validate")  # mappings of which MONAI reads only what it knows
+        if lost and base and "_target_" not in value and key not in base:
+            raise UserError(f"{path} is {item!r}, but there is no {path}; did you mean {nearest(str(key), base)}?")
+        if item is None and name == "teachers":
+            raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
+        if text and key not in TEXT and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", str(item)) and isinstance(item, str):
+            raise UserError(f"{path} is the text {item!r}: write a number in YAML as 1.0e-3.")
         check_components(path, item, base.get(key))
 
 

@@ -69,13 +69,13 @@ NONE = "null ('$None' on the command line)"
 Rule = tuple[Callable[[Any], bool], str]
 AT_LEAST_0: Rule = (lambda v: whole(v, 0), "a whole number of at least 0")
 AT_LEAST_1: Rule = (lambda v: whole(v, 1), "a whole number of at least 1")
-RATE: Rule = (lambda v: number(v) and v >= 0, "a number of at least 0, in YAML 1.0e-3, not 1e-3")
+RATE: Rule = (lambda v: number(v) and v >= 0, "a number of at least 0")
 FLAG: Rule = (lambda v: isinstance(v, bool), "True or False")
 SIZE: Rule = (
     lambda v: listed(v, 3, lambda n: whole(n, 1) and n % STRIDE == 0),
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
-FLAGS = "strict overwrite lr_from_validation activation_checkpointing amp channels_last deterministic mirror dicom_seg"
+FLAGS = "strict overwrite activation_checkpointing amp channels_last deterministic mirror dicom_seg"
 COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*FLAGS.split(), "uncertainty", "probabilities"), FLAG),

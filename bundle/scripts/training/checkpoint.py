@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scripts.errors import UserError, reason_of
 from scripts.files import flatten, replacing, sha256
 from scripts.training.stopping import StopEvents
 
-__all__ = ["RunCheckpoint", "checkpoints_in"]
+__all__ = ["RunCheckpoint", "checkpoints_in", "without_modules"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,8 @@ class RunCheckpoint:
         torch.set_rng_state(saved["random"])
         if saved["random_cuda"] is not None and engine.state.device.type == "cuda":
             torch.cuda.set_rng_state(saved["random_cuda"], engine.state.device)
-        engine.state.term_sums, engine.state.term_steps = saved["term_sums"], saved["term_steps"]
+        sums = {name: torch.as_tensor(value).to(engine.state.device) for name, value in saved["term_sums"].items()}
+        engine.state.term_sums, engine.state.term_steps = sums, saved["term_steps"]
         engine.state.metrics["skipped_steps"] = saved["skipped_steps"]
 
     def restore(self) -> None:
@@ -164,7 +166,7 @@ class RunCheckpoint:
         checkpoint, self.rest = self.rest, {key: self.rest[key] for key in [*FORM, "in_epoch"] if key in self.rest}
         for key in self.settings | checkpoint["settings"]:
             now, then = (str(part.get(key, "not set")) for part in (self.settings, checkpoint["settings"]))
-            if now != then:
+            if without_modules(now) != without_modules(then):
                 way = "use that to resume" if key in checkpoint["settings"] else "use its version, or train again"
                 raise UserError(f"{key} is {now}, but {self.source} was trained with {then}: {way}.")
         try:
@@ -186,6 +188,11 @@ class RunCheckpoint:
         if step := engine.state.iteration % engine.state.epoch_length:
             rest = f"epoch {done + 1}/{wanted} goes on after step {step} of {engine.state.epoch_length}"
         logger.info(f"Resumed {self.source}: {rest}.")
+
+
+def without_modules(text: str) -> str:
+    """A config's text with the bundle's classes by name alone, so that a class may move to another file."""
+    return re.sub(r"\bscripts\.(\w+\.)+", "", text)
 
 
 def checkpoints_in(ckpt_dir: str) -> list[Path]:

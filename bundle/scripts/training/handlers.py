@@ -107,6 +107,8 @@ class LossTerms:
 
     def start(self, engine: Engine) -> None:
         engine.state.term_sums, engine.state.term_steps = {}, {}  # where RunCheckpoint finds them
+        for name in [name for name in engine.state.metrics if name.startswith("loss/")]:
+            del engine.state.metrics[name]  # a term that this epoch lacks has no value
 
     def __call__(self, engine: Engine) -> None:
         if not counts(engine):

@@ -74,7 +74,8 @@ class History:
     def __call__(self, engine: Engine) -> None:
         self.read_earlier(engine)
         row = {"epoch": engine.state.epoch}
-        row |= {f"lr/{group['name']}": group["lr"] for group in engine.optimizer.param_groups}
+        groups = enumerate(engine.optimizer.param_groups)
+        row |= {f"lr/{group.get('name', number)}": group["lr"] for number, group in groups}
         row |= engine.state.metrics
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}

@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 
 from scripts.command import command_line_options
 
-__all__ = ["DESCRIPTION", "dataset_of", "description", "parameters", "source_tags", "typed_options"]
+__all__ = ["DESCRIPTION", "dataset_of", "description", "parameters", "resolve", "source_tags", "typed_options"]
 
 DESCRIPTION = "mlflow.note.content"
 

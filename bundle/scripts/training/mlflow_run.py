@@ -22,7 +22,15 @@ from scripts.errors import UserError, reason_of
 from scripts.files import read_json, read_table, sha256, write_json
 from scripts.method.weights import load_weights
 from scripts.training.mlflow_charts import layout_link, share_layout
-from scripts.training.mlflow_facts import DESCRIPTION, dataset_of, description, parameters, source_tags, typed_options
+from scripts.training.mlflow_facts import (
+    DESCRIPTION,
+    dataset_of,
+    description,
+    parameters,
+    resolve,
+    source_tags,
+    typed_options,
+)
 
 __all__ = ["STAGES", "MlflowRun", "absolute", "remembered"]
 
@@ -86,10 +94,11 @@ class MlflowRun:
         if self.parent:
             self.client.set_tag(self.sent["run_id"], "mlflow.parentRunId", self.parent)
         for stage in STAGES:
-            path = self.folder / f"{stage}.json"
-            if path.is_file() and stage not in self.sent["stages"]:
+            path, records = self.folder / f"{stage}.json", self.sent.get("records", {})
+            if path.is_file() and records.get(stage) != sha256(str(path)):
                 self.send_settings(stage, read_json(path, "run"))
-                self.remember(stages=[*self.sent["stages"], stage])
+                stages = [*self.sent["stages"], *([] if stage in self.sent["stages"] else [stage])]
+                self.remember(stages=stages, records=records | {stage: sha256(str(path))})
         for epoch, values in epochs_after(self.folder / "history.csv", self.sent["epoch"]):
             self.send_metrics(values, epoch)
             self.remember(epoch=epoch)
@@ -100,10 +109,12 @@ class MlflowRun:
 
     def create_run(self) -> str:
         """The id of a new run in MLflow."""
-        found = self.client.get_experiment_by_name(self.experiment)
-        experiment = (
-            found.experiment_id if found else self.client.create_experiment(self.experiment, self.artifact_location())
-        )
+        if self.parent:  # MLflow shows a run within another only in one experiment
+            experiment = self.client.get_run(self.parent).info.experiment_id
+        elif found := self.client.get_experiment_by_name(self.experiment):
+            experiment = found.experiment_id
+        else:
+            experiment = self.client.create_experiment(self.experiment, self.artifact_location())
         share_layout(self.client, experiment)
         if not self.uri.startswith("databricks"):  # whose pages have other addresses
             logger.info(f"MLflow compares this run with others at {layout_link(self.uri, experiment)}")
@@ -120,20 +131,18 @@ class MlflowRun:
         write_json(self.path, self.sent)
 
     def send_settings(self, stage: str, about: Mapping[str, Any]) -> None:
-        """Send a stage's tags, data set, parameters and, as a file, its merged config.
+        """Send a stage's tags, data set, parameters and, as a file, its merged config; again where its record changed.
 
         The first stage gives all parameters. A later stage adds options that were typed, if their names are new.
         """
         from mlflow.entities import Param
 
         run = self.sent["run_id"]
-        known = self.client.get_run(run).data.params
-        tags = {
-            f"{stage}.command": about.get("typed") or about.get("command"),
-            "data.sha256": (about.get("data") or {}).get("sha256"),
-            "seed": about.get("seed"),
-            **({} if self.sent["stages"] else source_tags(about)),
-        }
+        known, first = self.client.get_run(run).data.params, stage == next(iter(self.sent["stages"]), stage)
+        tags = {f"{stage}.command": about.get("typed") or about.get("command")}
+        if first:
+            tags |= {"seed": about.get("seed"), "data.sha256": (about.get("data") or {}).get("sha256")}
+            tags |= source_tags(about)
         for key, value in tags.items():
             if value is not None:
                 self.client.set_tag(run, key, str(value))
@@ -141,7 +150,7 @@ class MlflowRun:
             self.client.log_inputs(run, datasets=[dataset])
         if configuration := about.get("configuration"):
             self.client.log_dict(run, configuration, f"{stage}.yaml")
-        values = typed_options(about) if self.sent["stages"] else parameters(stage, about)
+        values = parameters(stage, about) if first else typed_options(about)
         entries = [Param(key, value[:LONGEST_VALUE]) for key, value in values.items() if key not in known]
         self.client.log_batch(run, params=entries)
 
@@ -157,7 +166,10 @@ class MlflowRun:
         """Write the run's description, unless a person wrote one in MLflow."""
         run = self.client.get_run(self.sent["run_id"]).data
         typed = {stage: run.tags.get(f"{stage}.command", "") for stage in STAGES}
-        text = description(run.params, typed, scores)
+        record = self.folder / "training.json"
+        config = read_json(record, "run").get("configuration") if record.is_file() else None
+        epochs = resolve(config or {}, "epochs")  # MLflow keeps the parameter of the first start
+        text = description(run.params | ({"epochs": str(epochs)} if epochs else {}), typed, scores)
         before = run.tags.get(DESCRIPTION, "")
         if before != text and before in ("", self.sent.get("description", "")):
             self.client.set_tag(self.sent["run_id"], DESCRIPTION, text)

@@ -13,7 +13,7 @@ from scripts.folders.folder_files import RECORDS
 from scripts.folders.map_files import label_map
 from scripts.running import merged_config
 from scripts.settings.provenance import plain
-from scripts.training.checkpoint import checkpoints_in
+from scripts.training.checkpoint import checkpoints_in, without_modules
 
 __all__ = ["check_new_evaluation", "check_new_run", "forget_scores"]
 
@@ -45,6 +45,7 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
         return
     others = [
         Path(output_dir, "history.csv"),
+        Path(output_dir, "evaluation.json"),  # whose scores MLflow would take for the new run's
         *checkpoints,
         Path(ckpt_dir, "model.pt"),
     ]  # training.json alone: no epoch
@@ -81,7 +82,7 @@ def check_new_evaluation(
     if overwrite or not record:
         return
     then, now = record["configuration"], plain(merged_config())
-    others = [key for key in SCORING if then.get(key) != now.get(key)]
+    others = [key for key in SCORING if without_modules(str(then.get(key))) != without_modules(str(now.get(key)))]
     others += ["weights"] if sha256(ckpt_path) not in record["weights"].values() else []
     others += ["patients"] if {case["case"] for case in record["cases"]} != {case["case"] for case in cases} else []
     if others:

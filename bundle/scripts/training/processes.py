@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 
 import ignite.distributed as idist
+import torch
+
+from scripts.errors import UserError
 
 __all__ = ["join_processes"]
 
@@ -18,6 +22,12 @@ def join_processes(backend: str) -> None:
 
     Args:
         backend: of ``torch.distributed``: gloo or nccl.
+
+    Raises:
+        UserError: if this machine has GPUs, but fewer than processes.
     """
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if 0 < gpus < processes:
+        raise UserError(f"processes is {processes}, but this machine has {gpus} GPU(s): give --processes {gpus}.")
     idist.initialize(backend)
     atexit.register(gc.collect)  # the network and its trainer refer to one another

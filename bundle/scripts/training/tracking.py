@@ -55,6 +55,7 @@ class Tracking:
         engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.stop)  # StopOnSignal raises it again
 
     def __call__(self, engine: Engine) -> None:
         self.attempt(self.run.send)
@@ -68,12 +69,20 @@ class Tracking:
         monitor = SystemMetricsMonitor(self.run.sent["run_id"], tracking_uri=self.run.uri)
         monitor.start()
         self.monitor = monitor
+        self.run.client.update_run(self.run.sent["run_id"], status="RUNNING")  # again, if it is resumed
 
     def finish(self, engine: Engine) -> None:
         if self.monitor is not None:
             self.attempt(self.monitor.finish)
         self.attempt(self.run.send)
         self.attempt(self.run.finish)
+
+    def stop(self, engine: Engine, error: BaseException) -> None:
+        """Say in MLflow that the training does not run any more."""
+        if self.monitor is not None:
+            self.attempt(self.monitor.finish)
+        if run_id := self.run.sent.get("run_id"):
+            self.attempt(lambda: self.run.client.set_terminated(run_id, "KILLED"))
 
     def attempt(self, action: Callable[[], object]) -> None:
         """Do something, or warn of its failure."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class TumourSearch:
     """Asks all teachers where patients without a label have tumour, for the patches to come.
 
-    They are asked again every few epochs, unless all are frozen.
+    They are asked again every few epochs, unless no teacher's weights change.
     The class of a voxel is the one with the largest mean probability over the teachers that see the patient. Ranks
     share the patients. Attach it before EpochSeed, so that it does not change what an epoch draws.
 
@@ -61,9 +61,9 @@ class TumourSearch:
     def __call__(self, engine: Engine) -> None:
         if engine.state.iteration % engine.state.epoch_length:
             return  # resumed within the epoch: the checkpoint holds what was found at its start
-        learning = any(not teacher.frozen for teacher in self.network.teachers.values())
+        changing = any(not teacher.frozen or teacher.follows for teacher in self.network.teachers.values())
         since = engine.state.epoch - self.start
-        if since < 0 or (since % self.interval if learning else since):
+        if since < 0 or (since % self.interval if changing else since):
             return
         logger.info(f"Looking for tumour in {len(self.unlabelled)} unlabelled patients, as the teachers see it.")
         teaching = self.network.training

@@ -38,6 +38,8 @@ class MovingMeanTeacher(Teacher):
         ValueError: if decay is not from 0 to below 1, and as Teacher.
     """
 
+    follows = True
+
     def __init__(
         self,
         network: nn.Module,
