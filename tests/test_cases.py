@@ -132,6 +132,15 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
         find_images(tmp_path / "bert_seg.nii")
 
 
+@pytest.mark.parametrize(
+    "name, reason", [("a.mha", "another image format: convert"), ("a.txt", "no NIfTI file"), ("a.nii.zip", "unpack")]
+)
+def test_one_file_that_is_no_nifti_is_named_with_the_reason(name, reason, tmp_path):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=f"dataset_dir {tmp_path / name}: .*{reason}"):
+        find_images(tmp_path / name)
+
+
 def test_files_that_tell_no_sequence_are_named_where_others_do(tmp_path, caplog):
     caplog.set_level("WARNING")  # a bundle that ran before may have set another
     touch(tmp_path, "a_t1ce.nii.gz", "a_flair.nii.gz", "b.nii.gz")

@@ -111,7 +111,7 @@ BEFORE = [
     "T1 MPRAGE vor KM", "AX T1 -C", "AX T1 (-C)", "T1 C-", "T1 - GD", "t1_mprage_-KM", "T1 before gad", "T1 avant gado",
     "T1 antes gad", "T1 voor contrast", "T1 senza contrasto", "T1 minus contrast", "T1 GD NO", "T1 KM nein",
     "T1 kontrastmittelfrei", "T1 GDneg", "T1 prior to contrast", "T1 \N{EN DASH}C", "T1 GD (-)", "T1 +/- C", "T1-C",
-    "T1 0 KM", "T1 prima mdc", "T1 ohneKM", "T1 mit und ohne KM",
+    "T1 0 KM", "T1 prima mdc", "T1 ohneKM", "T1 mit und ohne KM", "AX T1 NON CON", "T1 NONCON", "T1 PRE-CON",
 ]  # fmt: skip
 SILENT = [
     "t1_postsurgery", "T1 post rt", "T1 post-treatment", "T1 postop", "VIBE_postproc", "T1 post recon", "T1 post GK",
@@ -395,6 +395,32 @@ def test_series_names_the_series_of_each_study(studies):
     assert "contrast" in images[0]["dicom"]["why"]
 
 
+def test_series_of_one_number_that_are_not_t1ce_are_named_as_such(studies, brain):
+    for name in ("t2_tse", "dwi"):
+        same = {"PatientID": "H1", "StudyInstanceUID": "1.2.3.1", "SeriesNumber": 7, "SeriesDescription": name}
+        write_dicom(studies / "H1" / name, brain, np.diag([-5.0, -5, 10, 1]), **same)
+    with pytest.raises(UserError, match=r"2 series are named so, and none is T1ce: 7 \((t2_tse|dwi)\), 7"):
+        work(studies, series="7")
+
+
+def test_a_dicomdir_beside_its_output_is_predicted_again(studies):
+    """The output folder, which then holds NIfTI, is not read."""
+    options = {"dataset_dir": str(studies / "DICOMDIR"), "output_dir": str(studies / "out")}
+    first = find_work(**options)["all"]
+    (studies / "out" / "images").mkdir(parents=True)
+    (studies / "out" / "images" / "H1_20240105_t1ce.nii.gz").touch()
+    assert find_work(**options)["all"] == first
+
+
+def test_label_maps_of_dicom_go_on_in_a_folder_that_was_moved(studies):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    (out / "H1_20240105_seg.nii.gz").touch()
+    out.rename(moved := studies.parent / "moved")
+    left = find_work(str(studies), output_dir=str(moved))["left"]
+    assert [image["case"] for image in left] == ["H2_20240105"]
+
+
 def test_series_that_fit_equally_well_are_named(studies, brain):
     same = {"PatientID": "H1", "StudyInstanceUID": "1.2.3.1", "SeriesNumber": 4, "SeriesDescription": "t1_fs_KM"}
     write_dicom(studies / "H1" / "S4", brain, np.diag([-5.0, -5, 10, 1]), **same)
@@ -558,7 +584,7 @@ def test_a_full_disk_stops_the_prediction_and_is_no_fault_of_the_patient(studies
 
 def test_without_the_extra_one_sentence_says_how_to_install_it(studies, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"holds DICOM, .* not installed \(pydicom, highdicom\): pip install"):
+    with pytest.raises(UserError, match=r"holds DICOM, .* not installed: pip install pydicom highdicom"):
         work(studies)
 
 

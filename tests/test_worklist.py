@@ -72,6 +72,18 @@ def test_the_truth_beside_an_image_is_never_taken_for_a_prediction_or_overwritte
         find_work(str(folder), output_dir=str(folder), overwrite=overwrite)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("ending", ["entropy.nii.gz", "probabilities.nii.gz", "seg.dcm"])
+def test_files_beside_a_label_map_are_only_replaced_if_an_inference_wrote_them(ending, overwrite, cohort, tmp_path):
+    options = {"dataset_dir": str(cohort / "data"), "output_dir": str(tmp_path), "overwrite": overwrite}
+    work = find_work(**options)["all"]
+    (tmp_path / f"phantom_0002_{ending}").write_text("another program's")
+    with pytest.raises(UserError, match=f"1 file.* does not list .phantom_0002_{ending}"):
+        find_work(**options)
+    record_inference(str(tmp_path), [image for image in work if image["case"] == "phantom_0002"], [], {})
+    assert len(find_work(**options)["left"]) == 6  # its label map may have been removed by hand
+
+
 def test_a_datalist_names_the_images(cohort_source):
     images = find_work(str(cohort_source / "data"), "t1", str(cohort_source / "datalist.json"))["all"]
     assert [image["case"] for image in images] == [f"phantom_000{index}" for index in range(6)]
@@ -184,7 +196,7 @@ def predicted(tmp_path):
 def test_maps_that_are_not_made_again_keep_their_record_and_settings(predicted):
     assert predicted("abc", False) == {False: {"a", "b", "c"}}
     assert predicted("a", True, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
-    with pytest.raises(UserError, match="mirror"):
+    with pytest.raises(UserError, match=r"made with other mirror \(False there, True here\): give"):
         predicted("a", True)
     assert predicted("b", False, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
     assert predicted("abc", True, overwrite=True) == {True: {"a", "b", "c"}}

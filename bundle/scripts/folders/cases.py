@@ -10,10 +10,10 @@ from scripts.errors import UserError
 from scripts.faults import report_lacking
 from scripts.folders.case import Case
 from scripts.folders.choice import Choice
-from scripts.folders.folder_files import FolderFiles, leave_out_predictions, list_files
+from scripts.folders.folder_files import FolderFiles, add_file, leave_out_predictions, list_files
 from scripts.folders.grouping import Named, build_cases
 from scripts.folders.map_files import case_of, find_label_maps, label_map, maps_of
-from scripts.folders.schemes import endings_text, is_volume, read_name, strip_suffix
+from scripts.folders.schemes import endings_text, read_name, strip_suffix
 from scripts.folders.task_folders import CHANNEL, find_task, read_task
 from scripts.labels import ENDINGS
 
@@ -117,8 +117,12 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
     root, choice = Path(path), choice or Choice()
     if not root.exists():
         raise UserError(f"dataset_dir {root} does not exist: give a NIfTI file or a folder of them.")
-    files = FolderFiles([root]) if root.is_file() and is_volume(root) else list_files(root)
+    files = FolderFiles() if root.is_file() else list_files(root)
+    if root.is_file():
+        add_file(files, root)
     files.check(f"dataset_dir {root}")
+    if root.is_file() and files.left_out:
+        raise UserError(f"dataset_dir {root}: {files.left_out[0][1]}. Give a NIfTI file, or a folder of them.")
     task = None if choice.globs or root.is_file() else find_task(root, files)
     if task:
         images = task_images(task, files, sequence)

@@ -13,7 +13,7 @@ from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.folders.schemes import is_volume
 
-__all__ = ["RECORDS", "FolderFiles", "leave_out_predictions", "list_files"]
+__all__ = ["RECORDS", "FolderFiles", "add_file", "leave_out_predictions", "list_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def list_files(root: Path) -> FolderFiles:
 
 
 def add_file(files: FolderFiles, path: Path) -> None:
+    """Add a file to the volumes, to what cannot be read, or to what is left out."""
     if not path.exists() and (is_volume(path) or not path.suffix or path.suffix[1:].isdigit()):  # .01 is of a date
         files.broken.append((path, f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"))
     elif is_absent(path.name):

@@ -44,7 +44,7 @@ BEFORE = (
     rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
     rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
     rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
-    r"|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
+    r"|\b(?:no|non|pre)[ -]?con\b|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
 )
 POST = rf"\bpost(?!er)(?! ?(?:{EVENT}|injur|trauma|gk|recon|proc))"  # of "post surgery" nothing is known
 AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"

@@ -101,7 +101,8 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
         files = list_files(root.parent) if index else FolderFiles(left_out=[(root, "no NIfTI file")])
     else:
         files = list_files(root) if root.is_dir() else FolderFiles()
-    own = Path(output_dir).resolve() if root.resolve() in Path(output_dir).resolve().parents else None
+    folder, out = (root.parent if root.is_file() else root).resolve(), Path(output_dir).resolve()
+    own = out if folder in out.parents else None
     if nifti := [path for path in files.volumes if own not in path.resolve().parents]:
         hidden = [path for path, _ in files.left_out if path.is_file() and os.access(path, os.R_OK) and is_dicom(path)]
         if hidden:
@@ -201,7 +202,9 @@ def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence:
     image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
     if len(chosen) != 1:
         several = ", ".join(f"{one.series.get('SeriesNumber')} ({one.series.description})" for one in chosen)
-        found = f"{len(chosen)} series fit equally well: {several}" if chosen else "no series is T1ce of a head"
+        unfit = any(one.against for one in chosen)
+        found = f"{len(chosen)} series {'are named so, and none is T1ce' if unfit else 'fit equally well'}: {several}"
+        found = found if chosen else "no series is T1ce of a head"
         remedy = 'see the table of its series, and choose one by --series NUMBER, UID or "PATTERN of the description"'
         return image | {"fault": found, "remedy": remedy}
     (verdict,), series = chosen, chosen[0].series

@@ -71,9 +71,12 @@ def record_inference(
     for group in record_groups(output_dir, planned=bool(shard)):
         other = sorted(key for key in settings if group["settings"].get(key) != settings[key])
         if group["cases"] and other and not overwrite:
+            there = "made or planned" if shard else "made"
+            values = [f"{key} ({group['settings'].get(key)} there, {settings[key]} here)" for key in other]
+            shown = ", ".join(text if len(text) < 80 else key for key, text in zip(other, values))
             raise UserError(
-                f"{output_dir} holds {len(group['cases'])} label map(s) made with other {', '.join(other)}: give "
-                "another output_dir, or --overwrite True to predict them again."
+                f"{output_dir} holds {len(group['cases'])} label map(s) {there} with other {shown}: give another "
+                "output_dir, the same settings, or --overwrite True to predict them again."
             )
         rest = [case for case in group["cases"] if case.get("case") not in now]
         same += [] if other else rest

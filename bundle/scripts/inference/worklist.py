@@ -14,7 +14,7 @@ from scripts.data.brain_mask import with_masks
 from scripts.data.datalist import datalist_images
 from scripts.errors import UserError
 from scripts.faults import report_lacking
-from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map
+from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.folders.studies import find_series
 from scripts.inference.record import record_groups
 from scripts.labels import SEQUENCES
@@ -79,6 +79,7 @@ def find_work(
         images = with_masks(images, brain_mask)
     images = [image | stamp(image) for image in share(images, shard)]
     map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
+    check_own(images, output_dir)
     existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
     check_existing(existing, output_dir, overwrite)
     wanted = [ending for ending, want in (also or {}).items() if want]
@@ -143,29 +144,42 @@ def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: st
     return images
 
 
-def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
-    """Raises UserError unless an earlier inference into the folder made these label maps, from the same images."""
-    groups = record_groups(output_dir)
-    sources = {Path(case["prediction"]).name: case for group in groups for case in group["cases"]}
-    if foreign := [path for path in label_maps if path.name not in sources]:
+def check_own(images: Sequence[Mapping[str, Any]], output_dir: str) -> None:
+    """Raises UserError if a file that is to be written is there, and no inference into the folder lists its case."""
+    groups = record_groups(output_dir, planned=True)
+    listed = {Path(case["prediction"]).name for group in groups for case in group["cases"]}
+    foreign = []
+    for image in images:
+        maps = maps_of(output_dir, image["image"], image["case"])
+        foreign += [path for path in maps if path.is_file() and maps[0].name not in listed]
+    if foreign:
         raise UserError(
-            f"output_dir {output_dir} holds {len(foreign)} label map(s) that its inference.json does not list "
+            f"output_dir {output_dir} holds {len(foreign)} file(s) of patients that its inference.json does not list "
             f"({foreign[0].name}), such as the truth or an evaluation's: give another output_dir."
         )
+
+
+def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
+    """Raises UserError unless an earlier inference into the folder made these label maps from the same images."""
+    sources = {Path(case["prediction"]).name: case for group in record_groups(output_dir) for case in group["cases"]}
     clear = {path: image for path, image in label_maps.items() if "fault" not in image}  # a study may be unclear now
     for path, image in clear.items():
         source = sources[path.name]
-        own = Path(ensure_tuple(image["image"])[0]).resolve()
         masks = [source.get("brain_mask"), str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None]
         remedy = "give another output_dir, or --overwrite True to predict it again."
         if not overwrite and masks[0] != masks[1]:
             then, now = (f"with brain mask {mask}" if mask else "without a brain mask" for mask in masks)
             raise UserError(f"{path} was predicted {then}, not {now}: {remedy}")
         changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
-        if not overwrite and (changed or source["image"] != str(own)):
+        if not overwrite and (changed or identity(source) != identity(image)):
             raise UserError(
                 f"{path} was predicted from {origin(source)}, not from {origin(image)} as it is now: {remedy}"
             )
+
+
+def identity(image: Mapping[str, Any]) -> str:
+    """What tells one image from another: the UID of its series, or its path. The volume of a series may be moved."""
+    return str(image.get("dicom", {}).get("series") or Path(ensure_tuple(image["image"])[0]).resolve())
 
 
 def origin(image: Mapping[str, Any]) -> str:
