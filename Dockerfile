@@ -17,7 +17,7 @@ WORKDIR /mtcm-kd
 COPY . .
 RUN python -m venv .venv-label && .venv-label/bin/pip install --no-cache-dir torch==2.13.0 $TORCH_OPTIONS \
     && .venv-label/bin/pip install --no-cache-dir ".[label]" && touch .venv-label/ready
-CMD ["make", "label", "STUDIES=/studies", "LABELS=/labels", "HOST=0.0.0.0"]
+CMD ["make", "label", "STUDIES=/studies", "LABELS=/labels", "APP=/app", "HOST=0.0.0.0"]
 
 FROM python:3.11-slim AS demo
 ARG TORCH_OPTIONS=""

@@ -1,6 +1,6 @@
 # make demo: the main job on phantom patients, from nothing to a table, a picture and a report, 5 minutes on two cores
 # make benchmark PATIENTS=DIR: seconds and memory of loading, training and inference against other networks, on BraTS patients
-# make label STUDIES=DIR [LABELS=DIR] [PORT=8000] [HOST=127.0.0.1]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
+# make label STUDIES=DIR [LABELS=DIR] [T1CE=PATTERN] [PORT=8000] [HOST=127.0.0.1]: a MONAI Label server with this bundle, for 3D Slicer and OHIF
 # make zoo: what the Model Zoo asks of a bundle
 # make viewer: takes NiiVue, the report's viewer, from its npm package again; wants npm
 # make faults: kills, full and read-only disks, lost helpers, long runs; prints trials and failures; an hour of one core
@@ -66,7 +66,8 @@ studies:
 	@test -n "$(STUDIES)" || { echo "make label wants STUDIES=DIR, a folder of patients or T1ce volumes"; exit 2; }
 
 label: studies $(LABEL)/ready
-	@exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --labels "$(LABELS)" --host $(HOST) --port $(PORT) --app $(APP)
+	@exec $(LABEL)/bin/python serving/serve.py --studies "$(STUDIES)" --labels "$(LABELS)" --t1ce "$(T1CE)" \
+	  --host $(HOST) --port $(PORT) --app $(APP)
 
 benchmark: $(VENV)/ready
 	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }

@@ -1,17 +1,18 @@
 """MONAI Label's app for bundles, with errors in a sentence and the most uncertain study as the next one.
 
 serve.py copies this file to the app's folder as main.py. MONAI Label's own main.py is bundle_app.py there.
+guarded_store.py stays here, in a folder of PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import bundle_app
 import torch
 from fastapi import HTTPException
+from guarded_store import check_image, check_values, guard
 from monai.transforms import Activationsd
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.tasks.activelearning.epistemic import Epistemic
@@ -27,22 +28,13 @@ class LabelApp(bundle_app.MyApp, MONAILabelApp):
     """The app that the server runs. MONAI Label looks for a class with MONAILabelApp among its bases."""
 
     def init_datastore(self) -> Any:
-        """MONAI Label's store, which would answer 500 to an unknown image, and delete the file behind a link."""
-        store = super().init_datastore()
-        save, remove = store.save_label, store.remove_image
+        """MONAI Label's store with the checks of guarded_store.py."""
+        return guard(super().init_datastore(), self.studies, self.label_names)
 
-        def save_label(image: str, *label: Any) -> str:
-            check_image(image, store)
-            return save(image, *label)
-
-        def remove_image(image: str) -> None:
-            check_image(image, store)
-            if Path(self.studies, store.get_image_info(image).get("name", "")).is_symlink():
-                raise HTTPException(403, f"image {image!r} is a patient's file, which this server does not delete.")
-            remove(image)
-
-        store.save_label, store.remove_image = save_label, remove_image
-        return store
+    def label_names(self) -> dict[str, int]:
+        """Value of each class in label maps by its name, as metadata.json says it."""
+        (task,) = self._infers.values()
+        return dict(task.labels)
 
     def init_strategies(self) -> dict[str, Any]:
         most_uncertain = Epistemic(key=UNCERTAINTY, desc="The study with the most uncertain label map")
@@ -65,6 +57,12 @@ class LabelApp(bundle_app.MyApp, MONAILabelApp):
             if sentence := user_sentence(error):
                 raise HTTPException(422, sentence) from error
             raise
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """MONAI Label's training; an error names a label with a value that has no name."""
+        for entry in self.datastore().datalist():
+            check_values(entry["label"], entry["label"], self.label_names(), earlier=True)
+        return super().train(request)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The next study; a 404 for a strategy that does not exist."""
@@ -111,20 +109,6 @@ def uncertainty(probabilities: torch.Tensor, image: torch.Tensor) -> float:
     brain = torch.as_tensor(image)[0].cpu() != 0
     entropy = torch.special.entr(classes).sum(dim=0)[brain].sum().item()
     return entropy / max(1, int((classes.argmax(dim=0)[brain] > 0).sum()))
-
-
-def check_image(image: Any, datastore: Any) -> None:
-    """Raise a 404 for the name of an image that neither the studies nor the file system hold."""
-    if not isinstance(image, str) or Path(image).exists():
-        return
-    try:
-        found = datastore.get_image_uri(image)
-    except Exception:  # a DICOMweb server says it in many ways
-        found = ""
-    if not found:
-        names = sorted(datastore.list_images())
-        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise HTTPException(404, f"image is {image!r}, which is not among the studies: {some or 'there are none'}.")
 
 
 def user_sentence(error: BaseException | None) -> str | None:

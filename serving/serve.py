@@ -1,6 +1,6 @@
 """A MONAI Label server with this bundle, for 3D Slicer and OHIF: `make label STUDIES=DIR`, in its own environment.
 
-python serving/serve.py --studies DIR [--labels DIR] [--port 8000] [--host 127.0.0.1] [--app serving/app]
+python serving/serve.py --studies DIR [--labels DIR] [--t1ce PATTERN] [--port 8000] [--host 127.0.0.1] [--app DIR]
 
 The app's folder gets a copy of the bundle, so training from Slicer changes the copy's weights and not the shipped ones;
 remove the folder to start from scratch. The patients' folder is only read: the server works in a folder of links to its
@@ -10,11 +10,15 @@ T1ce volumes, which also gets the labels. Nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,85 +28,128 @@ HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parent / "bundle"
 NAME = "brats_t1ce_kd_segmentation"  # by "segmentation" MONAI Label knows what kind of model it is
 ENDINGS = (".nii.gz", ".nii")
+PARTS = ("LICENSE", "configs", "docs", "models", "scripts")  # of the bundle; runs and predictions may lie beside them
+
+sys.path.insert(0, str(BUNDLE))
 
 
 def stage(app: Path) -> None:
-    """MONAI Label's app for bundles with a copy of this one in it; weights that are there already are kept."""
+    """MONAI Label's app for bundles with a copy of this one in it; weights that were trained there are kept."""
     theirs = app / "bundle_app.py"
     if not theirs.is_file():
         if not (app / "main.py").is_file():
-            download = ["apps", "--download", "--name", "monaibundle", "--output", str(app.parent / "downloaded")]
-            subprocess.run([sys.executable, "-m", "monailabel.main", *download], check=True, stdout=subprocess.DEVNULL)
-            app.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(app.parent / "downloaded" / "monaibundle", app)
-            (app.parent / "downloaded").rmdir()
+            with tempfile.TemporaryDirectory() as folder:
+                download = ["apps", "--download", "--name", "monaibundle", "--output", folder]
+                subprocess.run(
+                    [sys.executable, "-m", "monailabel.main", *download], check=True, stdout=subprocess.DEVNULL
+                )
+                shutil.copytree(Path(folder, "monaibundle"), app, dirs_exist_ok=True)
         (app / "main.py").rename(theirs)
     shutil.copy(HERE / "label_app.py", app / "main.py")
     target = app / "model" / NAME
-    trained = (target / "models" / "model.pt").is_file()
-    leave = shutil.ignore_patterns("__pycache__", "eval", *(["models"] if trained else []))
+    parts = set(PARTS)
+    if (target / "eval" / "history.csv").is_file():  # of a training
+        print(f"{target / 'models'} holds weights trained from Slicer, which are kept. Shipped weights: delete {app}.")
+        parts -= {"models"}
+
+    def leave(folder: str, names: list[str]) -> set[str]:
+        return set(names) - parts if Path(folder) == BUNDLE else {"__pycache__"}
+
     shutil.copytree(BUNDLE, target, ignore=leave, dirs_exist_ok=True)
-    add_check(target / "configs" / "inference.yaml")
+    adapt(target / "configs" / "inference.yaml")
 
 
-def add_check(config: Path) -> None:
-    """Let the copy check each image after it is read, as inference does by a data set that the server does not use."""
+def adapt(config: Path) -> None:
+    """Let the copy check each image after it is read, as inference does by a data set that the server does not use, and
+    number the classes without a gap, as 3D Slicer does."""
+    from scripts.labels import CLASSES
+
     document = yaml.safe_load(config.read_text(encoding="utf-8"))
     check = {"_target_": "scripts.inference.checked_images.CheckImaged", "keys": "@image_keys"}
     document["preprocessing"]["transforms"].insert(1, check)
+    document["et_label"] = CLASSES.index("ET")
     config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def find_studies(studies: str) -> list[dict[str, Any]]:
-    """T1ce volume and name of each patient, found as ``predict`` finds them. Ends with a sentence if there is none."""
+def find_studies(studies: str, t1ce: str = "") -> list[dict[str, Any]]:
+    """T1ce volume and name of each patient, found as ``predict`` finds them. Ends with a sentence if there is none.
+
+    Args:
+        studies: folder of the patients.
+        t1ce: pattern of the volumes' names, where no known ending tells them.
+    """
     if not studies or not Path(studies).is_dir():
         sys.exit(f"STUDIES is {studies!r}, which is no folder: give a folder of patients: make label STUDIES=DIR")
-    if Path(studies, "labels", "final").is_dir():  # of an earlier server, which took volumes of the folder itself only
-        volumes = [path for path in sorted(Path(studies).iterdir()) if path.name.endswith(ENDINGS)]
-        return [{"image": str(path), "case": path.name.removesuffix(ending(path))} for path in volumes]
-    sys.path.insert(0, str(BUNDLE))
     from scripts.errors import UserError
-    from scripts.folders.cases import find_images
+    from scripts.folders.cases import Choice, find_images
+    from scripts.folders.folder_files import list_files
+    from scripts.folders.studies import is_dicom
 
+    if Path(studies, "labels", "final").is_dir() and not t1ce:  # of an early server, which took the volumes here
+        volumes = [path for path in sorted(Path(studies).iterdir()) if path.name.lower().endswith(ENDINGS)]
+        return [{"image": str(path), "case": path.name[: -len(ending(path))]} for path in volumes]
     try:
-        return find_images(studies)
+        images = find_images(studies, choice=Choice({"t1ce": t1ce}))
     except UserError as error:
-        sys.exit(f"STUDIES is {studies!r}: {error}")
+        files = list_files(Path(studies))
+        if not files.volumes and any(is_dicom(path) for path, _ in files.left_out if path.is_file()):
+            sys.exit(f"STUDIES is {studies!r}, which holds DICOM: use predict, or a DICOMweb address.")
+        advice = re.sub(r' --label ".*", also --t1, --t2, --flair', "", str(error)).replace("--t1ce ", "T1CE=")
+        sys.exit(f"STUDIES is {studies!r}: {advice}")
+    if several := next((image["image"] for image in images if "channels" in image), ""):
+        sys.exit(f"STUDIES is {studies!r}, where a file holds several sequences ({several}): use predict.")
+    return images
 
 
 def ending(path: Path) -> str:
-    """.nii.gz or .nii"""
-    return next(ending for ending in ENDINGS if path.name.endswith(ending))
+    """.nii.gz or .nii, also of a name in capitals."""
+    return next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
 
 
-def view(studies: str, labels: str) -> Path:
+def view(studies: str, labels: str, t1ce: str = "") -> Path:
     """The folder that the server works in: links to the T1ce volumes, by the patients' names.
 
     Args:
         studies: folder of the patients.
-        labels: that folder; by default one in serving/studies. The same as ``studies`` writes there, without links.
+        labels: that folder; by default one in serving/studies.
+        t1ce: as for ``find_studies``.
     """
     source = Path(studies).expanduser().resolve()
-    images = find_studies(str(source))
+    images = find_studies(str(source), t1ce)
     name = f"{source.name}_{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
     folder = Path(labels).expanduser().resolve() if labels else HERE / "studies" / name
-    if folder == source:
-        if far := [image["image"] for image in images if Path(image["image"]).parent != source]:
-            sys.exit(
-                f"LABELS is {labels!r}, where MONAI Label finds no patient in a folder below ({far[0]}): leave it out."
-            )
-        return folder
-    if source in folder.parents or folder in source.parents:
-        sys.exit(f"LABELS is {labels!r}, expected STUDIES itself or a folder apart from it ({studies}).")
+    if folder == source or source in folder.parents or folder in source.parents:
+        sys.exit(f"LABELS is {labels!r}, expected a folder apart from STUDIES ({studies}), which is only read.")
     folder.mkdir(parents=True, exist_ok=True)
+    remember(folder, images)
     for link in filter(Path.is_symlink, folder.iterdir()):
         link.unlink()  # of an earlier start; labels and uploaded volumes stay
     for image in images:
         path = Path(image["image"])
         (folder / f"{image['case']}{ending(path)}").symlink_to(path.resolve())
-    if any(source.glob("labels/final/*")):
-        print(f"{source}/labels/final holds labels, which are not used: LABELS={studies} goes on there.")
+    if any(source.glob("labels/final/*")) and not any(folder.glob("labels/final/*")):
+        print(
+            f"{source}/labels holds labels of an early server, which are not used. Copy it into {folder} to use them."
+        )
     return folder
+
+
+def remember(folder: Path, images: list[dict[str, Any]]) -> None:
+    """Write down which volume each name stands for. Ends with a sentence if a label is of another volume."""
+    from scripts.files import write_json
+
+    record = folder / "volumes.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    found = {}
+    for image in images:
+        stat, case = os.stat(image["image"]), image["case"]
+        found[case] = [stat.st_size, int(stat.st_mtime)]
+        if known.get(case, found[case]) != found[case] and any(folder.glob(f"labels/*/{glob.escape(case)}.n*")):
+            sys.exit(
+                f"LABELS is {folder}, whose label of {case} is of another volume than {image['image']} (size or time "
+                f"differs): give another folder by LABELS=DIR. If you know that it is the same, delete {record}."
+            )
+    write_json(record, known | found)
 
 
 def tell(options: argparse.Namespace, folder: Path | None) -> None:
@@ -120,12 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", required=True, help="folder of patients, as predict takes it, or DICOMweb address")
     parser.add_argument("--labels", default="", help="folder for links and labels, by default in serving/studies")
+    parser.add_argument("--t1ce", default="", help="pattern of the T1ce volumes' names, as for predict")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--app", default=str(HERE / "app"))
     options = parser.parse_args()
     web = options.studies.startswith(("http://", "https://"))
-    folder = None if web else view(options.studies, options.labels)
+    folder = None if web else view(options.studies, options.labels, options.t1ce)
     tell(options, folder)
     stage(Path(options.app).resolve())
     server = ["start_server", "--app", options.app, "--studies", str(folder or options.studies)]

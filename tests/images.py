@@ -29,10 +29,15 @@ def stages():
 
 
 def ignored(folder, names):
-    """What .dockerignore leaves out."""
-    patterns = (ROOT / ".dockerignore").read_text().split()
-    paths = {name: (Path(folder) / name).relative_to(ROOT).as_posix() for name in names}
-    return {name for name, path in paths.items() if any(fnmatch(path, pattern) for pattern in patterns)}
+    """What .dockerignore leaves out: the last line counts that fits a name or a folder above it."""
+    out = set()
+    for name in names:
+        parts = (Path(folder) / name).relative_to(ROOT).parts
+        for line in (ROOT / ".dockerignore").read_text().split():
+            words = line.removeprefix("!").split("/")
+            if len(words) <= len(parts) and all(map(fnmatch, parts, words)):
+                (out.discard if line.startswith("!") else out.add)(name)
+    return out
 
 
 def without_make() -> dict[str, str]:

@@ -21,7 +21,7 @@ from conftest import ROOT
 from images import build, ignored, stages, without_make
 from scripts.__main__ import COMMANDS
 
-PLACES = ("/studies", "/labels", "/store")  # volumes
+PLACES = ("/studies", "/labels", "/app", "/store")  # volumes
 
 
 def serve(command, place, address):
@@ -66,9 +66,25 @@ def test_compose_starts_what_the_dockerfile_builds():
     assert used and set(used) <= set(COMMANDS)
 
 
-def test_the_image_gets_neither_environments_nor_patients(tmp_path):
-    assert ignored(str(ROOT), [".venv", ".venv-label", "demo", "bundle"]) == {".venv", ".venv-label", "demo"}
+def test_compose_keeps_labels_and_trained_weights_outside_of_the_container():
+    volumes = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["label"]["volumes"]
+    sources = dict((v["target"], v["source"]) if isinstance(v, dict) else v.split(":")[::-1] for v in volumes)
+    assert sources["/labels"] == "${LABELS:-./containers/labels}" and sources["/app"] == "./containers/app"
+    assert {"LABELS=/labels", "APP=/app"} <= set(json.loads(dict(stages()["label"])["CMD"]))
+
+
+def test_the_image_gets_neither_environments_nor_patients():
+    files = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
+    needed = {"Makefile", "pyproject.toml", "README.md", "LICENSE", "serving", "bundle"}
+    own = {path.split("/")[0] for path in files.split()}
+    assert own - ignored(str(ROOT), own) == needed
+    assert ignored(str(ROOT), [".venv", ".venv-label", "demo", "runs", "bundle"]) == {
+        ".venv", ".venv-label", "demo", "runs",
+    }  # fmt: skip
     assert ignored(str(ROOT / "serving"), ["app", "studies", "serve.py"]) == {"app", "studies"}
+    bundle = {path.split("/")[1] for path in files.split() if path.startswith("bundle/")}
+    assert ignored(str(ROOT / "bundle"), [*bundle, "eval", "P01_seg.nii.gz"]) == {"eval", "P01_seg.nii.gz"}
+    assert ignored(str(ROOT / "bundle" / "configs"), ["train.yaml"]) == set()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from conftest import BUNDLE, ROOT
+from scripts.labels import CLASSES
 
 NAME = "brats_t1ce_kd_segmentation"
 ZOO = ROOT / "tests" / "zoo"
@@ -60,10 +61,9 @@ def test_the_files_that_the_zoo_asks_for_are_there_and_small():
     assert large == [entry["path"] for entry in known]
 
 
-def test_the_label_maps_hold_what_metadata_name():
+def test_metadata_name_the_channels_of_the_network():
     channels = METADATA["network_data_format"]["outputs"]["pred"]["channel_def"]
-    et = yaml.safe_load((BUNDLE / "configs" / "inference.yaml").read_text())["et_label"]
-    assert channels == {"0": "background", "1": "NCR", "2": "ED", str(et): "ET"}
+    assert channels == {str(index): name for index, name in enumerate(CLASSES)}
 
 
 def test_the_docs_follow_the_template():
