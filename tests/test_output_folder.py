@@ -13,7 +13,7 @@ from scripts.errors import UserError
 from scripts.files import sha256, write_json
 from scripts.locking import FolderLock
 from scripts.training import output_folder
-from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_scores
+from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_evaluation, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 RUN = [
@@ -102,6 +102,16 @@ def test_label_maps_that_are_made_again_lose_only_their_scores(tmp_path):
     forget_scores(str(tmp_path))
     left = [name for name in [*SCORES, "case_seg.nii.gz"] if (tmp_path / name).is_file()]
     assert left == ["history.csv", "evaluation.json", "mlflow.json", "case_seg.nii.gz"]
+
+
+def test_an_evaluation_that_is_replaced_leaves_no_map_of_its_own(tmp_path):
+    write_json(tmp_path / "evaluation.json", {"cases": [{"case": "a"}], "weights": {}, "configuration": {}})
+    for name in (gone := ["a_seg.nii.gz", "a_entropy.nii.gz", "metrics.csv"]) + (
+        kept := ["b_seg.nii.gz", "a_t1ce.nii.gz"]
+    ):
+        (tmp_path / name).touch()
+    forget_evaluation(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "evaluation.json"} and gone
 
 
 HOLD = """

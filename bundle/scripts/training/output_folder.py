@@ -10,12 +10,12 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.folders.folder_files import RECORDS
-from scripts.folders.map_files import label_map
+from scripts.folders.map_files import label_map, maps_of
 from scripts.running import merged_config
 from scripts.settings.provenance import plain
 from scripts.training.checkpoint import checkpoints_in, without_modules
 
-__all__ = ["check_new_evaluation", "check_new_run", "forget_scores"]
+__all__ = ["check_new_evaluation", "check_new_run", "forget_evaluation", "forget_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,15 @@ def check_new_evaluation(
 
 def same_file(one: Path, other: str) -> bool:
     return Path(other).is_file() and one.samefile(other)
+
+
+def forget_evaluation(output_dir: str) -> None:
+    """Remove what an evaluation left, which another one replaces: its label maps, uncertainty and scores."""
+    path = Path(output_dir, "evaluation.json")
+    record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {"cases": []}
+    forget_scores(output_dir)
+    for file in [file for case in record["cases"] for file in maps_of(output_dir, "", case["case"])]:
+        file.unlink(missing_ok=True)
 
 
 def forget_scores(output_dir: str) -> None:
