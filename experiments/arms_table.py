@@ -3,15 +3,16 @@
 python experiments/arms_table.py --runs OUT/LIST[,OUT/LIST] [--baseline alone]
   [--picture FILE.png] [--undrawn NAME,NAME] [--bar 0.03] [--span 0.12]
 
-All folds of all lists are one table. An arm of several seeds counts with each patient's mean. What is subtracted is the
-mean over all seeds of ``baseline``, whatever the seeds of the other arm; of an arm that is not finished, only its
-patients.
+All folds of all lists are one table. An arm of several seeds counts with each patient's mean, on the patients that all
+of its seeds have scored. What is subtracted is the mean over all seeds of ``baseline``, whatever the seeds of the other
+arm, on the patients that both have scored. So seeds, arms and the baseline need not be finished.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.evaluation.compare import mean_of_seeds, paired_difference, pooled
+from scripts.evaluation.compare import mean_of_seeds, paired_columns, paired_difference, pooled
+from scripts.evaluation.patients import count_patients
 from scripts.evaluation.summary import Estimate, Scores, cell, read_scores
 from scripts.files import check_output
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
@@ -45,28 +47,32 @@ def arms_table(
     ``bar`` is the gain in whole tumour that was asked for, ``span`` the largest difference that the picture shows.
 
     Raises:
-        UserError: if nothing of ``baseline`` has been scored, or arms score other patients than it.
+        UserError: if nothing of ``baseline`` has been scored by all of its seeds.
     """
     if picture:
         check_output(picture, "picture", ".png")
     seeds = {arm: list(by_seed.values()) for arm, by_seed in scored_runs(split(runs)).items()}
     if baseline not in seeds:
         raise UserError(f"{runs} holds no metrics.csv of {baseline}: run arms.py first, or give another.")
-    base = mean_of_seeds(seeds[baseline])
+    base = mean_of_shared(seeds[baseline])
+    if not base.values:
+        raise UserError(f"the seeds of {baseline} in {runs} have no patient in common: run arms.py to the end.")
     heads = [METRICS[metric].format(region) for region, metric in COLUMNS]
     print(f"| minus {baseline} | patients | seeds | {' | '.join(heads)} |")
     print(f"|{'---|' * (3 + len(heads))}")
-    summary = base.summary()
+    summary = base.summary
     itself = [cell(metric, summary[region][metric]) for region, metric in COLUMNS]
-    print(f"| ({baseline} itself) | {len(base.cases)} | {len(seeds[baseline])} | {' | '.join(itself)} |")
+    print(f"| ({baseline} itself) | {count_patients(base.cases)} | {len(seeds[baseline])} | {' | '.join(itself)} |")
     rows: dict[str, dict[tuple[str, str], Estimate]] = {}
     for arm in sorted(seeds.keys() - {baseline}):
-        table = mean_of_seeds(seeds[arm])
-        if other := sorted(set(table.cases) - set(base.cases)):
-            raise UserError(f"{table.path} scores {other[0]}, which no run of {baseline} does: evaluate it there too.")
-        rows[arm] = differences(table, base)
+        table = mean_of_shared(seeds[arm])
+        cases = sorted(set(table.cases) & set(base.cases))
+        if not cases:
+            print(f"| {arm} | 0 | {len(seeds[arm])} |{'  |' * len(COLUMNS)}")
+            continue
+        rows[arm] = differences(table, base, cases)
         cells = [cell(metric, rows[arm][region, metric]) for region, metric in COLUMNS]
-        print(f"| {arm} | {len(table.cases)} | {len(seeds[arm])} | {' | '.join(cells)} |")
+        print(f"| {arm} | {count_patients(cases)} | {len(seeds[arm])} | {' | '.join(cells)} |")
     if picture:
         drawn = {arm: row for arm, row in rows.items() if arm not in split(undrawn)}
         draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture, bar, span)
@@ -85,11 +91,16 @@ def scored_runs(lists: Sequence[str]) -> dict[str, dict[str, Scores]]:
     return {arm: {seed: pooled(tables) for seed, tables in by_seed.items()} for arm, by_seed in found.items()}
 
 
-def differences(other: Scores, base: Scores) -> dict[tuple[str, str], Estimate]:
+def mean_of_shared(tables: Sequence[Scores]) -> Scores:
+    """Each case's mean over the seeds of an arm, of the cases that all of them have."""
+    shared = set.intersection(*(set(table.cases) for table in tables))
+    kept = [{key: scores for key, scores in table.values.items() if key[0] in shared} for table in tables]
+    return mean_of_seeds([replace(table, values=values) for table, values in zip(tables, kept)])
+
+
+def differences(other: Scores, base: Scores, cases: Sequence[str]) -> dict[tuple[str, str], Estimate]:
     return {
-        (region, metric): paired_difference(
-            other.column(region, metric), base.column(region, metric, other.cases)
-        ).difference
+        (region, metric): paired_difference(*paired_columns(other, base, cases, region, metric)).difference
         for region, metric in COLUMNS
     }
 

@@ -51,6 +51,22 @@ def test_folds_and_lists_are_one_table(scored, tmp_path, capsys):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert rows[2][:4] == ["(alone itself)", "4", "1", rows[2][3]] and rows[2][3].startswith("0.350 ")
     assert rows[3][:4] == ["better", "2", "1", "0.150 [0.100, 0.200]"]
-    scored("third/better_s0", [0.5], fold=2)
-    with pytest.raises(UserError, match="scores case_20, which no run of alone does"):
-        arms_table([str(tmp_path / name) for name in ("first", "second", "third")])
+
+
+def test_what_is_not_finished_is_compared_on_shared_patients(scored, tmp_path, capsys):
+    scored("alone_s0", [0.1, 0.5])
+    scored("alone_s1", [0.3, 0.7])
+    scored("alone_s0", [0.9, 0.9], fold=1)  # which seed 1 has not
+    scored("better_s0", [0.4, 0.9])  # minus (0.2, 0.6): with seed 1 0.1 and 0.1
+    scored("better_s1", [0.2, 0.5])
+    scored("better_s1", [0.0, 0.0], fold=1)
+    scored("later_s0", [0.5], fold=1)
+    arms_table(str(tmp_path))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[:3] for row in rows[2:]] == [["(alone itself)", "2", "2"], ["better", "2", "2"], ["later", "0", "1"]]
+    assert rows[2][3].startswith("0.400 ") and rows[3][3] == "0.100 [0.100, 0.100]"
+    assert len({len(row) for row in rows}) == 1
+    scored("other_s0", [0.5])
+    scored("other_s1", [0.5], fold=1)
+    with pytest.raises(UserError, match="seeds of other .* no patient in common"):
+        arms_table(str(tmp_path), baseline="other")

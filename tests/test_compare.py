@@ -20,8 +20,8 @@ def exact_wilcoxon(differences):
 
 
 def test_paired_difference_by_hand():
-    a = np.array([0.9, 0.8, 0.7, 0.6, 0.5, np.nan])
-    b = np.array([0.8, 0.6, 0.4, 0.65, 0.5, 0.1])
+    a = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    b = np.array([0.8, 0.6, 0.4, 0.65, 0.5])
     result = paired_difference(a, b)
     assert result.difference.mean == pytest.approx(0.11)
     assert result.difference.patients == 5
@@ -60,6 +60,13 @@ def read(path):
 def test_volume_errors_are_compared_by_size(run, table):
     row = table(run("a", [-5.0, -9.0]), run("b", [5.0, 9.0]))["WT", "volume_error_ml"]
     assert (float(row["p"]), row["wins"], row["losses"], row["ties"]) == (1, "0", "0", "2")
+
+
+def test_rounding_of_decimals_does_not_change_ranks():
+    """0.3 - 0.2 and 0.2 - 0.1 are equal, so p is as of tenths counted in whole numbers."""
+    random = np.random.default_rng(1)
+    a, b = random.integers(0, 9, (2, 30))
+    assert paired_difference(a / 10, b / 10).p == paired_difference(a * 1.0, b * 1.0).p
 
 
 def test_p_is_the_exact_signed_rank_test():
@@ -149,6 +156,37 @@ def test_of_several_seeds_each_patients_mean_is_compared(run, table):
     other = run("other", [0.1, 0.2, 0.3])
     with pytest.raises(UserError, match=other):
         mean_scores(f"{a},{other}")
+
+
+def test_signs_of_volume_errors_do_not_cancel_over_seeds(run, table):
+    seeds = ",".join([run("a0", [5.0, 2.0]), run("a1", [-5.0, -4.0])])
+    row = table(seeds, run("b", [1.0, 1.0]))["WT", "volume_error_ml"]
+    assert (float(row["mean_a"]), float(row["mean_b"])) == (4, 1)  # sizes 5 and 5, 2 and 4
+    assert (row["wins"], row["losses"]) == ("0", "2")
+
+
+def test_means_of_a_line_are_of_the_patients_known_in_both(run, table, capsys):
+    row = table(run("a", [np.nan, 0.5, 0.7], "exclude"), run("b", [0.2, 0.4, 0.9], "exclude"))["ET", "nsd"]
+    assert (float(row["mean_a"]), float(row["mean_b"])) == (pytest.approx(0.6), pytest.approx(0.65))
+    assert float(row["difference"]) == pytest.approx(-0.05) and row["patients"] == "2"
+    printed = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("ET nsd"))
+    assert printed[2:5] == ["2", "0.600", "0.650"]
+
+
+SCANS = ["BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000"]
+
+
+def test_scans_of_one_patient_count_as_one_patient(tmp_path, table, capsys):
+    values = {"a": [0.9, 0.5, 0.6, 0.8], "b": [0.2, 0.4, 0.6, 0.9]}  # differences: (0.7 + 0.1) / 2, 0, -0.1
+    for name, column in values.items():
+        named = dict(zip(dict.fromkeys(item.case for item in scores(column)), SCANS))
+        rows = [item._replace(case=named[item.case]) for item in scores(column)]
+        write_scores(tmp_path / name / "metrics.csv", rows, "brats")
+    row = table(str(tmp_path / "a"), str(tmp_path / "b"))["TC", "dice"]
+    assert row["patients"] == "3" and float(row["mean_a"]) == pytest.approx((0.7 + 0.6 + 0.8) / 3)
+    assert float(row["difference"]) == pytest.approx(0.1)
+    assert (row["wins"], row["losses"], row["ties"]) == ("1", "1", "1")
+    assert "3 patients (4 scans) in both" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["b/metrics.csv", "a/copy.csv"])

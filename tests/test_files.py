@@ -175,7 +175,7 @@ def test_a_command_replaces_what_it_wrote_itself(tmp_path):
     check_output(str(tmp_path / "table.csv"), "output", ".csv", beside={".json": "word"})
     names = ["metrics.csv", "metrics.json"]
     for name in names:
-        (tmp_path / name).write_text("old")
+        (tmp_path / name).write_text("the word")
     check_output(str(tmp_path / "metrics.csv"), "output", ".csv", beside={".json": "word"}, own=names)
 
 

@@ -46,7 +46,7 @@ def runs(cohort_source, tmp_path):
 def test_the_command_prints_mean_dice_and_names_the_median_case(runs, tmp_path, command):
     picture = tmp_path / "new" / "picture.png"
     printed = command("scripts", "overview", "--runs", runs, "--picture", picture).stdout
-    assert "mean of 3 cases" in printed
+    assert "mean of 3 patients" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith("a ")]
     assert rows == [["a", "0.600", "0.500", "0.250", "0.450"]]
     assert f"phantom_0002 is drawn in {picture}" in printed and picture.is_file()
@@ -66,8 +66,31 @@ def test_truth_and_predictions_are_drawn_on_the_slice_with_most_tumour(runs, coh
     tumour = tumour[tuple(slice(side[0], side[-1] + 1) for side in sides)]  # the picture shows the brain alone
     index = tumour.sum((0, 1)).argmax()
     left_on_the_right = np.rot90(tumour[::-1, :, index])
-    assert np.array_equal((truth != scan).any(-1), left_on_the_right) and (tumour != tumour[::-1]).any()
-    assert len(np.unique(truth[(truth != scan).any(-1)], axis=0)) >= len(CLASS_COLOURS)
+    scan, truth = (np.asarray(pixels).astype(int) for pixels in (scan, truth))
+    places = [
+        np.round((np.arange(n) + 0.5) * m / n - 0.5).astype(int) for n, m in zip(left_on_the_right.shape, scan.shape)
+    ]
+    coloured = (abs(truth - scan).max(-1) > 25)[np.ix_(*places)]  # the middle of each voxel, with a little of the next
+    assert np.array_equal(coloured, left_on_the_right) and (tumour != tumour[::-1]).any()
+    assert len(np.unique(truth[np.ix_(*places)][coloured], axis=0)) >= len(CLASS_COLOURS)
+
+
+def test_thick_slices_keep_their_shape_and_a_predicted_tumour_is_shown_without_a_true_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "imshow", lambda axis, pixels: drawn.append(np.asarray(pixels).astype(int)))
+    brain, found = np.full((20, 10, 12), 9, np.uint8), np.zeros((20, 10, 12), np.uint8)
+    found[4:8, 4:8, 7] = 2
+    monkeypatch.chdir(tmp_path)
+    for name, voxels in {"t1ce": brain, "seg": found, "truth": 0 * found}.items():
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 4.0, 1.0, 1.0])), f"a_{name}.nii.gz")
+    case = {"case": "a", "image": "a_t1ce.nii.gz", "prediction": "a_seg.nii.gz", "label": "a_truth.nii.gz"}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"cases": [case], "label_values": [0, 1, 2, 4]}))
+    rows = "".join(f"a,{name}{',0.5' * len(COLUMNS)}\n" for name in ("WT", "TC", "ET"))
+    (tmp_path / "metrics.csv").write_text(f"case,region,{','.join(COLUMNS)}\n{rows}")
+    overview("a=.", "p.png")
+    scan, truth, predicted = drawn
+    assert scan.shape[0] == 2 * scan.shape[1]  # 40 mm by 20 mm
+    assert (truth == scan).all() and (predicted != scan).any()
 
 
 def test_a_cross_validation_is_drawn_from_its_folds_and_regions_without_dice_do_not_count(cohort_source, tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 
+from scripts.report import pictures
 from scripts.report.layers import Layer, Patient, errors
 from scripts.report.pictures import plane
 
@@ -31,3 +32,23 @@ def test_the_centre_is_where_each_plane_shows_most_tumour():
     patient.layers.clear()
     patient.image[:, :, :5] = 0
     assert patient.centre == [0, 0, 5]
+
+
+def test_only_the_slices_that_are_shown_are_coloured(monkeypatch):
+    """And each picture shows what the same slices of the coloured volumes show."""
+    found = np.zeros((8, 10, 12), np.uint8)
+    found[2:6, 3:7, 5:9] = 2
+    image = np.random.default_rng(0).random(found.shape) + 0.1
+    layers = [Layer("Prediction", "classes", found), Layer("Uncertainty", "uncertainty", image / 2)]
+    patient = Patient("a", image, (slice(None),) * 3, np.diag([1.0, 2.0, 1.0, 1.0]), layers)
+    drawn, sizes = [], []
+    monkeypatch.setattr(pictures, "encode", lambda planes: drawn.append([np.asarray(item) for item in planes]))
+    colour = pictures.draw_layer
+    monkeypatch.setattr(pictures, "draw_layer", lambda grey, layer: sizes.append(grey.size) or colour(grey, layer))
+    pictures.draw_pictures(patient)
+    assert sorted(sizes) == [80, 80, 96, 96, 120, 120]
+    volumes = [pictures.grey_rgb(patient.grey), *(colour(patient.grey, layer) for layer in layers)]
+    for planes, volume in zip(drawn, volumes, strict=True):
+        for found_plane, axis in zip(planes, (2, 1, 0), strict=True):
+            expected = plane(volume, axis, patient.centre[axis], patient.spacing)
+            assert np.array_equal(found_plane, np.asarray(expected))

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tempfile
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.evaluation.score import score
-from scripts.files import sha256
+from scripts.files import sha256, write_text
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
 from scripts.report.layers import LabelMap, read_patient
 from scripts.report.report import report
@@ -307,7 +308,7 @@ def test_a_truncated_label_map_is_named(run):
 
 def volumes_in(text):
     """Image and layers of a script, as the browser gets them."""
-    content = json.loads(re.search(r"addVolumes\(\d+, (.*)\);", text).group(1))
+    content = json.loads(re.search(r'addVolumes\(\d+, "[^"]*", (.*)\);', text).group(1))
     read = {"Image": content["image"]} | {layer["title"]: layer["data"] for layer in content["layers"]}
     images = {
         title: nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(data))) for title, data in read.items()
@@ -408,6 +409,87 @@ def test_volumes_that_no_report_wrote_stay(run):
     assert (run / "report_files" / "notes.txt").read_text() == "mine" and not (run / "report.html").exists()
 
 
+def test_the_page_of_two_runs_tells_reasons_sources_and_patients_of_one_run_only(run, tmp_path):
+    weights = tmp_path / "training" / "models" / "model.pt"
+    weights.parent.mkdir(parents=True)
+    ranges = {"brain_ml": [1.0, 2.0], "dark_end": [0, 99], "bright_end": [0, 99], "sharpness": [0, 99]}
+    (tmp_path / "training" / "training.json").write_text(json.dumps({"cases": [{"case": "x"}], "traits": ranges}))
+    about = json.loads((run / "evaluation.json").read_text()) | {"weights": {str(weights): "0"}}
+    about["cases"][2]["dicom"] = {"number": "7", "description": "t1 km", "why": "says km"}
+    (run / "evaluation.json").write_text(json.dumps(about))
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "D_4_seg.nii.gz").unlink()
+    report(compare=f"{run},{other}")
+    page = (run / "comparison.html").read_text()
+    assert page.count("B: Unlike all images of the training: a larger brain") == 3
+    assert page.count("<p>DICOM series 7, t1 km: says km.</p>") == 1
+    assert "Left out 1 patient, not in both runs or without their files: D_4." in page
+    assert page.count("<dt>Dice</dt>") == 1
+    for name in ("A_<b>1", "B&2", "C_3"):
+        (run / f"{name}_seg.nii.gz").unlink()
+    with pytest.raises(UserError, match="no patient in common whose files are all there"):
+        report(compare=f"{run},{other}")
+
+
+def test_a_script_of_volumes_tells_whose_they_are(run):
+    report(str(run))
+    script = (run / "report_files" / "patient_0001.js").read_text()
+    assert script.startswith('addVolumes(1, "B&2", {')
+    page = (run / "report.html").read_text()
+    assert 'addVolumes(0, "A_\\u003cb>1", {' in page and "if (name !== page.patients[number])" in page
+
+
+def test_a_report_that_fails_leaves_page_and_volumes_of_before(run, monkeypatch):
+    report(str(run))
+    save(run, "B&2_seg.nii.gz", np.zeros((24, 26, 20), np.uint8))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr("scripts.report.draft.render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report(str(run))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json", "comparison.html", "comparison.csv"])
+def test_files_of_other_programs_stay(run, name):
+    (run / name).write_text("mine")
+    with pytest.raises(UserError, match=f"output .*would replace .*{name}, but this command did not write it"):
+        report(compare=f"{run},{run}") if name.startswith("comparison") else report(str(run))
+    assert (run / name).read_text() == "mine" and not (run / "report_files").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "page.html"])
+@pytest.mark.parametrize("writer", ["write_json", "write_table", "write_text"])
+def test_a_report_that_was_interrupted_does_not_block_the_next(run, name, writer, monkeypatch):
+    def interrupted(path, content):
+        if path.suffix != ".js":
+            raise KeyboardInterrupt
+        write_text(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"scripts.report.draft.{writer}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report(str(run), output=str(run / name))
+    report(str(run), output=str(run / name))
+    assert (run / name).is_file()
+    report(str(run), output=str(run / name))
+
+
+def test_hidden_files_of_the_system_do_not_block_a_report(run):
+    report(str(run))
+    (run / "report_files" / ".DS_Store").write_text("of macOS")
+    report(str(run))
+    assert (run / "report_files" / "patient_0001.js").is_file()
+
+
+def test_a_page_with_signs_in_its_name_finds_its_volumes(run):
+    report(str(run), output=str(run / "a#b?c%20.html"))
+    page = (run / "a#b?c%20.html").read_text()
+    (address,) = json.loads(re.search(r'id="data">(.*)</script>', page).group(1))["scripts"].values()
+    assert "#" not in address and "?" not in address
+    assert (run / unquote(address)).is_file()
+
+
 @pytest.fixture
 def browser():
     if not all(BROWSER):
@@ -505,3 +587,35 @@ def test_the_page_works_in_a_browser(run, browser):
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.slow
+def test_volumes_of_another_report_are_not_shown_and_missing_values_sort_last(run, browser):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    report(str(run), output=str(run / "a#b?c%20.html"))
+    browser.get((run / "a#b?c%20.html").as_uri())
+    opened(browser, 2)
+    browser.execute_script("document.querySelector(\"tbody button[data-patient='1']\").click()")
+    opened(browser, 1)
+    script = run / "a#b?c%20_files" / "patient_0001.js"
+    script.write_text(script.read_text().replace('"B&2"', '"E_5"', 1))  # of a report made since
+    for number in (2, 1):
+        browser.execute_script("document.querySelector(arguments[0]).click()", f"tbody button[data-patient='{number}']")
+        if number == 2:
+            opened(browser, 2)
+    message = "return document.getElementById('message').textContent"
+    WebDriverWait(browser, 60).until(lambda driver: "reload the page" in driver.execute_script(message))
+    assert "E_5" in browser.execute_script(message) and not browser.execute_script("return viewer.volumes.length")
+
+    browser.execute_script(
+        "const cell = document.querySelector(\"table.sortable tr[data-region='WT']\").cells[1];"
+        "delete cell.dataset.value; cell.textContent = '–';"
+    )
+    head = browser.find_elements("css selector", "table.sortable thead button")[1]
+    rows = "document.querySelectorAll(\"table.sortable tr[data-region='WT']\")"
+    column = f"return [...{rows}].map(row => row.cells[1].textContent)"
+    for down in (False, True):
+        browser.execute_script("arguments[0].click()", head)
+        *values, last = browser.execute_script(column)
+        assert last == "–" and values == sorted(values, key=float, reverse=down) and len(values) == 3

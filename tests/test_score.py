@@ -111,6 +111,23 @@ def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth)
     assert (folders / "m_et_cleared.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json"])
+def test_scores_replace_no_file_of_another_program(folders, name):
+    (folders / name).write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(UserError, match=f"output .*would replace .*{name}, but this command did not write it"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "metrics.csv"))
+    assert (folders / name).read_text() == "epoch,loss\n1,0.5\n"
+
+
+@pytest.mark.parametrize("lost", ["metrics.csv", "metrics.json"])
+def test_scores_of_which_a_part_is_missing_are_written_again(folders, lost):
+    arguments = [str(folders / "pred"), str(folders / "truth"), str(folders / "metrics.csv")]
+    score(*arguments)
+    (folders / lost).unlink()
+    score(*arguments)
+    assert (folders / lost).is_file()
+
+
 def test_other_label_values(folders, truth):
     msd = np.array([0, 2, 1, 0, 3], np.uint8)[truth]
     save(folders / "msd", "A_001_seg.nii.gz", msd)

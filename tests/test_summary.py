@@ -49,6 +49,22 @@ def test_few_patients():
     assert estimate(np.full(5, 0.25))[:3] == (0.25, 0.25, 0.25)
 
 
+def test_means_and_intervals_are_over_patients_not_scans(tmp_path):
+    """Four scans of one patient and one of each of two others: as three patients, the first with the mean."""
+    names = [*(f"UPENN-GBM-00001_{scan}" for scan in (11, 21, 31, 41)), "UPENN-GBM-00002_11", "UPENN-GBM-00003_11"]
+    values = [0.1, 0.2, 0.3, np.nan, 0.6, 0.7]
+    rows = [
+        CaseScore(name, region, dict.fromkeys(COLUMNS, value), False)
+        for name, value in zip(names, values)
+        for region in TABLE_ORDER
+    ]
+    table = write_scores(tmp_path / "metrics.csv", rows, "exclude")
+    assert table.column("WT", "dice") == pytest.approx([0.2, 0.6, 0.7])
+    assert table.summary["WT"]["dice"] == pytest.approx(estimate(np.array([0.2, 0.6, 0.7])))
+    assert caption(table).startswith("3 patients (6 scans), mean ")
+    assert table.column("WT", "dice", []).shape == (0,)  # no case is not all cases
+
+
 def test_scores_are_read_back_as_written(tmp_path):
     written = write_scores(
         tmp_path / "metrics.csv", scores([0.25, np.nan, 0.75], empty=[1]), "exclude", et_threshold_ml=0.5
@@ -56,7 +72,7 @@ def test_scores_are_read_back_as_written(tmp_path):
     read = read_scores(tmp_path)
     assert read.empty_rule == "exclude" and read.et_threshold_ml == 0.5
     assert read.empty_cases == written.empty_cases == {region: ["case_1"] for region in TABLE_ORDER}
-    assert read.summary()["TC"]["nsd"][::3] == (0.5, 2)
+    assert read.summary["TC"]["nsd"][::3] == (0.5, 2)
     assert "WT 1, TC 1, ET 1" in caption(read)
     assert "0.5 ml" in caption(read)
 
@@ -72,7 +88,7 @@ def test_a_table_of_another_tool_is_an_error(tmp_path):
 def test_a_changed_copy_has_its_own_summary(tmp_path):
     table = write_scores(tmp_path / "metrics.csv", scores([0.25, 0.75]), "brats")
     changed = replace(table, values={key: dict.fromkeys(COLUMNS, 1.0) for key in table.values})
-    assert table.summary()["WT"]["dice"].mean == 0.5 and changed.summary()["WT"]["dice"].mean == 1
+    assert table.summary["WT"]["dice"].mean == 0.5 and changed.summary["WT"]["dice"].mean == 1
 
 
 TABLES = {

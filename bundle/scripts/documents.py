@@ -84,7 +84,7 @@ def check_unowned(
         files: what the command will write, each with text that only this command writes into it. A file without such
             text, as a page, is the command's where one beside it has its text, or where none has any, as a picture.
         option: the option that named it and its value, for the message.
-        own: names in DOCUMENTS that the command writes.
+        own: names in DOCUMENTS that the command writes; such a file must be its own, too.
         sources: files that it reads.
 
     Raises:
@@ -97,7 +97,7 @@ def check_unowned(
         beside = not marked or any(other.exists() for other in marked)
         known = text in file.read_text(encoding="utf-8", errors="ignore") if text else beside
         read = any(source and Path(source).exists() and file.samefile(source) for source in sources)
-        if read or (file.name not in own and (file.name in DOCUMENTS or not known)):
+        if read or not known or (file.name in DOCUMENTS and file.name not in own):
             why = "this command reads it" if read else "this command did not write it"
             raise UserError(f"{option}, which would replace {file}, but {why}: give another path.")
 

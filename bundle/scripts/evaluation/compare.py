@@ -20,11 +20,12 @@ from tqdm import tqdm
 from scripts.command import Positional
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, mean_of, number, read_scores
+from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients
+from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, number, read_scores
 from scripts.files import check_output, format_table, replacing, write_table
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
-__all__ = ["Difference", "compare", "mean_of_seeds", "mean_scores", "paired_difference", "pooled"]
+__all__ = ["Difference", "compare", "mean_of_seeds", "mean_scores", "paired_columns", "paired_difference", "pooled"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,14 @@ LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
 FEWEST = 6  # patients that all agree give the signed-rank test p = 2 / 2^6 = 0.03
 HEADER = "region,metric,mean_a,mean_b,difference"  # begins the CSV
 DECIMALS = 6  # of metrics.csv: what is equal there is a tie
+HEADINGS = ("patients", "A", "B", "A - B", "p", "wins", "losses", "ties")  # of the cells of ``row_cells``
 EXPLANATION = """A - B: mean [95% bootstrap interval]; p: Wilcoxon signed-rank, two-sided, not corrected for the number
-of rows; a win is a patient with a better score in A. Volume errors are compared by size, without their sign."""
+of rows; a win is a patient with a better score in A. Volume errors are compared by size, without their sign. A line
+counts the patients whom both runs score; of several scans of a patient it takes the mean."""
 
 
 class Difference(NamedTuple):
-    """A - B over the patients that both score, and on how many of them A is better, worse or equal."""
+    """A - B over patients, and on how many of them A is better, worse or equal."""
 
     difference: Estimate
     p: float
@@ -73,14 +76,14 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
     if output:
         write_table(Path(output), rows)
     if picture:
-        columns = {region: [scores.column(region, "dice", common) for scores in (a, b)] for region in TABLE_ORDER}
+        columns = {region: paired_columns(a, b, common, region, "dice") for region in TABLE_ORDER}
         draw_differences(columns, f"A {run_a}, B {run_b}", picture)
     print(f"A = {run_a}\nB = {run_b}")
     for name, scores in (("A", a), ("B", b)):
         print(f"{name}: {caption(scores).splitlines()[1]}")
-    print(f"{len(common)} patients in both. {EXPLANATION}\n")
-    header = ["region, metric", "A", "B", "A - B", "p", "wins", "losses", "ties"]
-    print(format_table([header, *map(printed_row, rows)]))
+    print(f"{patients(common)} in both. {EXPLANATION}\n")
+    lines = [[f"{row['region']} {row['metric']}", *row_cells(row)] for row in rows]
+    print(format_table([["region, metric", *HEADINGS], *lines]))
 
 
 def mean_scores(runs: str) -> Scores:
@@ -93,14 +96,20 @@ def mean_scores(runs: str) -> Scores:
 
 
 def mean_of_seeds(tables: Sequence[Scores]) -> Scores:
-    """Each patient's mean. Raises UserError if the tables score other patients, or by other rules."""
+    """Each case's mean over the tables; of volume errors the mean size, as opposite signs would cancel.
+
+    Raises:
+        UserError: if the tables score other cases, or by other rules.
+    """
     check_same_rules(tables)
     first = tables[0]
     for table in tables[1:]:
         if table.cases != first.cases:
             raise UserError(f"{first.path} and {table.path} score other patients: evaluate both on the same fold.")
     values = {
-        key: {metric: float(np.mean([table.values[key][metric] for table in tables])) for metric in COLUMNS}
+        key: {
+            metric: float(np.mean([sized(metric, table.values[key][metric]) for table in tables])) for metric in COLUMNS
+        }
         for key in first.values
     }
     empty = {r: sorted({case for table in tables for case in table.empty_cases.get(r, ())}) for r in TABLE_ORDER}
@@ -147,16 +156,26 @@ def common_cases(a: Scores, b: Scores) -> list[str]:
         raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
     if only := sorted(set(a.cases) ^ set(b.cases)):
         logger.warning(f"Left out {len(only)} patient(s) of only one run: {', '.join(only)}.")
-    if len(common) < FEWEST:
-        logger.warning(f"{len(common)} patient(s) in both: with fewer than {FEWEST} no p can fall below 0.05.")
+    if (count := count_patients(common)) < FEWEST:
+        logger.warning(f"{count} patient(s) in both: with fewer than {FEWEST} no p can fall below 0.05.")
     return common
 
 
+def sized(metric: str, value: float) -> float:
+    """A score as it is compared: a volume error without its sign."""
+    return abs(value) if metric == "volume_error_ml" else value
+
+
+def paired_columns(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> list[np.ndarray]:
+    """One metric of one region in both runs, a value a patient, from the cases whose score is known in both."""
+    pairs = {case: [sized(metric, scores.values[case, region][metric]) for scores in (a, b)] for case in cases}
+    known = {case: pair for case, pair in pairs.items() if not np.isnan(pair).any()}
+    return [by_patient(list(known), [pair[side] for pair in known.values()]) for side in (0, 1)]
+
+
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
-    """One row of the table: means of both runs, their difference with its interval, p, wins, losses and ties."""
-    of_a, of_b = a.column(region, metric, cases), b.column(region, metric, cases)
-    if metric == "volume_error_ml":
-        of_a, of_b = np.abs(of_a), np.abs(of_b)
+    """One row of the table, over the patients whom both runs score: means, difference with its interval, p, counts."""
+    of_a, of_b = paired_columns(a, b, cases, region, metric)
     result = paired_difference(of_a, of_b, less_is_better=metric in LESS_IS_BETTER)
     interval = result.difference
     return {
@@ -166,32 +185,30 @@ def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metr
     }
 
 
-def printed_row(row: dict[str, Any]) -> list[str]:
-    """The cells of a row as the terminal shows them."""
+def row_cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table as people read it, under HEADINGS."""
     metric = row["metric"]
     difference = Estimate(row["difference"], row["low"], row["high"], row["patients"])
     means = [number(metric, row[name]) for name in ("mean_a", "mean_b")]
     counts = [str(row[name]) for name in ("wins", "losses", "ties")]
-    return [f"{row['region']} {metric}", *means, cell(metric, difference), f"{row['p']:.3f}", *counts]
+    return [str(row["patients"]), *means, cell(metric, difference), f"{row['p']:.3f}", *counts]
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, less_is_better: bool = False) -> Difference:
     """Mean of a - b with its bootstrap interval, Wilcoxon signed-rank p (1 where all differences are 0), and counts.
 
-    Where less is better, the smaller wins. Patients with NaN in either are left out.
+    Where less is better, the smaller wins.
 
     Shapes: a, b (N,).
     """
-    known = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[known].round(DECIMALS), b[known].round(DECIMALS)
-    differences = (a - b).round(DECIMALS)
+    differences = (a.round(DECIMALS) - b.round(DECIMALS)).round(DECIMALS)
     gains = -differences if less_is_better else differences
     if not len(differences):
         p = np.nan
     elif not differences.any():
         p = 1.0
     else:
-        p = float(wilcoxon(a, b).pvalue)
+        p = float(wilcoxon(differences).pvalue)  # from a and b it would rank rounding errors
     return Difference(estimate(differences), p, int((gains > 0).sum()), int((gains < 0).sum()), int((gains == 0).sum()))
 
 

@@ -31,6 +31,7 @@ __all__ = ["cleared_path", "Meaning", "Pair", "read_pair", "score", "score_cases
 logger = logging.getLogger(__name__)
 
 OWN = [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
+MARKS = {".csv": "case,region,dice", ".json": "empty_rule_meaning"}  # what only these files hold
 
 
 def score(
@@ -183,7 +184,7 @@ def cleared_path(output: str) -> Path:
 
 def check_options(output: str, empty_rule: str, et_threshold_ml: float, workers: int) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
-    check = partial(check_output, key="output", suffix=".csv", beside={".json": "empty_rule_meaning"}, own=OWN)
+    check = partial(check_output, key="output", suffix=".csv", beside=MARKS, own=OWN)
     check(output)
     check(str(cleared_path(output)))
     if empty_rule not in EMPTY_RULES:

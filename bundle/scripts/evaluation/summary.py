@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from scripts.documents import figure
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients
 from scripts.files import format_table, read_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
@@ -71,23 +73,23 @@ class Scores:
     truth: dict[str, str] = field(default_factory=dict)  # file of each case
     truth_values: str | list[int] | None = None  # what the values in these files mean
 
-    def __post_init__(self) -> None:
-        self.estimates: dict[str, dict[str, Estimate]] = {}  # what ``summary`` found
-
     @property
     def cases(self) -> list[str]:
         return sorted({case for case, _ in self.values})
 
     def column(self, region: str, metric: str, cases: Sequence[str] | None = None) -> np.ndarray:
-        """One metric of one region, (N,), for these cases in their order; by default for all."""
-        return np.array([self.values[case, region][metric] for case in cases or self.cases])
+        """One metric of one region, a value a patient (see ``by_patient``), of these cases; by default of all."""
+        cases = self.cases if cases is None else cases
+        return by_patient(cases, [self.values[case, region][metric] for case in cases])
 
+    @cached_property
     def summary(self) -> dict[str, dict[str, Estimate]]:
-        """Estimate by region and metric, computed once: a thousand patients take half a minute."""
-        keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS if not self.estimates]
+        """Estimate by region and metric. A thousand patients take half a minute."""
+        found: dict[str, dict[str, Estimate]] = {region: {} for region in TABLE_ORDER}
+        keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
         for region, metric in tqdm(keys, desc="Bootstrap", disable=None, leave=False):
-            self.estimates.setdefault(region, {})[metric] = estimate(self.column(region, metric))
-        return self.estimates
+            found[region][metric] = estimate(self.column(region, metric))
+        return found
 
 
 def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
@@ -100,12 +102,6 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
     low, high = result.confidence_interval
     return Estimate(mean, float(low), float(high), len(values))
-
-
-def mean_of(values: np.ndarray) -> float:
-    """Mean of (N,) values, without NaN; NaN if nothing is left."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else np.nan
 
 
 def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **about: Any) -> Scores:
@@ -151,10 +147,11 @@ def describe(scores: Scores) -> dict[str, Any]:
     """What the JSON beside a metrics.csv holds."""
     summary = {
         region: {metric: item._asdict() for metric, item in metrics.items()}
-        for region, metrics in scores.summary().items()
+        for region, metrics in scores.summary.items()
     }
     return {
         "cases": len(scores.cases),
+        "patients": count_patients(scores.cases),
         "empty_rule": scores.empty_rule,
         "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
         "cases_with_an_empty_region": scores.empty_cases,
@@ -197,12 +194,12 @@ def read_scores(run: str | Path) -> Scores:
 
 def caption(scores: Scores) -> str:
     """The text above every table: number of patients, interval, rule for empty regions, and how many have one."""
-    patients = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
+    empty = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
     lines = [
-        f"{len(scores.cases)} patients, mean [95% bootstrap interval over patients]; volume_error_ml is predicted "
-        "minus true volume.",
-        f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Patients with an empty region: "
-        f"{patients}.",
+        f"{patients(scores.cases)}, mean [95% bootstrap interval over patients]; volume_error_ml is predicted minus "
+        "true volume.",
+        f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Cases with an empty region: "
+        f"{empty}.",
     ]
     if scores.smallest_part_ml:
         lines.append(f"Label maps without parts below {scores.smallest_part_ml} ml.")
@@ -225,7 +222,7 @@ def cell(metric: str, item: Estimate) -> str:
 
 def summary_rows(scores: Scores) -> list[list[str]]:
     """The means of a run as cells: a header, then one row a metric with one column a region."""
-    summary = scores.summary()
+    summary = scores.summary
     rows = [[metric, *(cell(metric, summary[region][metric]) for region in TABLE_ORDER)] for metric in COLUMNS]
     return [["metric", *TABLE_ORDER], *rows]
 

@@ -40,6 +40,10 @@ class Alerts:
         measured = traits_of(patient.image, patient.spacing) if self.ranges else {}
         self.strange[patient.name] = unlike(measured, self.ranges)
 
+    def reasons(self, case: str) -> list[str]:
+        """In what a patient's image is unlike those of the training, in sentences that stand beside its pictures."""
+        return [f"Unlike all images of the training: {reason}." for reason in self.strange[case]]
+
     def sentences(self) -> list[str]:
         """The alerts, those that change the reading of all scores first."""
         return [*self.run.notes, *self.unknown(), *self.seen(), *self.unlike_training(), *self.empty()]
@@ -47,8 +51,8 @@ class Alerts:
     def unknown(self) -> list[str]:
         """Weights whose training left no record, so that nothing can be said of it."""
         return [
-            f"It is not known which patients {Path(weights).name} was trained on, nor what their images look like: the "
-            "record of its training (training.json) is not in the folder above it."
+            f"It is not known which patients {self.run.weights[weights]} was trained on, nor what their images look "
+            "like: the record of its training (training.json) is not in the folder above it."
             for weights, records in self.records.items()
             if not records
         ]
@@ -62,8 +66,8 @@ class Alerts:
             for record, document in records:
                 if seen := seen_cases(document, self.run.cases):
                     found.append(
-                        f"{Path(weights).name} was trained on {len(seen)} of these {len(self.run.cases)} patients, "
-                        f"whose label maps may be better than those of new patients: {some(seen, MOST)} (by "
+                        f"{self.run.weights[weights]} was trained on {len(seen)} of these {len(self.run.cases)} "
+                        f"patients, whose label maps may be better than those of new patients: {some(seen, MOST)} (by "
                         f"{record.name})."
                     )
         return found

@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
+from scripts.documents import some
 from scripts.errors import UserError
-from scripts.evaluation.compare import check_same_rules, common_cases, difference_row
+from scripts.evaluation.compare import HEADER, check_same_rules, common_cases, difference_row, paired_columns, row_cells
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.summary import Estimate, Scores, cell, number
+from scripts.evaluation.patients import patients
+from scripts.evaluation.summary import Scores
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.alerts import Alerts
 from scripts.report.draft import Draft
@@ -21,17 +23,19 @@ from scripts.report.layers import Patient, read_patient
 from scripts.report.page import Cell, Column, Page, Row, Table
 from scripts.report.run_folder import Run, open_run
 from scripts.report.run_tables import middle_and_ends, score_cell
-from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric, patients
+from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric
 
 __all__ = ["compare_runs"]
 
 OWN = ("comparison.html", "comparison.csv", "comparison.json")
+MARKS = {".csv": HEADER, ".json": '"runs"'}
 SIDES = ("A", "B")
 TITLES = METRICS | {
     "volume_error_ml": Metric("Volume error (ml), without sign", "Predicted minus true volume, by size.")
 }
 NOTES = (
-    "Means of both runs and their paired difference, with its 95% bootstrap interval over patients in brackets.",
+    "Means of both runs and their paired difference, with its 95% bootstrap interval over patients in brackets. A line "
+    "counts the patients whom both runs score.",
     "p is of Wilcoxon's signed-rank test, two-sided. It is not corrected for the number of lines.",
 )
 
@@ -46,20 +50,26 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     target = Path(output) if output else runs["A"].folder / "comparison.html"
     tables = [run.tables[0] for run in runs.values()]
     cases = [case for case in common_cases(*tables) if all(case in run.cases for run in runs.values())]
+    if not cases:
+        raise UserError(f"compare {compare}: the runs have no patient in common whose files are all there.")
+    others = sorted({case for table in tables for case in table.cases} - set(cases))
+    alone = [f"Left out {patients(others)}, not in both runs or without their files: {some(others)}."] if others else []
     rows = differences(tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     order = sorted(cases, key=lambda case: -gains[case])
     picks = middle_and_ends(order, ["A gains most", "Median", "A loses most"])
     alerts = {side: Alerts(run) for side, run in runs.items()}
-    with Draft(target, OWN, "runs") as draft:
+    with Draft(target, OWN, MARKS) as draft:
         for patient in read_pairs(runs, cases):
             for side in runs:
                 alerts[side].look_at(patient, f"Prediction of {side}")
-            draft.add(patient, region_table(tables, patient.name))
+            name = patient.name
+            reasons = [f"{side}: {text}" for side in runs for text in alerts[side].reasons(name)]
+            draft.add(patient, region_table(tables, name), reasons, runs["A"].source(name))
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
-            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(len(cases))}. {RESEARCH}",
-            alerts=[f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
+            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(cases)}. {RESEARCH}",
+            alerts=alone + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
             picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
             summaries=[summary_table(rows)],
             patients=patient_table(tables, cases),
@@ -98,14 +108,12 @@ def read_pairs(runs: dict[str, Run], cases: Sequence[str]) -> Iterator[Patient]:
 
 
 def summary_table(rows: Sequence[dict]) -> Table:
-    """A line a region and metric: both means, the difference with its interval, p, and how many patients."""
-    lines = []
-    for row in rows:
-        metric, difference = row["metric"], Estimate(row["difference"], row["low"], row["high"], row["patients"])
-        texts = [*(number(metric, row[name]) for name in ("mean_a", "mean_b")), cell(metric, difference)]
-        texts += [f"{row['p']:.3f}", *(str(row[name]) for name in ("wins", "losses", "ties"))]
-        lines.append(Row(Column(*TITLES[metric]), [Cell(text) for text in texts], region=row["region"]))
-    titles = ("", "A", "B", "A minus B", "p", "A better", "B better", "Equal")
+    """A line a region and metric: how many patients, both means, the difference with its interval, and p."""
+    lines = [
+        Row(Column(*TITLES[row["metric"]]), [Cell(text) for text in row_cells(row)], region=row["region"])
+        for row in rows
+    ]
+    titles = ("", "Patients", "A", "B", "A minus B", "p", "A better", "B better", "Equal")
     return Table([Column(title) for title in titles], lines, NOTES, REGION_TITLES)
 
 
@@ -129,7 +137,7 @@ def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
 
 def scatter(tables: Sequence[Scores], cases: Sequence[str], region: str) -> Chart:
     """Dice of A against Dice of B, a mark a patient: above the line A is better."""
-    a, b = (table.column(region, "dice", cases) for table in tables)
+    a, b = paired_columns(tables[0], tables[1], cases, region, "dice")
 
     def draw(axis: Axes) -> None:
         axis.plot([0, 1], [0, 1], color="#666666", linewidth=1)
@@ -137,7 +145,7 @@ def scatter(tables: Sequence[Scores], cases: Sequence[str], region: str) -> Char
         axis.set(xlabel="Dice of B", ylabel="Dice of A", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axis.grid(alpha=0.3)
 
-    better = f"A is better on {int(np.sum(a > b))} of {len(cases)} patients, B on {int(np.sum(a < b))}"
+    better = f"A is better on {int(np.sum(a > b))} of {len(a)} patients, B on {int(np.sum(a < b))}"
     return render_chart(draw, f"{REGION_TITLES[region]}: {better}", f"Dice of A against Dice of B; {better}")
 
 

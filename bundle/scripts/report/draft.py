@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from scripts.errors import UserError
 from scripts.files import check_output, write_json, write_table, write_text
@@ -27,19 +28,20 @@ class Draft:
     Args:
         target: the HTML file. Tables go beside it as CSV and JSON, volumes to the folder NAME_files.
         own: names of documents that this report may replace.
-        word: a word of its JSON file, which shows that the files beside it are a report's.
+        marks: text that only its tables hold, by suffix; without text they are its own if the JSON file is.
 
     Raises:
         UserError: if a file cannot be written, or one that no report wrote would be lost.
     """
 
-    def __init__(self, target: Path, own: Sequence[str], word: str) -> None:
-        check_output(str(target), "output", ".html", beside={".csv": "", ".json": word}, own=own)
+    def __init__(self, target: Path, own: Sequence[str], marks: Mapping[str, str]) -> None:
+        check_output(str(target), "output", ".html", beside=marks, own=own)
         self.target = target
         self.beside = target.with_name(f"{target.stem}_files")
         self.shown: list[Shown] = []
         scripts = self.beside.iterdir() if self.beside.is_dir() else ()
-        if foreign := [path for path in scripts if not re.fullmatch(r"patient_\d{4,}\.js", path.name)]:
+        known = r"patient_\d{4,}\.js|\..*"  # systems add hidden files, such as .DS_Store
+        if foreign := [path for path in scripts if not re.fullmatch(known, path.name)]:
             raise UserError(
                 f"output is '{target}', whose volumes go to {self.beside}, but this holds {foreign[0].name}, which no "
                 "report wrote: give another path."
@@ -55,7 +57,7 @@ class Draft:
     def add(self, patient: Patient, table: Table, alerts: Sequence[str] = (), source: str = "") -> None:
         """Draw a patient and write its volumes. The table and the sentences stand beside its pictures."""
         number = len(self.shown)
-        write_text(self.hidden / SCRIPT.format(number), script_of(number, volumes_of(patient)))
+        write_text(self.hidden / SCRIPT.format(number), script_of(number, patient.name, volumes_of(patient)))
         kinds = frozenset(layer.kind for layer in patient.layers)
         self.shown.append(Shown(patient.name, draw_pictures(patient), table, alerts, source, kinds))
 
@@ -63,6 +65,8 @@ class Draft:
         self, page: Page, rows: Sequence[Mapping[str, Any]], document: Mapping[str, Any], volumes: bool = True
     ) -> None:
         """Write the page, with the volumes of its picks inside and those of all others beside it, and the tables.
+
+        The JSON file is the first: it shows that what stands beside it is a report's, also if the rest was not written.
 
         Args:
             page: of these patients.
@@ -74,11 +78,12 @@ class Draft:
         inside = {number: files[number].read_text(encoding="utf-8") for number in dict.fromkeys(page.picks.values())}
         for number in [number for number in files if number in inside or not volumes]:
             files.pop(number).unlink()
+        scripts = {number: quote(f"{self.beside.name}/{path.name}") for number, path in files.items()}
+        html = render(page, inside, scripts)
+        write_json(self.target.with_suffix(".json"), document)
+        write_table(self.target.with_suffix(".csv"), rows)
         shutil.rmtree(self.beside, ignore_errors=True)
         if files:
             self.hidden.chmod(0o755)
             self.hidden.rename(self.beside)
-        scripts = {number: f"{self.beside.name}/{path.name}" for number, path in files.items()}
-        write_text(self.target, render(page, inside, scripts))
-        write_table(self.target.with_suffix(".csv"), rows)
-        write_json(self.target.with_suffix(".json"), document)
+        write_text(self.target, html)

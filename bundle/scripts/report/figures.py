@@ -52,7 +52,7 @@ def distribution_figures(scores: Scores) -> list[Chart]:
 
 
 def distribution(scores: Scores, metric: str, title: str) -> Chart:
-    """One mark a patient in each region, over a box of quartiles."""
+    """One mark a patient in each region, the mean of their scans, over a box of quartiles."""
     columns = [scores.column(region, metric) for region in TABLE_ORDER]
     columns = [column[~np.isnan(column)] for column in columns]
     random = np.random.default_rng(0)

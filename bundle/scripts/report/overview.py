@@ -14,14 +14,17 @@ from matplotlib.patches import Patch
 
 from scripts.errors import UserError
 from scripts.evaluation.compare import check_same_rules
-from scripts.evaluation.summary import Scores, mean_of
+from scripts.evaluation.patients import mean_of, patients
+from scripts.evaluation.summary import Scores
 from scripts.files import check_output, format_table, named_runs, replacing
 from scripts.labels import CLASS_COLOURS, CLASSES, EMPTY_RULES, TABLE_ORDER
 from scripts.report.layers import Patient, read_patient
-from scripts.report.pictures import grey_rgb, overlay
+from scripts.report.pictures import grey_rgb, overlay, plane
 from scripts.report.run_folder import open_run
 
 __all__ = ["overview"]
+
+HEIGHT = 330  # pixels of a panel
 
 
 def overview(runs: str, picture: str, case: str | None = None) -> None:
@@ -52,7 +55,7 @@ def overview(runs: str, picture: str, case: str | None = None) -> None:
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
-    print(f"Volumetric Dice, mean of {len(common)} cases ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
+    print(f"Volumetric Dice, mean of {patients(common)} ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
     print(dice_table(scores, common))
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
     maps = {titles[name]: run.prediction(chosen) for name, run in opened.items()}
@@ -70,19 +73,19 @@ def dice_table(scores: Mapping[str, Scores], cases: Sequence[str]) -> str:
 
 
 def draw(patient: Patient, picture: str) -> None:
-    """Draw the axial slice with the most tumour: T1ce, then truth and predictions on it, side by side.
+    """Draw the axial slice with the most tumour of all label maps: T1ce, then truth and predictions on it.
 
-    As in the report, the patient's left is on the right.
+    As in the report, pixels are square in millimetres, and the patient's left is on the right.
     """
     maps = {layer.title: layer.voxels for layer in patient.layers if layer.kind == "classes"}
     truth = {"ground truth": maps.pop("Truth")} if "Truth" in maps else {}
-    index = int((next(iter((truth or maps).values())) > 0).sum(axis=(0, 1)).argmax())
-    grey = patient.grey[:, :, index]
+    thin = [patient.centre[2]]
+    grey = patient.grey.take(thin, 2)
     panels = {"T1ce": grey_rgb(grey)}
-    panels |= {title: overlay(grey, label[:, :, index], CLASS_COLOURS) for title, label in (truth | maps).items()}
+    panels |= {title: overlay(grey, label.take(thin, 2), CLASS_COLOURS) for title, label in (truth | maps).items()}
     figure = Figure(figsize=(3.2 * len(panels), 3.9), layout="constrained")
     for axis, (title, pixels) in zip(figure.subplots(1, len(panels)), panels.items()):
-        axis.imshow(np.fliplr(np.rot90(pixels)))
+        axis.imshow(plane(pixels, 2, 0, patient.spacing, HEIGHT))
         axis.set_title(title, fontsize=10, parse_math=False)  # names may hold a $
         axis.axis("off")
     patches = [Patch(color=colour, label=CLASSES[value]) for value, colour in CLASS_COLOURS.items()]

@@ -13,7 +13,7 @@ from PIL import Image
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
 from scripts.report.layers import Layer, Patient
 
-__all__ = ["draw_pictures", "grey_rgb", "overlay"]
+__all__ = ["draw_pictures", "grey_rgb", "overlay", "plane"]
 
 HEIGHT = 150  # pixels of each plane
 OPACITY = 0.6
@@ -23,11 +23,15 @@ COLOURS = {"classes": CLASS_COLOURS, "errors": ERROR_COLOURS}
 def draw_pictures(patient: Patient) -> dict[str, bytes]:
     """WebP images of a patient by title: axial, coronal and sagittal slice side by side, in millimetres."""
     grey, at = patient.grey, patient.centre
-    volumes = {"Input": grey_rgb(grey)} | {layer.title: draw_layer(grey, layer) for layer in patient.layers}
-    return {
-        title: encode([plane(volume, axis, at[axis], patient.spacing) for axis in (2, 1, 0)])
-        for title, volume in volumes.items()
-    }
+    planes: dict[str, list[Image.Image]] = {"Input": [], **{layer.title: [] for layer in patient.layers}}
+    for axis in (2, 1, 0):
+        thin = [at[axis]]  # colours of a whole volume would take a GB
+        behind = grey.take(thin, axis)
+        planes["Input"].append(plane(grey_rgb(behind), axis, 0, patient.spacing))
+        for layer in patient.layers:
+            pixels = draw_layer(behind, layer._replace(voxels=layer.voxels.take(thin, axis)))
+            planes[layer.title].append(plane(pixels, axis, 0, patient.spacing))
+    return {title: encode(drawn) for title, drawn in planes.items()}
 
 
 def draw_layer(grey: np.ndarray, layer: Layer) -> np.ndarray:
@@ -51,7 +55,7 @@ def overlay(grey: np.ndarray, classes: np.ndarray, colours: Mapping[int, str]) -
     return result
 
 
-def plane(volume: np.ndarray, axis: int, index: int, spacing: np.ndarray) -> Image.Image:
+def plane(volume: np.ndarray, axis: int, index: int, spacing: np.ndarray, height: int = HEIGHT) -> Image.Image:
     """One slice with square pixels in millimetres: the head's top or front is up, the patient's left on the right.
 
     Shapes: volume (H, W, D, 3), with axes to the right, to the front and up.
@@ -59,8 +63,8 @@ def plane(volume: np.ndarray, axis: int, index: int, spacing: np.ndarray) -> Ima
     pixels = np.rot90(np.take(volume, index, axis))  # first axis from left to right
     pixels = pixels if axis == 0 else np.fliplr(pixels)
     across, up = (float(spacing[other]) for other in range(3) if other != axis)
-    width = max(round(HEIGHT * pixels.shape[1] * across / (pixels.shape[0] * up)), 1)
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, HEIGHT), Image.Resampling.BILINEAR)
+    width = max(round(height * pixels.shape[1] * across / (pixels.shape[0] * up)), 1)
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def encode(planes: list[Image.Image]) -> bytes:

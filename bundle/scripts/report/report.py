@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import read_calibration
+from scripts.evaluation.patients import patients
 from scripts.labels import TABLE_ORDER
 from scripts.report.alerts import Alerts
 from scripts.report.comparison import compare_runs
@@ -31,12 +32,13 @@ from scripts.report.run_tables import (
     summary_table,
     volume_rows,
 )
-from scripts.report.words import RESEARCH, patients
+from scripts.report.words import RESEARCH
 from scripts.training.history import read_history
 
 __all__ = ["report"]
 
 OWN = ("report.html", "report.csv", "report.json")
+MARKS = {".csv": "", ".json": "calibration_error"}
 PREDICTION = "Prediction"
 
 
@@ -79,15 +81,15 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
     calibration = read_calibration(Path(folder) / "calibration.csv") if run.tables else []
     charts = charts_of(run, calibration, read_history(history / "history.csv"))
     alerts = Alerts(run)
-    with Draft(target, OWN, "calibration_error") as draft:
+    with Draft(target, OWN, MARKS) as draft:
         for patient in read_patients(run):
             alerts.look_at(patient, PREDICTION)
-            reasons = [f"Unlike all images of the training: {reason}." for reason in alerts.strange[patient.name]]
-            draft.add(patient, region_table(run, patient), reasons, run.source(patient.name))
+            name = patient.name
+            draft.add(patient, region_table(run, patient), alerts.reasons(name), run.source(name))
         picks = pick_by_dice(run) if run.tables else pick_by_volume(alerts.volumes_ml)
         page = Page(
             title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",
-            subtitle=f"{patients(len(run.cases))}. {made_by(run)}{RESEARCH}",
+            subtitle=f"{patients(run.cases)}. {made_by(run)}{RESEARCH}",
             alerts=alerts.sentences(),
             picks={title: list(run.cases).index(case) for title, case in picks.items()},
             summaries=[summary_table(scores) for scores in run.tables],
@@ -103,7 +105,7 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
 
 def made_by(run: Run) -> str:
     """Date and weights of a run, as far as its record holds them."""
-    weights = ", ".join(Path(path).name for path in run.record.get("weights") or {})
+    weights = ", ".join(run.weights.values())
     date = str(run.record.get("date", ""))[:10]
     return (f"Predicted with {weights}" if weights else "Predicted") + (f" on {date}. " if date else ". ")
 

@@ -13,6 +13,7 @@ from typing import Any
 from scripts.documents import check_form, some
 from scripts.errors import UserError
 from scripts.evaluation.pairs import class_of_value
+from scripts.evaluation.patients import patients
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
 from scripts.report.layers import LabelMap
@@ -22,8 +23,10 @@ __all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
 logger = logging.getLogger(__name__)
 
 STAGES = ("evaluation", "inference")
+PATHS = ("prediction", "image", "label", "brain_mask")  # of a case
 CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": dict}
-RUN = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
+RUN: dict[str, Any] = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
+RUN |= {"earlier?": [{"cases?": [{"case?": str}]}]}
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Run:
     Args:
         folder: of the run.
         record: of the evaluation, else of the inference.
-        cases: of the record, by name, with the folder's own label maps.
+        cases: of the record that can be shown, by name.
         tables: of scores of all cases; empty for label maps that were not scored.
         notes: what is left out, in sentences.
     """
@@ -43,6 +46,13 @@ class Run:
     cases: dict[str, dict[str, Any]]
     tables: list[Scores]
     notes: list[str]
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """What to call each file of weights: its name, with two folders above it where several have one name."""
+        paths = {path: Path(path) for path in self.record.get("weights") or {}}
+        parts = 1 if len({path.name for path in paths.values()}) == len(paths) else 3
+        return {key: "/".join(path.parts[-parts:]) for key, path in paths.items()}
 
     @property
     def class_of(self) -> Mapping[int, int]:
@@ -80,9 +90,10 @@ def open_run(run: str) -> Run:
     Raises:
         UserError: if there is none, or none of its patients can be shown.
     """
-    record, notes = run_record(Path(run)), list[str]()
+    notes = list[str]()
+    record = run_record(Path(run), notes)
     cases = cases_of_run(run, record, notes)
-    found = Run(Path(run), record, cases, scores_of(Path(run), cases, record, notes), notes)
+    found = Run(Path(run), record, cases, scores_of(Path(run), cases, notes), notes)
     if found.tables and (lacking := [case for case in cases if found.truth(case) is None]):
         notes.append(
             f"Truth and errors of {len(lacking)} of {len(cases)} patients are not shown: the truth is not where it "
@@ -102,17 +113,51 @@ def read_record(path: Path, form: dict[str, Any] | None = None) -> dict[str, Any
     return read_json(path, "run", form) if path.is_file() else None
 
 
-def run_record(folder: Path) -> dict[str, Any]:
-    """The record of the evaluation in a folder, or else of the inference; empty if there is neither."""
-    for path in (folder / f"{stage}.json" for stage in STAGES):
-        if record := read_record(path, RUN):
-            class_of_value(record.get("label_values"), f"run {path}: label_values")
-            return record
-    return {}
+def run_record(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """The record of the evaluation in a folder, or else of the inference; empty if there is neither.
+
+    Adds a note of the cases that only another record of the folder names, or one of earlier settings.
+    """
+    paths = {stage: folder / f"{stage}.json" for stage in STAGES}
+    records = {stage: record for stage, path in paths.items() if (record := read_record(path, RUN))}
+    if not records:
+        return {}
+    stage, record = next(iter(records.items()))
+    class_of_value(record.get("label_values"), f"run {paths[stage]}: label_values")
+    groups = [group for item in records.values() for group in (item, *item.get("earlier", []))]
+    named = {case["case"] for group in groups for case in group.get("cases", []) if "case" in case}
+    if others := sorted(named - {case["case"] for case in record["cases"]}):
+        notes.append(
+            f"Left out {patients(others)} of other predictions into this folder: {some(others)}. Only those that "
+            f"{stage}.json lists as its cases are shown."
+        )
+    return moved(record, folder)
+
+
+def moved(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The record with paths as they are now: what lay in the run's folder is looked for in the folder of today.
+
+    The folder of then is that of the label maps; of a cross-validation that above OUT/fold_K.
+    """
+
+    def now(path: str, prediction: str) -> str:
+        then = Path(prediction).parent
+        fold = re.fullmatch(r"fold_\d+", then.name)
+        if fold and ((folder / "cross_validation.json").is_file() or (folder / then.name).is_dir()):
+            then = then.parent
+        return str(folder / Path(path).relative_to(then)) if Path(path).is_relative_to(then) else path
+
+    cases = [
+        case | {key: now(case[key], case["prediction"]) for key in PATHS if key in case} for case in record["cases"]
+    ]
+    weights = record.get("weights") or {}
+    if cases:
+        weights = {now(path, record["cases"][0]["prediction"]): checksum for path, checksum in weights.items()}
+    return {**record, "cases": cases, "weights": weights}
 
 
 def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[str, dict[str, Any]]:
-    """The cases of a run that have image and label map, by name. Label maps are the folder's own, also after a move.
+    """The cases of a run that have image and label map, by name.
 
     Adds a note of those that lack one.
 
@@ -121,9 +166,7 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
     """
     if not record:
         raise UserError(f"run {run} holds no evaluation.json or inference.json: give the output_dir of one of them.")
-    named = {
-        case["case"]: case | {"prediction": str(own_map(Path(run), case["prediction"]))} for case in record["cases"]
-    }
+    named = {case["case"]: case for case in record["cases"]}
     cases = dict(named)
     for key, what in (("prediction", "label map"), ("image", "image"), ("brain_mask", "brain mask")):
         lacking = [case for case in cases if key in cases[case] and not Path(cases[case][key]).is_file()]
@@ -137,25 +180,17 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
     return cases
 
 
-def own_map(folder: Path, recorded: str) -> Path:
-    """The label map in the folder of a run that its record names; of a cross-validation's fold in OUT/fold_K."""
-    path = Path(recorded)
-    fold = path.parent.name if re.fullmatch(r"fold_\d+", path.parent.name) else ""
-    whole = (folder / "cross_validation.json").is_file() or (folder / fold).is_dir()
-    return folder / fold / path.name if whole else folder / path.name
-
-
-def scores_of(folder: Path, cases: Collection[str], record: Mapping[str, Any], notes: list[str]) -> list[Scores]:
-    """The tables in a folder that score all these cases; a note names a table of patients that the record lacks."""
+def scores_of(folder: Path, cases: Collection[str], notes: list[str]) -> list[Scores]:
+    """The tables in a folder that score all these cases. Notes name tables that lack some or score others."""
     paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
     tables = [read_scores(path) for path in paths if path.is_file()]
     for table in tables:  # where the truth is, and what its values mean
         source = f"the record {table.path.with_suffix('.json')}"
         check_form({"truth": table.truth}, {"truth": dict.fromkeys(table.truth, str)}, source)
         class_of_value(table.truth_values, f"{source}: truth_values")
-    shown = [table for table in tables if set(cases) <= set(table.cases)]
     for table in tables:
-        if others := sorted(set(table.cases) ^ {case["case"] for case in record["cases"]}):
-            ending = "it scores them all" if table in shown else "its scores are left out"
-            notes.append(f"{table.path.name} is of other patients than the run's record ({some(others)}): {ending}.")
-    return shown
+        if lacking := sorted(set(cases) - set(table.cases)):
+            notes.append(f"The scores of {table.path.name} are left out, since it does not score {some(lacking)}.")
+        elif others := sorted(set(table.cases) - set(cases)):
+            notes.append(f"{table.path.name} scores also {some(others)}: not shown, but counted in its means.")
+    return [table for table in tables if set(cases) <= set(table.cases)]

@@ -7,12 +7,13 @@ from typing import Any
 
 from scripts.documents import some
 from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.patients import patients
 from scripts.evaluation.summary import Scores, number, summary_rows
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 from scripts.report.layers import Patient
 from scripts.report.page import Cell, Column, Row, Table
 from scripts.report.run_folder import Run
-from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES, patients
+from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES
 
 __all__ = [
     "middle_and_ends",
@@ -38,7 +39,7 @@ def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
     rule = EMPTY_RULES[scores.empty_rule]
     notes = [
-        f"Means of {patients(len(scores.cases))}. In brackets: 95% bootstrap interval over patients.",
+        f"Means of {patients(scores.cases)}. In brackets: 95% bootstrap interval over patients.",
         f"{rule[0].upper()}{rule[1:]}.",
     ]
     for region in TABLE_ORDER:

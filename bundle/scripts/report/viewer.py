@@ -39,9 +39,10 @@ def encoded(voxels: np.ndarray, affine: np.ndarray) -> str:
     return base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode()
 
 
-def script_of(number: int, volumes: dict[str, Any]) -> str:
+def script_of(number: int, name: str, volumes: dict[str, Any]) -> str:
     """A script that hands a patient's volumes to the page; ``number`` is the patient's place in it."""
-    return f"addVolumes({number}, {json.dumps(volumes)});\n".replace("<", "\\u003c")  # a name must not end the script
+    script = f"addVolumes({number}, {json.dumps(name)}, {json.dumps(volumes)});\n"
+    return script.replace("<", "\\u003c")  # a name must not end the script
 
 
 def colour_tables() -> dict[str, dict[str, Any]]:

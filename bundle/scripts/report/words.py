@@ -15,7 +15,6 @@ __all__ = [
     "REGION_TITLES",
     "RESEARCH",
     "Metric",
-    "patients",
 ]
 
 
@@ -57,8 +56,3 @@ METRICS = {
     ),
     "slice_mean_dice": Metric("Dice by slice", "The score of the paper. Empty slices count 1, so it says little."),
 }
-
-
-def patients(count: int) -> str:
-    """So many patients."""
-    return f"{count} patient{'s'[: count != 1]}"

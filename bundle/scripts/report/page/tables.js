@@ -5,14 +5,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const cell = row.cells[column];
     return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
   };
-  const compare = (x, y) => typeof x === "number" && typeof y === "number" ? x - y
-    : typeof x === "number" ? -1 : typeof y === "number" ? 1 : x.localeCompare(y, undefined, {numeric: true});
+  const compare = (x, y, sign) => typeof x !== typeof y ? (typeof x === "number" ? -1 : 1)  // a missing value is last
+    : sign * (typeof x === "number" ? x - y : x.localeCompare(y, undefined, {numeric: true}));
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending";
     heads.forEach(other => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const rows = [...table.tBodies[0].rows];
-    rows.sort((a, b) => (down ? -1 : 1) * compare(value(a, column), value(b, column)));
+    rows.sort((a, b) => compare(value(a, column), value(b, column), down ? -1 : 1));
     table.tBodies[0].append(...rows);
   }));
 }

@@ -46,8 +46,10 @@ async function openPatient(number) {
   clearStage(`Opening ${page.patients[number]} …`);
   const kept = number in volumes;
   if (!kept) await runScript(page.scripts[number]);
-  const {image, layers, centre} = volumes[number];
+  const {name, image, layers, centre} = volumes[number];
   if (!kept) delete volumes[number];  // memory for one patient is enough
+  if (name !== page.patients[number])
+    throw new Error(`${page.scripts[number]} is of a newer report and holds ${name}: reload the page.`);
   const loaded = [await niivue.NVImage.loadFromBase64(
     {base64: image, name: "image.nii.gz", colormap: "gray", cal_min: 1, cal_max: page.colours.image.most})];
   for (const {title, kind, data} of layers) {

@@ -1,0 +1,40 @@
+"""Patients and their scans: scans of one patient are no independent observations, so a patient counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from scripts.folders.schemes import patient_of
+
+__all__ = ["by_patient", "count_patients", "mean_of", "patients"]
+
+
+def by_patient(cases: Sequence[str], values: Sequence[float]) -> np.ndarray:
+    """Each patient's mean over their scans, without NaN.
+
+    Shapes: N cases, N values -> (patients,), in the order of their first cases.
+    """
+    scans: dict[str, list[float]] = {}
+    for case, value in zip(cases, values):
+        scans.setdefault(patient_of(case), []).append(value)
+    return np.array([mean_of(np.array(found)) for found in scans.values()])
+
+
+def mean_of(values: np.ndarray) -> float:
+    """Mean of (N,) values, without NaN; NaN if nothing is left."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
+
+
+def count_patients(cases: Collection[str]) -> int:
+    """Number of patients of these cases."""
+    return len({patient_of(case) for case in cases})
+
+
+def patients(cases: Collection[str]) -> str:
+    """So many patients, and of how many scans if a patient has several."""
+    count = count_patients(cases)
+    scans = f" ({len(cases)} scans)" if len(cases) > count else ""
+    return f"{count} patient{'s'[: count != 1]}{scans}"

@@ -1,0 +1,86 @@
+"""What the folder of a run is taken for: after a move, with several records in it, with scores of other patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.evaluation.summary import write_scores
+from scripts.report.alerts import Alerts
+from scripts.report.run_folder import open_run
+from test_summary import scores
+
+CASES = ["case_0", "case_1", "case_2"]
+
+
+def case_of(folder: Path, name: str, images: Path) -> dict[str, str]:
+    """A case of a record, with files that are only looked for."""
+    paths = {"prediction": folder / f"{name}_seg.nii.gz", "image": images / f"{name}.nii.gz"}
+    paths["brain_mask"] = images / f"{name}_mask.nii.gz"
+    for path in paths.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return {"case": name} | {key: str(path) for key, path in paths.items()}
+
+
+def record(folder: Path, cases: list[dict[str, str]], stage: str = "evaluation", **about: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stage}.json").write_text(json.dumps({"cases": cases, **about}))
+
+
+@pytest.mark.parametrize("fold, opened", [("", ""), ("fold_1", ""), ("fold_1", "fold_1")])
+def test_all_that_lay_in_a_moved_run_is_found_in_its_new_place(fold, opened, tmp_path):
+    """Of a run, of a cross-validation, and of one of its folds alone."""
+    out, elsewhere = tmp_path / "out", tmp_path / "data"
+    home = out / fold
+    inside = case_of(home, "case_0", home / "dicom")
+    outside = case_of(home, "case_1", elsewhere)
+    weights = home / "models" / "model.pt"
+    record(out / opened, [inside, outside], weights={str(weights): "0", str(elsewhere / "b.pt"): "1"})
+    (home / "training.json").write_text(json.dumps({"cases": [{"case": "case_1"}]}))
+    out.rename(tmp_path / "new")
+    home = tmp_path / "new" / fold
+    run = open_run(str(tmp_path / "new" / opened))
+    assert run.cases["case_0"]["image"] == str(home / "dicom" / "case_0.nii.gz")
+    assert run.cases["case_0"]["brain_mask"] == str(home / "dicom" / "case_0_mask.nii.gz")
+    assert run.cases["case_1"] == outside | {"prediction": str(home / "case_1_seg.nii.gz")}
+    assert list(run.record["weights"].values()) == ["0", "1"]
+    assert [sentence for sentence in Alerts(run).seen() if "trained on 1 of these 2 patients" in sentence]
+
+
+def test_cases_of_the_other_record_and_of_earlier_settings_are_named(tmp_path):
+    cases = [case_of(tmp_path, name, tmp_path) for name in (*CASES, "case_3")]
+    record(tmp_path, cases[:1])
+    assert open_run(str(tmp_path)).notes == []
+    record(tmp_path, cases[:2], "inference", earlier=[{"settings": {}, "cases": cases[2:3]}, {"settings": {}}])
+    (note,) = open_run(str(tmp_path)).notes
+    assert "2 patients" in note and "case_1, case_2." in note and "evaluation.json" in note
+    (tmp_path / "evaluation.json").unlink()
+    run = open_run(str(tmp_path))
+    assert list(run.cases) == CASES[:2] and "1 patient of" in run.notes[0] and "case_2." in run.notes[0]
+
+
+def test_scores_are_said_to_be_of_others_only_where_they_are(tmp_path):
+    cases = [case_of(tmp_path, name, tmp_path) for name in CASES]
+    write_scores(tmp_path / "metrics.csv", scores([0.5, 0.6]), "brats")  # not of case_2
+    record(tmp_path, cases)
+    run = open_run(str(tmp_path))
+    assert run.tables == [] and "left out" in run.notes[0] and "case_2" in run.notes[0]
+    Path(cases[2]["image"]).unlink()  # so the table scores all that can be shown
+    run = open_run(str(tmp_path))
+    assert len(run.tables) == 1 and not any("metrics.csv" in note for note in run.notes)
+    Path(cases[1]["image"]).unlink()
+    assert any("metrics.csv scores also case_1" in note for note in open_run(str(tmp_path)).notes)
+
+
+def test_weights_of_one_name_are_told_apart(tmp_path):
+    cases = [case_of(tmp_path / "fold_0", "case_0", tmp_path)]
+    names = [f"fold_{fold}/models/model.pt" for fold in (0, 1)]
+    record(tmp_path, cases, weights={str(tmp_path / name): str(fold) for fold, name in enumerate(names)})
+    run = open_run(str(tmp_path))
+    assert list(run.weights.values()) == names
+    assert all(any(name in sentence for sentence in Alerts(run).unknown()) for name in names)
+    record(tmp_path, cases, weights={str(tmp_path / names[0]): "0"})
+    assert list(open_run(str(tmp_path)).weights.values()) == ["model.pt"]
