@@ -160,7 +160,7 @@ def test_an_installation_that_fails_is_told_from_the_folder(cohort, model_folder
     assert asked == [("cpu", False), ("cuda", True)]  # by default the GPU where there is one
     for name in parts:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"nnU-Net is not installed: pip install '\.\[nnunet\]'"):
+    with pytest.raises(UserError, match="nnU-Net is not installed: pip install nnunetv2"):
         nnunet(*options)
     assert not (tmp_path / "out").exists()
 

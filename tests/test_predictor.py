@@ -158,7 +158,7 @@ def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_p
     predict(source / "phantom_0000", tmp_path, weights[0], overlap=0, overwrite=True)
     about = json.loads((tmp_path / "inference.json").read_text())
     assert len(about["cases"]) == 6 and len(about["settings"]["weights"]) == 1
-    with pytest.raises(UserError, match=f"{tmp_path} .*mirror, weights"), bare_errors():
+    with pytest.raises(UserError, match=rf"{tmp_path} .*mirror \(False there, True here\), weights"), bare_errors():
         predict(source, tmp_path, weights[1], overlap=0, mirror=True)
     assert about["settings"]["engine"] == "torch"
     other = "openvino" if find_spec("openvino") else "torch"
