@@ -88,7 +88,11 @@ def test_a_teacher_that_saw_no_labelled_patient_counts_as_the_mean_of_the_others
     assert 0 < part < 1
     known = [1, part, (1 + part) / 2]
     assert confidence.weights.tolist() == pytest.approx([0.3 * value / sum(known) for value in known])
-    confidence.update()  # an epoch without any such volume changes nothing
+    assert confidence.update() == {}  # an epoch without any such volume changes nothing
+    assert confidence.weights.tolist() == pytest.approx([0.3 * value / sum(known) for value in known])
+    confidence.accumulate({"a": logits_of(truth), "stored": logits_of(truth)}, truth)
+    assert confidence.update() == {"a": 1, "stored": 1}
+    known = [1, part, 1]  # b keeps what it had
     assert confidence.weights.tolist() == pytest.approx([0.3 * value / sum(known) for value in known])
 
 

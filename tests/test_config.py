@@ -104,9 +104,10 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("train::batch_size", 4, "train::batch_size is 4, but there is no train::batch_size"),
-        ("validate::mirror", True, "validate::mirror is True, but there is no validate::mirror"),
-        ("teachers::t9", None, "teachers::t9 is None, but there is no teachers::t9; did you mean t"),
+        ("train::batch_size", 4, "train::batch_size is used by nothing"),
+        ("validate::mirror", True, "validate::mirror is used by nothing"),
+        ("teachers::t9", None, "teachers::t9 is null, but there is no t9 to take away; did you mean t"),
+        ("patch_ratios", [9, "1e-1", 1, 1], "patch_ratios::1 is the text '1e-1': write a number"),
         ("teachers::t1", None, "teachers::t1 is null: write teachers::t1::_disabled_: true"),
         ("loss::terms::distil::weight", "5e-2", "loss::terms::distil::weight is the text '5e-2': write a number"),
         ("learning_rate", "1e-3", "learning_rate is the text '1e-3': write a number"),
@@ -116,6 +117,11 @@ def test_a_key_that_changes_nothing_or_ends_in_a_traceback_is_named(key, value, 
     with pytest.raises(UserError) as error:
         start(**{key: value})
     assert str(error.value).startswith(message)
+
+
+def test_a_key_below_train_that_the_config_refers_to_is_taken():
+    metric = {"_target_": "IgniteMetricHandler", "metric_fn": {"_target_": "DiceMetric"}}
+    start(**{"train::key_metric": {"train_dice": metric}, "train::trainer::key_train_metric": "@train::key_metric"})
 
 
 @pytest.mark.parametrize(

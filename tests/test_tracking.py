@@ -165,11 +165,26 @@ def test_what_is_done_again_replaces_what_mlflow_holds(store, tmp_path):
     assert yaml.safe_load(text)["epochs"] == 4
 
 
+def test_what_was_sent_before_records_had_checksums_is_not_sent_again(store, tmp_path):
+    write_history(tmp_path, 1)
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    send_run(str(tmp_path), store)
+    sent = json.loads((tmp_path / "mlflow.json").read_text())
+    del sent["records"]
+    (tmp_path / "mlflow.json").write_text(json.dumps(sent))
+    mlflow.MlflowClient(store).set_tag(sent["run_id"], "mlflow.user", "who trained")
+    send_run(str(tmp_path))
+    assert run_of(tmp_path, store).data.tags["mlflow.user"] == "who trained"
+
+
 def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # s
 
     def end(engine):
         raise SystemExit(130)
+
+    def run_out_of_memory(engine):
+        raise MemoryError
 
     def fail(engine, error):  # as StopOnSignal does
         raise error
@@ -180,12 +195,13 @@ def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, mon
         engine.add_event_handler(Events.EXCEPTION_RAISED, fail)
         for handler in handlers:
             engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
-        with pytest.raises(SystemExit) if handlers else nullcontext():
+        with pytest.raises((SystemExit, MemoryError)) if handlers else nullcontext():
             engine.run([0], max_epochs=1)
         assert run_of(tmp_path, store).info.status == status
 
     (tmp_path / "training.json").write_text(json.dumps(ABOUT))
     train("KILLED", lambda: write_history(tmp_path, 1), end)
+    train("FAILED", run_out_of_memory)
     train("FINISHED")
 
 

@@ -25,11 +25,11 @@ WAIT = 120  # seconds, while other shards write the record
 
 
 def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]]:
-    """Settings and cases of earlier inferences into the folder, a group for each settings; cases whose map is there.
+    """Settings and cases of earlier inferences into the folder, a group for each settings; cases with files there.
 
     Args:
         output_dir: the folder.
-        planned: also take cases without a map, which another shard may be predicting.
+        planned: also take cases without a file, which another shard may be predicting.
 
     Raises:
         UserError: if inference.json has another form.
@@ -38,7 +38,11 @@ def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]
     record = read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]}) if path.is_file() else {}
     for group in (record, *record.get("earlier", [])):
         maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
-        cases = [case | {"prediction": str(here)} for case, here in maps if planned or here.is_file()]
+        cases = [
+            case | {"prediction": str(here)}
+            for case, here in maps
+            if planned or any(map(Path.is_file, maps_of(str(path.parent), case["image"], case.get("case"))))
+        ]
         groups.append({"settings": group.get("settings", {}), "cases": cases})
     return groups
 

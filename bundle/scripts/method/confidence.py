@@ -32,8 +32,9 @@ class TeacherConfidence(nn.Module):
     """Performance-aware teacher weights: w_i = total · dice_i / Σ_j dice_j, renewed after every epoch (MTCM-KD).
 
     dice_i is the mean over the epoch's labelled training volumes that the teacher sees, left out where there is no
-    tumour in label and prediction. A teacher without such a volume counts as the mean of the others. The state (weights
-    and running sums) is in buffers, so that it travels with checkpoints.
+    tumour in label and prediction. A teacher without such a volume keeps its last Dice, and counts as the mean of the
+    others until it has one. The state (weights, Dice and running sums) is in buffers, so that it travels with
+    checkpoints.
 
     Args:
         teachers: names, in the order of the weights.
@@ -71,7 +72,7 @@ class TeacherConfidence(nn.Module):
         self.score = score
         self.dynamic = dynamic
         self.register_buffer("weights", torch.full((len(self.teachers),), float(initial)))
-        self.register_buffer("dice", torch.zeros(len(self.teachers)))
+        self.register_buffer("dice", torch.full((len(self.teachers),), torch.nan))  # until it is known
         self.register_buffer("dice_sum", torch.zeros(len(self.teachers), dtype=torch.float64))
         self.register_buffer("volumes", torch.zeros(len(self.teachers), dtype=torch.float64))
 
@@ -90,16 +91,18 @@ class TeacherConfidence(nn.Module):
                 self.volumes[index] += (~dice.isnan()).sum()
 
     @torch.no_grad()
-    def update(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> None:
-        """Renew the weights from the epoch's sums and clear these. ``reduce`` adds the sums of all ranks, (2, M)."""
+    def update(self, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums) -> dict[str, float]:
+        """Renew the weights from the epoch's sums and clear these; the Dice of the teachers that had volumes, by name.
+
+        ``reduce`` adds the sums of all ranks, (2, M).
+        """
         dice_sum, volumes = reduce(torch.stack([self.dice_sum, self.volumes]))
         seen = volumes > 0
-        if seen.any():
-            dice = dice_sum / volumes.clamp(min=1)
-            self.dice.copy_(torch.where(seen, dice, dice[seen].mean()))
+        self.dice[seen] = (dice_sum[seen] / volumes[seen]).to(self.dice.dtype)
         if self.dynamic and self.teachers:
-            known = self.dice.sum() > 0
-            share = self.dice / self.dice.sum() if known else torch.full_like(self.dice, 1 / len(self.teachers))
+            dice = self.dice.nan_to_num(nan=float(self.dice.nanmean().nan_to_num()))
+            share = dice / dice.sum() if dice.sum() > 0 else torch.full_like(dice, 1 / len(self.teachers))
             self.weights.copy_(self.total * share)
         self.dice_sum.zero_()
         self.volumes.zero_()
+        return {name: dice.item() for name, dice, known in zip(self.teachers, self.dice, seen) if known}

@@ -67,7 +67,7 @@ def add_code(folder: str) -> None:
 
 
 def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str) -> None:
-    """Raises UserError for a top-level key that the base config does not have and that nothing refers to."""
+    """Raises UserError for a key, at the top or in train or validate, that is not in the base and nothing refers to."""
     tracking = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"]
     overlays = [path for path in CONFIGS.glob("*.yaml") if path.stem not in ("train", "inference")]
     others = {key for path in overlays for key in ConfigParser.load_config_file(path) if "::" not in key}
@@ -75,6 +75,10 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str)
     for key in config:
         if key not in known:
             raise UserError(f"{key} is not a key of the config, nor used by it; did you mean {nearest(key, base)}?")
+    for part in ("train", "validate"):  # plain mappings, of which MONAI reads only what it knows
+        for key in config.get(part, {}).keys() - base.get(part, {}).keys():
+            if not re.search(rf"[@%]{part}(::|#){re.escape(key)}\b", str(config)):
+                raise UserError(f"{part}::{key} is used by nothing; did you mean {nearest(key, base[part])}?")
 
 
 def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id: str) -> None:
@@ -94,6 +98,8 @@ def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id:
 
 def check_components(name: str, value: Any, base: Any) -> None:
     """Raises UserError for a part whose target does not exist, or does not take one of its keys, or is lost."""
+    if isinstance(value, str) and name not in TEXT and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
+        raise UserError(f"{name} is the text {value!r}: write a number in YAML as 1.0e-3.")
     if isinstance(value, list):
         for index, item in enumerate(value):
             check_components(f"{name}::{index}", item, None)
@@ -108,18 +114,14 @@ def check_components(name: str, value: Any, base: Any) -> None:
         path = f"{name}::{key}" if name else str(key)
         if known and key not in known and not str(key).startswith("_"):
             raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
-        computed = isinstance(item, bool) or str(item).startswith(("$", "@", "%"))
-        text = isinstance(item, (str, int, float)) and not computed
+        text = isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in tuple("$@%")
         quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
         if text and (quoted or isinstance(known.get(key), bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
-        lost = item is None or name in ("train", "validate")  # mappings of which MONAI reads only what it knows
-        if lost and base and "_target_" not in value and key not in base:
-            raise UserError(f"{path} is {item!r}, but there is no {path}; did you mean {nearest(str(key), base)}?")
+        if item is None and "_target_" not in value and base and key not in base:
+            raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
         if item is None and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
-        if text and key not in TEXT and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", str(item)) and isinstance(item, str):
-            raise UserError(f"{path} is the text {item!r}: write a number in YAML as 1.0e-3.")
         check_components(path, item, base.get(key))
 
 

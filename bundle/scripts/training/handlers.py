@@ -64,7 +64,7 @@ class WarmUp:
 class ConfidenceUpdate:
     """Feeds TeacherConfidence with every training batch, and updates its weights after each epoch over all ranks.
 
-    Sets weight/TEACHER (used in the next epoch) and dice/TEACHER in ``engine.state.metrics``.
+    Sets weight/TEACHER (used in the next epoch) and dice/TEACHER, where it was measured, in ``engine.state.metrics``.
     """
 
     def __init__(self, confidence: TeacherConfidence) -> None:
@@ -85,9 +85,11 @@ class ConfidenceUpdate:
                 self.confidence.accumulate(part.output.teachers, label[part.samples])
 
     def update(self, engine: Engine) -> None:
-        self.confidence.update(reduce=idist.all_reduce)
-        for name, weight, dice in zip(self.confidence.teachers, self.confidence.weights, self.confidence.dice):
-            engine.state.metrics |= {f"weight/{name}": weight.item(), f"dice/{name}": dice.item()}
+        dice, metrics = self.confidence.update(reduce=idist.all_reduce), engine.state.metrics
+        metrics |= {f"weight/{name}": weight.item() for name, weight in self.confidence.as_dict().items()}
+        for name in self.confidence.teachers:
+            metrics.pop(f"dice/{name}", None)
+        metrics |= {f"dice/{name}": value for name, value in dice.items()}
 
 
 class LossTerms:

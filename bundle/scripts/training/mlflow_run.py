@@ -79,7 +79,10 @@ class MlflowRun:
     def sent(self) -> dict[str, Any]:
         """The run's id in MLflow, the last epoch and the stages that were sent."""
         sent = remembered(str(self.folder))
-        return sent if absolute(sent.get("uri", "")) == self.uri else {"uri": self.uri, "epoch": 0, "stages": []}
+        if absolute(sent.get("uri", "")) != self.uri:
+            return {"uri": self.uri, "epoch": 0, "stages": [], "records": {}}
+        paths = {stage: self.folder / f"{stage}.json" for stage in sent["stages"]}  # older files have no checksums
+        return {"records": {stage: sha256(str(path)) for stage, path in paths.items() if path.is_file()}} | sent
 
     @property
     def client(self) -> Any:
@@ -94,7 +97,7 @@ class MlflowRun:
         if self.parent:
             self.client.set_tag(self.sent["run_id"], "mlflow.parentRunId", self.parent)
         for stage in STAGES:
-            path, records = self.folder / f"{stage}.json", self.sent.get("records", {})
+            path, records = self.folder / f"{stage}.json", self.sent["records"]
             if path.is_file() and records.get(stage) != sha256(str(path)):
                 self.send_settings(stage, read_json(path, "run"))
                 stages = [*self.sent["stages"], *([] if stage in self.sent["stages"] else [stage])]

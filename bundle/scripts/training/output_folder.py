@@ -10,7 +10,7 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
 from scripts.folders.folder_files import RECORDS
-from scripts.folders.map_files import label_map, maps_of
+from scripts.folders.map_files import label_map
 from scripts.running import merged_config
 from scripts.settings.provenance import plain
 from scripts.training.checkpoint import checkpoints_in, without_modules
@@ -101,8 +101,15 @@ def forget_evaluation(output_dir: str) -> None:
     path = Path(output_dir, "evaluation.json")
     record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {"cases": []}
     forget_scores(output_dir)
-    for file in [file for case in record["cases"] for file in maps_of(output_dir, "", case["case"])]:
-        file.unlink(missing_ok=True)
+    maps = [
+        Path(output_dir, f"{case['case']}_{part}.nii.gz") for case in record["cases"] for part in ("seg", "entropy")
+    ]
+    if there := list(filter(Path.is_file, maps)):
+        logger.warning(
+            f"{output_dir}: {len(there)} map(s) of an earlier evaluation removed, because they are made again."
+        )
+    for file in there:
+        file.unlink()
 
 
 def forget_scores(output_dir: str) -> None:

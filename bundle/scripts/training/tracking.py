@@ -78,11 +78,12 @@ class Tracking:
         self.attempt(self.run.finish)
 
     def stop(self, engine: Engine, error: BaseException) -> None:
-        """Say in MLflow that the training does not run any more."""
+        """Say in MLflow, once, that the training does not run any more."""
+        status = "KILLED" if isinstance(error, (SystemExit, KeyboardInterrupt)) else "FAILED"
         if self.monitor is not None:
             self.attempt(self.monitor.finish)
-        if run_id := self.run.sent.get("run_id"):
-            self.attempt(lambda: self.run.client.set_terminated(run_id, "KILLED"))
+            self.attempt(lambda: self.run.client.set_terminated(self.run.sent["run_id"], status))
+            self.monitor = None
 
     def attempt(self, action: Callable[[], object]) -> None:
         """Do something, or warn of its failure."""
