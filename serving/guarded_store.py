@@ -18,25 +18,25 @@ def guard(store: Any, folder: str, names: Callable[[], Mapping[str, int]]) -> An
 
     Args:
         store: of MONAI Label.
-        folder: that the server works in. The patients' volumes are links there.
+        folder: that the server works in: the patients' volumes are links there. Of a DICOMweb server its copies.
         names: gives the value of each class by its name.
     """
     add, remove, save = store.add_image, store.remove_image, store.save_label
 
     def add_image(image: str, file: str, *info: Any) -> str:
-        check_place(image, Path(folder, image + "".join(Path(file).suffixes)), Path(folder))
+        check_place(f"image {image!r}", Path(folder, image + "".join(Path(file).suffixes)), Path(folder))
         if known := find_image(image, store):
-            check_place(image, Path(known), Path(folder))
+            check_place(f"image {image!r}", Path(known), Path(folder))
         return add(image, file, *info)
 
     def remove_image(image: str) -> None:
         check_image(image, store)
-        check_place(image, Path(find_image(image, store)), Path(folder))
+        check_place(f"image {image!r}", Path(find_image(image, store)), Path(folder))
         remove(image)
 
     def save_label(image: str, file: str, tag: str, *info: Any) -> str:
         check_image(image, store)
-        check_place(image, Path(folder, "labels", tag), Path(folder, "labels"))
+        check_place(f"tag {tag!r}", Path(folder, "labels", tag), Path(folder, "labels"))
         check_values(f"label of {image!r}", file, names())
         return save(image, file, tag, *info)
 
@@ -61,11 +61,11 @@ def check_image(image: Any, store: Any) -> None:
     raise HTTPException(404, f"image is {image!r}, which is not among the studies: {some or 'there are none'}.")
 
 
-def check_place(image: str, path: Path, folder: Path) -> None:
+def check_place(what: str, path: Path, folder: Path) -> None:
     """Raise a 403 for a path that leads out of the folder, as a link to a patient's file does."""
     if path.resolve().parent != folder.resolve():
-        what = "is a patient's file, or outside the server's folder: it is neither replaced nor deleted."
-        raise HTTPException(403, f"image {image!r} {what}")
+        why = "is a patient's file, or outside the server's folder: nothing there is replaced or deleted."
+        raise HTTPException(403, f"{what} {why}")
 
 
 def check_values(label: str, file: str, names: Mapping[str, int], earlier: bool = False) -> None:

@@ -29,7 +29,8 @@ class LabelApp(bundle_app.MyApp, MONAILabelApp):
 
     def init_datastore(self) -> Any:
         """MONAI Label's store with the checks of guarded_store.py."""
-        return guard(super().init_datastore(), self.studies, self.label_names)
+        store = super().init_datastore()
+        return guard(store, str(getattr(store, "_datastore_path", self.studies)), self.label_names)
 
     def label_names(self) -> dict[str, int]:
         """Value of each class in label maps by its name, as metadata.json says it."""

@@ -47,16 +47,24 @@ def stage(app: Path) -> None:
         (app / "main.py").rename(theirs)
     shutil.copy(HERE / "label_app.py", app / "main.py")
     target = app / "model" / NAME
-    parts = set(PARTS)
-    if (target / "eval" / "history.csv").is_file():  # of a training
-        print(f"{target / 'models'} holds weights trained from Slicer, which are kept. Shipped weights: delete {app}.")
+    parts, weights, copied = set(PARTS), target / "models" / "model.pt", target / "models" / "shipped.sha256"
+    trained = (target / "eval" / "history.csv").is_file()
+    if weights.is_file() and (trained or (copied.is_file() and copied.read_text() != checksum(weights))):
+        print(f"{weights} is no copy of the shipped weights, so it is kept. For the shipped weights delete {app}.")
         parts -= {"models"}
 
     def leave(folder: str, names: list[str]) -> set[str]:
         return set(names) - parts if Path(folder) == BUNDLE else {"__pycache__"}
 
     shutil.copytree(BUNDLE, target, ignore=leave, dirs_exist_ok=True)
+    if "models" in parts and weights.is_file():
+        copied.write_text(checksum(weights))
     adapt(target / "configs" / "inference.yaml")
+
+
+def checksum(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def adapt(config: Path) -> None:
@@ -138,18 +146,27 @@ def remember(folder: Path, images: list[dict[str, Any]]) -> None:
     """Write down which volume each name stands for. Ends with a sentence if a label is of another volume."""
     from scripts.files import write_json
 
-    record = folder / "volumes.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    record, links = folder / "volumes.json", list(filter(Path.is_symlink, folder.iterdir()))
+    if record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+    else:  # of an earlier version, which left links alone
+        known = {link.name[: -len(ending(link))]: stamp(link) for link in links if link.name.endswith(ENDINGS)}
     found = {}
     for image in images:
-        stat, case = os.stat(image["image"]), image["case"]
-        found[case] = [stat.st_size, int(stat.st_mtime)]
+        case = image["case"]
+        found[case] = stamp(Path(image["image"]))
         if known.get(case, found[case]) != found[case] and any(folder.glob(f"labels/*/{glob.escape(case)}.n*")):
             sys.exit(
                 f"LABELS is {folder}, whose label of {case} is of another volume than {image['image']} (size or time "
-                f"differs): give another folder by LABELS=DIR. If you know that it is the same, delete {record}."
+                f"differs): give another folder by LABELS=DIR. If you know that it is the same, delete {record} and "
+                "the links beside it."
             )
     write_json(record, known | found)
+
+
+def stamp(path: Path) -> list[int] | None:
+    """Size and time of a volume; None for a link to none."""
+    return [(stat := path.stat()).st_size, int(stat.st_mtime)] if path.is_file() else None
 
 
 def tell(options: argparse.Namespace, folder: Path | None) -> None:
