@@ -102,7 +102,7 @@ def test_two_damaged_checkpoints_are_both_named_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("then, now, words", [(1, 2, "is 2, but .* with 1:"), (1, None, "is not set, but .* with 1:"),
-                                              (None, 2, "is 2, but .* with not set: use the program")])  # fmt: skip
+                                              (None, 2, "is 2, but .* with not set: train again")])  # fmt: skip
 def test_a_setting_may_neither_change_nor_come_nor_go(then, now, words, tmp_path):
     settings = [{"loss::focus": value} if value else {} for value in (then, now)]
     checkpointed(tmp_path, [0.3], **settings[0])

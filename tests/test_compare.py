@@ -1,5 +1,6 @@
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 
 from scripts.errors import UserError
 from scripts.evaluation.compare import compare, mean_scores, paired_difference
+from scripts.evaluation.score import smallest_part_of
 from scripts.evaluation.summary import write_scores
 from test_summary import scores
 
@@ -131,6 +133,20 @@ def test_small_parts_that_only_one_run_keeps_are_warned_of(run, caplog):
         caplog.clear()
         compare(removed, other)
         assert f"smallest_part_ml 0.3 and {known}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "record, limit",
+    [
+        ({"settings": {"smallest_part_ml": 0.3}}, 0.3),
+        ({"settings": {"smallest_part_ml": 0}}, 0),
+        ({"settings": {"smallest_part_ml": 0.3}, "earlier": [{}]}, None),  # maps of other settings are there, too
+        ({}, None),
+    ],
+)
+def test_scores_of_a_prediction_know_its_small_parts(record, limit, tmp_path):
+    (tmp_path / "inference.json").write_text(json.dumps(record))
+    assert smallest_part_of(str(tmp_path)) == limit
 
 
 def test_every_patients_difference_is_drawn(run, tmp_path, monkeypatch):

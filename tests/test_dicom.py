@@ -710,6 +710,14 @@ def test_an_anonymised_series_has_a_dicom_seg(brain, tmp_path):
     write_dicom_seg(tmp_path / "seg.dcm", classes, files)
     files = write_dicom(tmp_path / "odd", brain, AFFINE, PatientSex="W", PatientBirthDate="1960", StudyTime="10:15")
     write_dicom_seg(tmp_path / "odd.dcm", classes, files)
+    files = write_dicom(tmp_path / "long", brain, AFFINE)
+    with pydicom.config.disable_value_validation():
+        for file in files:  # more digits than DICOM allows
+            image = pydicom.dcmread(file)
+            image.PixelSpacing = [f"{float(value):.16f}" for value in image.PixelSpacing]
+            image.save_as(file)
+    write_dicom_seg(tmp_path / "long.dcm", classes, files)
+    assert pydicom.dcmread(tmp_path / "long.dcm").pixel_array.sum() == 27
     for name in ("seg.dcm", "odd.dcm"):
         seg = pydicom.dcmread(tmp_path / name)
         assert seg.PatientSex == "" and not seg.PatientBirthDate and seg.pixel_array.sum() == 27

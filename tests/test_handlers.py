@@ -121,6 +121,15 @@ def test_warm_up_switches_distillation_on_after_its_epochs():
     assert seen == [False, False, True, True]
 
 
+@pytest.mark.parametrize("epochs, warns", [(2, True), (3, False)])
+def test_a_run_in_which_distillation_never_begins_is_named(epochs, warns, caplog):
+    waiting = SimpleNamespace(weight=1.0, warm_up_weight=0.0)
+    engine = engine_of(lambda engine, batch: None)
+    WarmUp(SimpleNamespace(terms={"distil": waiting}), epochs=2).attach(engine)
+    engine.run([0], max_epochs=epochs)
+    assert ("the student learns from labels alone to the end" in caplog.text) == warns
+
+
 def test_loss_terms_are_epoch_means():
     loss = DistillationLoss({})
 

@@ -112,3 +112,19 @@ def test_a_large_volume_is_brought_back_in_parts_with_the_same_result(monkeypatc
     assert parts.dtype == torch.float32 and parts.applied_operations == whole.applied_operations == []
     torch.testing.assert_close(parts.as_tensor(), whole.as_tensor().float(), rtol=0, atol=1e-6)
     torch.testing.assert_close(parts.affine, whole.affine)
+
+
+@pytest.mark.parametrize("size, spacing", [(21, 1.0), (20, 1.0), (18, 10 / 3), (18, 0.9375)])
+@pytest.mark.parametrize("noise", [0, 1e-7, -1e-7, 1e-6])
+def test_rounding_errors_of_headers_change_nothing(size, spacing, noise):
+    """A ball of random values: what lies outside stays exactly 0, also where the two grids share positions."""
+    ball = ((torch.cartesian_prod(*[torch.arange(size)] * 3) - size / 2 + 0.5) ** 2).sum(1).reshape(1, size, size, size)
+    image = torch.where(ball < (0.4 * size) ** 2, 1 + torch.rand(ball.shape, generator=torch.manual_seed(0)), 0)
+
+    def resampled(factor):
+        affine = torch.diag(torch.tensor([spacing * factor] * 3 + [1.0], dtype=torch.float64))
+        return Resampled(["image"], spacing=[2, 2, 2])({"image": MetaTensor(image, affine=affine)})["image"].as_tensor()
+
+    one = resampled(1 + noise)
+    torch.testing.assert_close(one, resampled(1), rtol=0, atol=1e-4)
+    assert torch.equal(one != 0, resampled(1) != 0) and not ((one != 0) & (one < 1e-5)).any()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.data.utils import affine_to_spacing, zoom_affine
+from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
 from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy
 
@@ -25,6 +25,7 @@ __all__ = [
 
 LARGE = 2**25  # voxels of a volume that is brought back to its own grid in parts
 SLAB = 2**22  # voxels of a part
+TRACE = 1e-6  # share of the largest value
 
 
 def not_zero(image: torch.Tensor) -> torch.Tensor:
@@ -92,7 +93,8 @@ class SelectChannelsd(MapTransform):
 class Resampled(MapTransform, InvertibleTransform):
     """Resample volumes to a voxel size over the same field of view: images linearly, the label by nearest neighbour.
 
-    At half the resolution each voxel is the mean of eight. A volume that has the voxel size passes unchanged. MONAI's
+    At half the resolution each voxel is the mean of eight. A volume that has the voxel size passes unchanged. What is 0
+    around the brain stays 0: rounding errors, of headers too, decide nothing. MONAI's
     Spacingd with ``scale_extent`` should do the same, but it moves volumes by half a voxel along every axis whose
     first voxel lies within half a voxel of the world's origin, as in BraTS (MONAI 1.6.1 takes the sign of its offset
     from the volume's corner).
@@ -124,7 +126,8 @@ class Resampled(MapTransform, InvertibleTransform):
             image = result[key]
             affine, shape = same_view(image.affine.numpy(), image.shape[1:], self.spacing)
             mode = "nearest" if key == self.label_key else "bilinear"
-            result[key] = self.resample(image, dst_affine=affine, spatial_size=shape, mode=mode)
+            resampled = self.resample(image, dst_affine=affine, spatial_size=shape, mode=mode)
+            result[key] = resampled if torch.allclose(affine, image.affine) else without_traces(resampled)
         return result
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -153,12 +156,18 @@ class Resampled(MapTransform, InvertibleTransform):
 
 def same_view(affine: np.ndarray, shape: Sequence[int], spacing: Sequence[float]) -> tuple[torch.Tensor, list[int]]:
     """Affine and shape of a grid with this voxel size (mm), the same centre and, rounded, the same extent."""
-    size = np.array(shape) * affine_to_spacing(affine) / np.array(spacing)
+    own = affine_to_spacing(affine)
+    size = np.array(shape) * own / np.array(spacing)
     rounded = np.maximum(np.round(np.round(size, 3)), 1)  # 76.5 and 76.50001 are one size: headers are rounded
-    new = zoom_affine(affine, spacing, diagonal=False)
-    centre = affine @ np.append((np.array(shape) - 1) / 2, 1)
-    new[:3, 3] = centre[:3] - new[:3, :3] @ (rounded - 1) / 2
-    return torch.as_tensor(new), rounded.astype(int).tolist()
+    step = np.round(np.array(spacing) / own, 5)  # in voxels: 3.33333 and 3.333333 mm give one image
+    new = np.diag([*step, 1.0])
+    new[:3, 3] = (np.array(shape) - 1 - step * (rounded - 1)) / 2
+    return torch.as_tensor(affine @ new), rounded.astype(int).tolist()
+
+
+def without_traces(image: torch.Tensor) -> torch.Tensor:
+    """The image with 0 for what interpolation made of rounding errors, such as 1e-13. Shape: (C, H, W, D)."""
+    return image.masked_fill_(image.abs() < TRACE * image.abs().amax((1, 2, 3), keepdim=True), 0)
 
 
 class FillGapsd(MapTransform):

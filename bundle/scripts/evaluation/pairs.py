@@ -90,6 +90,9 @@ def warn_of_meanings(voxels: np.ndarray) -> None:
         voxels: by predicted and true class, of all cases together, (4, 4).
     """
     predicted, true = (voxels.sum(axis)[1:] > 0 for axis in (1, 0))
+    if true.any() and not predicted.any():
+        logger.warning("The predictions mark no tumour in any case.")
+        return
     for where, but, lacking in (
         ("the predictions", ", but those of the truth do", true & ~predicted),
         ("the truth", ", but those of the predictions do", predicted & ~true),

@@ -22,7 +22,7 @@ from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.faults import Fault, report_faults
-from scripts.files import check_output
+from scripts.files import check_output, read_json
 from scripts.folders.cases import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
@@ -75,7 +75,18 @@ def score(
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
     check_same_patients(Path(output), predicted)
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers)
+    limit = smallest_part_of(pred)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers, smallest_part_ml=limit)
+
+
+def smallest_part_of(pred: str) -> float | None:
+    """Volume in ml below which the label maps of a folder hold no parts, by its record; None if that is not known."""
+    for name, part in {"inference.json": "settings", "evaluation.json": "configuration"}.items():
+        if (path := Path(pred, name)).is_file():
+            record = read_json(path, "pred", {f"{part}?": dict})
+            found = record.get(part, {}).get("smallest_part_ml")
+            return found if isinstance(found, (int, float)) and not record.get("earlier") else None
+    return None
 
 
 def score_cases(

@@ -158,7 +158,7 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     if root.is_file() and not chosen:
         raise UserError(
             f"dataset_dir {root} is named as a file of {names[root].ending or names[root].reason}, not of {sequence}: "
-            "rename it."
+            f"give the file of {sequence}. Rename it only if it is that."
         )
     if not chosen:
         raise UserError(f"dataset_dir {root} holds no {sequence} image. {endings_text(names)}")

@@ -25,6 +25,7 @@ COPIED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "SliceThickness"),
 )
+DECIMALS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 
 
@@ -86,10 +87,14 @@ def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> No
 
 
 def fill(image: Any) -> None:
-    """Make attributes empty that a SEG copies and an anonymised image may lack, or that have no valid value."""
+    """Make attributes empty that a SEG copies and an anonymised image may lack, or that have no valid value.
+
+    Decimals of its place get the length that DICOM allows.
+    """
     from pydicom.config import RAISE
     from pydicom.datadict import dictionary_VR
     from pydicom.dataelem import DataElement
+    from pydicom.valuerep import DSfloat
 
     for keyword in COPIED:
         try:
@@ -99,6 +104,10 @@ def fill(image: Any) -> None:
             value = None
         if value is None or (keyword == "PatientSex" and value not in ("M", "F", "O")):
             setattr(image, keyword, None)
+    for keyword in DECIMALS:
+        if keyword in image:
+            values = np.atleast_1d(np.asarray(image[keyword].value, dtype=float))
+            setattr(image, keyword, [DSfloat(float(value), auto_format=True) for value in values])
 
 
 def describe(number: int) -> Any:

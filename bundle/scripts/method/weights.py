@@ -56,7 +56,8 @@ def load_weights(network: nn.Module, path: str) -> None:
         first = [f"{name} is {shape_of(weights, name)}, expected {shape_of(wanted, name)}" for name in differing[:3]]
         raise UserError(
             f"checkpoint {path} does not fit {type(network).__name__} in {len(differing)} layers: give the weights of "
-            "this network, or the options that it was trained with (such as --student_widths or --deep_supervision). "
+            "this network, or the options that it was trained with (such as --student_widths or --deep_supervision; of "
+            "a teacher --teachers::NAME::network::widths). "
             f"First: {'; '.join(first)}."
         ) from error
 

@@ -165,7 +165,10 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
         UserError: if there are none.
     """
     if not record:
-        raise UserError(f"run {run} holds no evaluation.json or inference.json: give the output_dir of one of them.")
+        raise UserError(
+            f"run {run} holds no evaluation.json or inference.json: run evaluate or predict into it first, or give "
+            "another folder."
+        )
     named = {case["case"]: case for case in record["cases"]}
     cases = dict(named)
     for key, what in (("prediction", "label map"), ("image", "image"), ("brain_mask", "brain mask")):

@@ -120,7 +120,7 @@ def check_components(name: str, value: Any, base: Any) -> None:
             raise UserError(f"{path} is {item!r}, expected True or False.")
         if item is None and "_target_" not in value and base and key not in base:
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
-        if item is None and name == "teachers":
+        if item in (None, "$None") and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
         check_components(path, item, base.get(key))
 

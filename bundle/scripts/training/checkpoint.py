@@ -167,8 +167,8 @@ class RunCheckpoint:
         for key in self.settings | checkpoint["settings"]:
             now, then = (str(part.get(key, "not set")) for part in (self.settings, checkpoint["settings"]))
             if without_modules(now) != without_modules(then):
-                way = "use that to resume, or " if key in checkpoint["settings"] else ""
-                way += "use the program's version of then, or train again"
+                way = "use that to resume" if key in checkpoint["settings"] else "train again"
+                way += ", or use the program's version of then" if "::" in key else ""
                 raise UserError(f"{key} is {now}, but {self.source} was trained with {then}: {way}.")
         try:
             for name, item in self.objects.items():

@@ -13,7 +13,7 @@ from monai.transforms import Compose
 
 from scripts.device import seed_everything
 from scripts.method.confidence import TeacherConfidence
-from scripts.method.terms import DistillationLoss
+from scripts.method.terms import DistillationLoss, StudentLabels
 from scripts.training.steps import counts
 
 __all__ = ["ConfidenceUpdate", "EpochSeed", "LossAlone", "LossTerms", "WarmUp", "key_metric"]
@@ -55,10 +55,21 @@ class WarmUp:
         self.epochs = epochs
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.warn)
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
         self.loss.distilling = engine.state.epoch > self.epochs
+
+    def warn(self, engine: Engine) -> None:
+        """Say that distillation never begins, where terms of the loss wait for it."""
+        taught = [term for term in self.loss.terms.values() if not isinstance(term, StudentLabels)]
+        waiting = any(term.weight and not getattr(term, "warm_up_weight", 0) for term in taught)
+        if waiting and engine.state.max_epochs <= self.epochs:
+            logger.warning(
+                f"epochs is {engine.state.max_epochs}, and distillation_warm_up {self.epochs}: the student learns from "
+                "labels alone to the end. Give more epochs, or a shorter warm-up."
+            )
 
 
 class ConfidenceUpdate:

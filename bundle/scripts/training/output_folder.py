@@ -25,7 +25,10 @@ SCORING = (  # keys that decide scores and label maps
     "label_map",
 )  # fmt: skip
 EVALUATION = {"cases": [{"case": str}], "weights": {}, "configuration": {}}
-SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
+SCORES = (  # and the report, which shows them
+    "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv",
+    "report.html", "report.csv", "report.json",
+)  # fmt: skip
 
 
 def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
@@ -113,7 +116,7 @@ def forget_evaluation(output_dir: str) -> None:
 
 
 def forget_scores(output_dir: str) -> None:
-    """Remove the scores of label maps that are about to be replaced, if a run of ours is in the folder."""
+    """Remove scores and report of label maps that are about to be replaced, if a run of ours is in the folder."""
     if not any(Path(output_dir, name).is_file() for name in RECORDS):
         return
     remove(output_dir, SCORES, "label maps are made again")

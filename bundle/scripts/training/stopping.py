@@ -51,6 +51,7 @@ class StopOnSignal:
         self.before: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
+        self.trainer = engine
         engine.register_events(*StopEvents)
         engine.add_event_handler(Events.STARTED, self.listen)
         engine.add_event_handler(Events.COMPLETED, self.listen_no_more)
@@ -102,6 +103,8 @@ class StopOnSignal:
             f"Stopped {where}. checkpoint.pt holds {held}: --resume True repeats {repeated}, and ends with the result "
             "of an uninterrupted run."
         )
+        for part in (self.trainer, self.evaluator):
+            part.logger.disabled = True  # Ignite would call this an error
         raise SystemExit(128 + self.number)
 
     def fail(self, engine: Engine, error: BaseException) -> None:
