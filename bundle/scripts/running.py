@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Set
 from functools import reduce
@@ -17,6 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.files import flatten, with_home
+from scripts.workflow import shown
 
 __all__ = ["caller", "keep_text", "merged_config", "monai_command"]
 
@@ -74,4 +74,4 @@ def monai_command() -> str | None:
     """``python -m monai.bundle ...`` with its options; None where another program called MONAI."""
     if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", sys.argv[0]):
         return None
-    return shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
+    return " ".join(map(shown, ["python", "-m", "monai.bundle", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ import yaml
 from scripts.documents import check_form, nearest
 from scripts.errors import UserError
 
-__all__ = ["STOPPED", "check_keys", "command_as_typed", "config_files", "run_line", "workflow_line"]
+__all__ = ["STOPPED", "check_keys", "command_as_typed", "config_files", "run_line", "shown", "workflow_line"]
 
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
 PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets")
