@@ -138,4 +138,4 @@ def flat(value: Any) -> str:
     """A nested value as one line of text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {flat(item)}" for key, item in value.items())
-    return ", ".join(map(flat, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(flat, value)) or "none") if isinstance(value, list) else str(value)
