@@ -69,22 +69,13 @@ def record_inference(
     settings = plain({**settings, "weights": weights})  # as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]
     made = {path.name for path in Path(output_dir).glob("*_seg.nii.gz")}  # faulty now, not when their map was made
     images = [image for image in images if "fault" not in image or f"{image['case']}_seg.nii.gz" not in made]
+    groups = record_groups(output_dir, planned=bool(shard))
+    if not overwrite:
+        check_settings(groups, settings, output_dir, bool(shard))
     now = {image["case"] for image in images}
-    same: list[dict[str, Any]] = []
-    others: list[dict[str, Any]] = []
-    for group in record_groups(output_dir, planned=bool(shard)):
-        other = sorted(key for key in settings if group["settings"].get(key) != settings[key])
-        if group["cases"] and other and not overwrite:
-            there = "made or planned" if shard else "made"
-            values = [f"{key} ({group['settings'].get(key)} there, {settings[key]} here)" for key in other]
-            shown = ", ".join(text if len(text) < 80 else key for key, text in zip(other, values))
-            raise UserError(
-                f"{output_dir} holds {len(group['cases'])} label map(s) {there} with other {shown}: give another "
-                "output_dir, the same settings, or --overwrite True to predict them again."
-            )
-        rest = [case for case in group["cases"] if case.get("case") not in now]
-        same += [] if other else rest
-        others += [group | {"cases": rest}] if other and rest else []
+    rest = [group | {"cases": [case for case in group["cases"] if case.get("case") not in now]} for group in groups]
+    same = [case for group in rest if not differing(group, settings) for case in group["cases"]]
+    others = [group for group in rest if differing(group, settings) and group["cases"]]
     if overwrite and idist.get_rank() == 0:
         forget_scores(output_dir)
         for path in (path for image in images for path in maps_of(output_dir, image["image"], image["case"])):
@@ -99,3 +90,23 @@ def record_inference(
         label_values=label_values,
     )
     del lock
+
+
+def differing(group: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that a group of cases was not made with."""
+    return sorted(key for key in settings if group["settings"].get(key) != settings[key])
+
+
+def check_settings(
+    groups: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], output_dir: str, planned: bool
+) -> None:
+    """Raises UserError if a group of cases in the folder was made, or is planned, with other settings."""
+    for group in groups:
+        if group["cases"] and (keys := differing(group, settings)):
+            values = [f"{key} ({group['settings'].get(key)} there, {settings[key]} here)" for key in keys]
+            shown = ", ".join(text if len(text) < 80 else key for key, text in zip(keys, values))
+            made = "made or planned" if planned else "made"
+            raise UserError(
+                f"{output_dir} holds {len(group['cases'])} label map(s) {made} with other {shown}: give another "
+                "output_dir, the same settings, or --overwrite True to predict them again."
+            )
