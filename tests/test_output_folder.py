@@ -114,6 +114,15 @@ def test_an_evaluation_that_is_replaced_leaves_no_map_of_its_own(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "evaluation.json"} and gone
 
 
+@pytest.mark.parametrize("text, kept", [('{"calibration_error": null}', False), ("another program's", True)])
+def test_a_report_of_label_maps_that_are_made_again_goes_and_one_of_another_program_stays(text, kept, tmp_path):
+    (tmp_path / "inference.json").touch()
+    (tmp_path / "report.json").write_text(text)
+    (tmp_path / "report.html").touch()
+    forget_scores(str(tmp_path))
+    assert (tmp_path / "report.html").exists() == (tmp_path / "report.json").exists() == kept
+
+
 HOLD = """
 import os, sys, time
 from scripts.locking import FolderLock

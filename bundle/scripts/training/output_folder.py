@@ -25,10 +25,8 @@ SCORING = (  # keys that decide scores and label maps
     "label_map",
 )  # fmt: skip
 EVALUATION = {"cases": [{"case": str}], "weights": {}, "configuration": {}}
-SCORES = (  # and the report, which shows them
-    "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv",
-    "report.html", "report.csv", "report.json",
-)  # fmt: skip
+SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
+REPORT = ("report.html", "report.csv", "report.json")
 
 
 def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
@@ -119,7 +117,9 @@ def forget_scores(output_dir: str) -> None:
     """Remove scores and report of label maps that are about to be replaced, if a run of ours is in the folder."""
     if not any(Path(output_dir, name).is_file() for name in RECORDS):
         return
-    remove(output_dir, SCORES, "label maps are made again")
+    page = Path(output_dir, "report.json")
+    ours = page.is_file() and "calibration_error" in page.read_text(encoding="utf-8", errors="ignore")
+    remove(output_dir, [*SCORES, *(REPORT if ours else ())], "label maps are made again")
 
 
 def remove(folder: str, patterns: Sequence[str], reason: str) -> None:
