@@ -95,3 +95,10 @@ def test_coarse_voxels_tell_no_layer():
     images, _ = draw_patient(np.random.default_rng([0, 1]), 32)
     assert darkest_layer(images["t2"], np.array([3.9] * 3)) > MOST_DARK
     assert skull_sign(images["t2"], np.array([5.0] * 3)) == ""
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1, 2)])
+def test_an_empty_margin_changes_nothing(axes):
+    voxels, spacing = head(), np.full(3, SPACING)
+    width = [(7, 12) if axis in axes else (0, 0) for axis in range(3)]
+    assert darkest_layer(np.pad(voxels, width), spacing) == darkest_layer(voxels, spacing) > MOST_DARK

@@ -66,16 +66,15 @@ def header_faults(volume: Volume, shortest_mm: float = SHORTEST_MAP_MM) -> list[
 
 def brain_faults(voxels: np.ndarray, spacing: np.ndarray) -> list[Finding]:
     """What is wrong with the values of one sequence (H, W, D), at most one finding."""
-    count, voxel_ml = np.count_nonzero(voxels), float(np.prod(spacing)) / 1000
-    share = count / voxels.size
+    values = voxels[voxels != 0]
+    share, millilitres = values.size / voxels.size, values.size * float(np.prod(spacing)) / 1000
     if share > MOST_NOT_ZERO:
         return [(f"{share:.0%} of the voxels are not 0, but all outside the brain must be", STRIP)]
     if share == 0:
         return []  # one of several sequences
-    if count * voxel_ml < LEAST_ML:
-        fault = f"{count * voxel_ml:.3g} ml are not 0, expected at least {LEAST_ML} ml of brain"
+    if millilitres < LEAST_ML:
+        fault = f"{millilitres:.3g} ml are not 0, expected at least {LEAST_ML} ml of brain"
         return [(fault, "give the whole brain, and set only the background to 0")]
-    values = voxels[voxels != 0]
     low, high, top = np.percentile(values[:: len(values) // SAMPLE + 1].astype(np.float32), [5, 95, 99])
     highest = float(max(values.max(), -float(values.min())))
     if highest > MOST_ABOVE * max(abs(low), abs(top)) or highest > LARGEST:
