@@ -129,12 +129,17 @@ def view(studies: str, labels: str, t1ce: str = "") -> Path:
     if folder == source or source in folder.parents or folder in source.parents:
         sys.exit(f"LABELS is {labels!r}, expected a folder apart from STUDIES ({studies}), which is only read.")
     folder.mkdir(parents=True, exist_ok=True)
+    links = {folder / f"{image['case']}{ending(Path(image['image']))}": image["image"] for image in images}
+    if uploaded := next((link for link in links if link.exists() and not link.is_symlink()), None):
+        sys.exit(
+            f"LABELS has an uploaded volume {uploaded}, and {links[uploaded]} has the same name: rename one, or "
+            "give another folder by LABELS=DIR."
+        )
     remember(folder, images)
     for link in filter(Path.is_symlink, folder.iterdir()):
         link.unlink()  # of an earlier start; labels and uploaded volumes stay
-    for image in images:
-        path = Path(image["image"])
-        (folder / f"{image['case']}{ending(path)}").symlink_to(path.resolve())
+    for link, volume in links.items():
+        link.symlink_to(Path(volume).resolve())
     if any(source.glob("labels/final/*")) and not any(folder.glob("labels/final/*")):
         print(
             f"{source}/labels holds labels of an early server, which are not used. Copy it into {folder} to use them."

@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data.datalist import datalist_images, gaps, label_values, load_cases
+from scripts.data.datalist import gaps, label_values, load_cases
+from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
@@ -36,6 +37,7 @@ def test_without_a_fold_every_patient_is_for_training_and_the_log_says_what_scor
         ({"datalist": ""}, "--datalist"),
         ({"datalist": "none.json"}, r"datalist none\.json"),
         ({"dataset_dir": "none"}, "dataset_dir is 'none'"),
+        ({"dataset_dir": "."}, "^dataset_dir . holds none of the datalist's 30 files, such as .*: give the folder"),
         ({"fold": 7}, r"fold is 7, .*\[0, 1, 2\]"),
         ({"student_sequence": "t3"}, "missing t3"),
     ],
@@ -43,6 +45,11 @@ def test_without_a_fold_every_patient_is_for_training_and_the_log_says_what_scor
 def test_settings_that_do_not_fit_are_named(cohort, options, message):
     with pytest.raises(UserError, match=message):
         load_cases(**{"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), **options})
+
+
+def test_a_folder_without_any_file_of_the_list_is_named_once_in_prediction_too(cohort, tmp_path):
+    with pytest.raises(UserError, match=f"^dataset_dir {tmp_path} holds none of the datalist's 30 files"):
+        datalist_images(str(cohort / "datalist.json"), str(tmp_path))
 
 
 def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_a_label(cohort):

@@ -10,7 +10,8 @@ import pytest
 from monai.data import load_decathlon_datalist
 
 from conftest import real_data
-from scripts.data.datalist import datalist_images, label_values, load_cases
+from scripts.data.datalist import label_values, load_cases
+from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES

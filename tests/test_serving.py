@@ -60,6 +60,14 @@ def test_the_server_works_in_a_folder_of_links(serve, cohort, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_an_uploaded_volume_with_the_name_of_a_patient_is_named_and_kept(serve, tmp_path):
+    volume, uploaded = save(tmp_path / "studies" / "P1.nii.gz", [1]), save(tmp_path / "labels" / "P1.nii.gz", [2])
+    before = uploaded.read_bytes()
+    with pytest.raises(SystemExit, match=f"uploaded volume {uploaded}, and {volume} has the same name"):
+        serve.view(str(volume.parent), str(uploaded.parent))
+    assert uploaded.read_bytes() == before and [*uploaded.parent.iterdir()] == [uploaded]
+
+
 @pytest.mark.parametrize("early", [False, True])
 def test_volumes_whose_names_end_in_capitals_are_served(serve, early, tmp_path):
     volume = save(tmp_path / "studies" / "P1.NII.GZ", [1])

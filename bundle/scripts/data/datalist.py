@@ -1,23 +1,23 @@
-"""Read a datalist: checked entries, as MONAI's transforms take them; and keep an earlier one."""
+"""Read a datalist for training: checked entries, as MONAI's transforms take them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
+from scripts.data.entries import check_folder, entry_files, network_entry
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.stored_targets import check_meaning, leave_out, with_targets
 from scripts.errors import UserError
-from scripts.faults import Fault, report_lacking
-from scripts.labels import BRATS_2018, CLASSES, SEQUENCES, TARGETS
+from scripts.faults import Fault
+from scripts.labels import BRATS_2018, CLASSES, TARGETS
 
-__all__ = ["datalist_images", "gaps", "label_values", "load_cases"]
+__all__ = ["gaps", "label_values", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +72,11 @@ def load_cases(
     """
     if not datalist and not dataset_dir:
         return {"training": [], "validation": []}
-    if not dataset_dir or not Path(dataset_dir).is_dir():
-        raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
     student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
     teachers = {name: set(names) for name, names in (sequences or {}).items()}
-    entries = with_targets(read_entries(datalist, fold, training), targets, set().union(*teachers.values()))
+    listed = read_entries(datalist, fold, training)
+    check_folder(listed, dataset_dir)
+    entries = with_targets(listed, targets, set().union(*teachers.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
     extra = seen_by_teachers(learnt, files, teachers, frozen)
@@ -193,57 +193,3 @@ def read_entries(datalist: str, fold: int | None, training: bool) -> list[dict[s
             "datalist of more folds (--folds 5), or train and validate on all patients (--fold '$None')."
         )
     return entries
-
-
-def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",)) -> list[dict[str, Any]]:
-    """The cases of a datalist that have these sequences, labelled or not, as ``{"image": path, "case": name}``.
-
-    Files are not checked. A warning names the cases that lack a sequence.
-
-    Args:
-        datalist: the file.
-        dataset_dir: the folder that its paths are relative to.
-        sequences: what to take of each case; ``image`` is a list of paths if there are several.
-
-    Raises:
-        UserError: if the datalist cannot be read, or no case has these sequences.
-    """
-    document = read_datalist(datalist, folds=False)
-    entries = [*document.get("training", []), *document.get("testing", [])]
-    if not entries:
-        raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
-    lacking = [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]
-    report_lacking(lacking, len(entries), sequences, f"datalist {datalist}")
-    entries = [entry for entry in entries if entry["case"] not in lacking]
-    return [network_entry(entry, dataset_dir, sequences, [], labelled=False) for entry in entries]
-
-
-def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
-    """Absolute path of each sequence and of the label. The datalist's ``image`` is T1ce."""
-    roles = {"image": "t1ce"}
-    return {
-        roles.get(key, key): Path(dataset_dir, entry[key])
-        for key in ("image", *SEQUENCES, "label", TARGETS)
-        if key in entry
-    }
-
-
-def network_entry(
-    entry: Mapping[str, Any],
-    dataset_dir: str,
-    student: Sequence[str],
-    sequences: Sequence[str],
-    labelled: bool = True,
-) -> dict[str, Any]:
-    """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels."""
-    files = entry_files(entry, dataset_dir)
-    images = [str(files[name]) for name in student]
-    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
-    data |= {name: str(files[name]) for name in sequences}
-    if labelled and "label" in files:
-        data["label"] = str(files["label"])
-    if channels := entry.get("channels"):
-        data["channels"] = {"image": [channels[name] for name in student]} | {
-            name: channels[name] for name in sequences if name in channels
-        }
-    return data

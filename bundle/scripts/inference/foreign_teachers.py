@@ -24,7 +24,7 @@ from monai.data import MetaTensor
 from monai.transforms import Invertd
 from tqdm import tqdm
 
-from scripts.data.datalist import datalist_images
+from scripts.data.entries import datalist_images
 from scripts.errors import UserError, reason_of
 from scripts.files import read_json, sha256, write_json
 from scripts.folders.task_folders import nnunet_values

@@ -11,7 +11,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 
 from scripts.data.brain_mask import with_masks
-from scripts.data.datalist import datalist_images
+from scripts.data.entries import datalist_images
 from scripts.errors import UserError
 from scripts.faults import report_lacking
 from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map, maps_of

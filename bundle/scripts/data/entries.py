@@ -1,0 +1,81 @@
+"""Files of a datalist's entries, as networks need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.data.foreign_lists import read_datalist
+from scripts.errors import UserError
+from scripts.faults import report_lacking
+from scripts.labels import SEQUENCES, TARGETS
+
+__all__ = ["check_folder", "datalist_images", "entry_files", "network_entry"]
+
+
+def check_folder(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
+    """Raises UserError if there is no such folder, or it holds no file of these entries."""
+    if not dataset_dir or not Path(dataset_dir).is_dir():
+        raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
+    files = [file for entry in entries for file in entry_files(entry, dataset_dir).values()]
+    if files and not any(file.is_file() for file in files):
+        raise UserError(
+            f"dataset_dir {dataset_dir} holds none of the datalist's {len(files)} files, such as {files[0]}: give the "
+            "folder that its paths are relative to, as when it was made."
+        )
+
+
+def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = ("t1ce",)) -> list[dict[str, Any]]:
+    """The cases of a datalist that have these sequences, labelled or not, as ``{"image": path, "case": name}``.
+
+    Files are not checked. A warning names the cases that lack a sequence.
+
+    Args:
+        datalist: the file.
+        dataset_dir: the folder that its paths are relative to.
+        sequences: what to take of each case; ``image`` is a list of paths if there are several.
+
+    Raises:
+        UserError: if the datalist cannot be read, no file of it is in the folder, or no case has these sequences.
+    """
+    document = read_datalist(datalist, folds=False)
+    entries = [*document.get("training", []), *document.get("testing", [])]
+    if not entries:
+        raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
+    check_folder(entries, dataset_dir)
+    lacking = [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]
+    report_lacking(lacking, len(entries), sequences, f"datalist {datalist}")
+    entries = [entry for entry in entries if entry["case"] not in lacking]
+    return [network_entry(entry, dataset_dir, sequences, [], labelled=False) for entry in entries]
+
+
+def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
+    """Absolute path of each sequence and of the label. The datalist's ``image`` is T1ce."""
+    roles = {"image": "t1ce"}
+    return {
+        roles.get(key, key): Path(dataset_dir, entry[key])
+        for key in ("image", *SEQUENCES, "label", TARGETS)
+        if key in entry
+    }
+
+
+def network_entry(
+    entry: Mapping[str, Any],
+    dataset_dir: str,
+    student: Sequence[str],
+    sequences: Sequence[str],
+    labelled: bool = True,
+) -> dict[str, Any]:
+    """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels."""
+    files = entry_files(entry, dataset_dir)
+    images = [str(files[name]) for name in student]
+    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
+    data |= {name: str(files[name]) for name in sequences}
+    if labelled and "label" in files:
+        data["label"] = str(files["label"])
+    if channels := entry.get("channels"):
+        data["channels"] = {"image": [channels[name] for name in student]} | {
+            name: channels[name] for name in sequences if name in channels
+        }
+    return data
