@@ -52,7 +52,7 @@ def random_step(
             module.compile(**compiled)
     optimizer = parser.get_parsed_content("optimizer")
     device = next(network.parameters()).device
-    names = ["image", *parser.get_parsed_content("sequences")]
+    names = ["image", *parser.get_parsed_content("teacher_images")]
     images = {name: torch.randn(patches, 1, size, size, size, device=device) for name in names}
     label = torch.randint(0, 4, (patches, 1, size, size, size), device=device)
 

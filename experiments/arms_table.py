@@ -62,7 +62,8 @@ def arms_table(
     print(f"|{'---|' * (3 + len(heads))}")
     summary = base.summary
     itself = [cell(metric, summary[region][metric]) for region, metric in COLUMNS]
-    print(f"| ({baseline} itself) | {count_patients(base.cases)} | {len(seeds[baseline])} | {' | '.join(itself)} |")
+    count = count_patients(base.cases, base.patient)
+    print(f"| ({baseline} itself) | {count} | {len(seeds[baseline])} | {' | '.join(itself)} |")
     rows: dict[str, dict[tuple[str, str], Estimate]] = {}
     for arm in sorted(seeds.keys() - {baseline}):
         table = mean_of_shared(seeds[arm])
@@ -72,7 +73,7 @@ def arms_table(
             continue
         rows[arm] = differences(table, base, cases)
         cells = [cell(metric, rows[arm][region, metric]) for region, metric in COLUMNS]
-        print(f"| {arm} | {count_patients(cases)} | {len(seeds[arm])} | {' | '.join(cells)} |")
+        print(f"| {arm} | {count_patients(cases, base.patient)} | {len(seeds[arm])} | {' | '.join(cells)} |")
     if picture:
         drawn = {arm: row for arm, row in rows.items() if arm not in split(undrawn)}
         draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture, bar, span)

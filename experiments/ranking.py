@@ -107,8 +107,8 @@ def rank(config: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> It
         "cases::training": False,
         "cases::frozen": [],
         "teacher_sequences": [],
-        "sequences": [],
-        "inputs": [],
+        "teacher_inputs": [],
+        "teacher_images": [],
     }  # no teacher is built
     parser.update({**settings, **config})
     dataset, inferer = (parser.get_parsed_content(f"validate::{key}") for key in ("dataset", "inferer"))

@@ -89,7 +89,7 @@ def certain_augmentation():
     """The augmentation of train.yaml, with every change made each time."""
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.yaml")
-    parser.update({"sequences": ["flair"]})
+    parser.update({"teacher_images": ["flair"]})
     augmentation = parser.get_parsed_content("augmentation")
     (intensities,) = (t for t in augmentation.transforms if isinstance(t, PerSequenced))
     for transform in [*augmentation.transforms, *(t for p in intensities.pipelines.values() for t in p.transforms)]:

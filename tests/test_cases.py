@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.errors import UserError
-from scripts.folders.cases import Case, case_of, find_cases, find_images, find_label_maps, maps_of
+from scripts.folders.cases import Case, Choice, case_of, find_cases, find_images, find_label_maps, maps_of
 
 OLD = ("flair", "t1", "t1ce", "t2", "seg")
 
@@ -130,6 +130,14 @@ def test_images_of_a_plain_folder_and_one_file(tmp_path):
     assert find_images(path) == [{"image": str(path), "case": "bert_scan"}]
     with pytest.raises(UserError, match=r"bert_seg\.nii .*seg.*t1ce"):
         find_images(tmp_path / "bert_seg.nii")
+
+
+def test_a_pattern_that_does_not_fit_the_one_file_is_named(tmp_path):
+    touch(tmp_path, "a_t1ce.nii.gz")
+    path = tmp_path / "a_t1ce.nii.gz"
+    assert [item["case"] for item in find_images(path, choice=Choice({"t1ce": "*_t1ce.nii.gz"}))] == ["a"]
+    with pytest.raises(UserError, match=rf"t1ce is '\*_post.nii.gz', which does not fit the name of {path}:"):
+        find_images(path, choice=Choice({"t1ce": "*_post.nii.gz"}))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.data import checked_files
+from scripts.data import checked_files, checks
 from scripts.data.checks import check_case
 from scripts.data.datalist import load_cases
 from scripts.data.make_datalist import make_datalist
@@ -147,7 +147,7 @@ def test_an_interrupted_check_keeps_what_it_read(start, cohort, reads, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(checked_files, "read_volume", interrupted)
-        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(checks, "cores", lambda: 1)
         with pytest.raises(KeyboardInterrupt):
             start()
     assert {"phantom_0004_t1ce.nii.gz"} <= set(start()[1]) and len(reads) < 12

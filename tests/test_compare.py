@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from scripts.errors import UserError
 from scripts.evaluation.compare import compare, mean_scores, paired_difference
-from scripts.evaluation.score import smallest_part_of
+from scripts.evaluation.score import recorded
 from scripts.evaluation.summary import write_scores
 from test_summary import scores
 
@@ -144,9 +144,10 @@ def test_small_parts_that_only_one_run_keeps_are_warned_of(run, caplog):
         ({}, None),
     ],
 )
-def test_scores_of_a_prediction_know_its_small_parts(record, limit, tmp_path):
-    (tmp_path / "inference.json").write_text(json.dumps(record))
-    assert smallest_part_of(str(tmp_path)) == limit
+def test_scores_of_a_prediction_know_its_small_parts_and_patients(record, limit, tmp_path):
+    cases = [{"case": "a-1", "patient": "a"}, {"case": "b"}]
+    (tmp_path / "inference.json").write_text(json.dumps(record | {"cases": cases}))
+    assert recorded(str(tmp_path)) == {"smallest_part_ml": limit, "patient": {"a-1": "a"}}
 
 
 def test_every_patients_difference_is_drawn(run, tmp_path, monkeypatch):

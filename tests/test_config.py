@@ -140,6 +140,7 @@ def test_a_key_below_train_that_the_config_refers_to_is_taken():
         ("learning_rate", "fast"),
         ("student_widths", 8),
         ("student_widths", [8, 16, 32, 62]),
+        ("student_widths", [6, 16, 32, 64]),
         ("output_dir", __file__),
         ("output_dir", f"{__file__}/within"),
         ("student_sequence", "t3"),

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
 
 from conftest import BUNDLE, TINY
+from scripts import environment
 from scripts.command import command_line_options
 from scripts.method.weights import load_weights
 
@@ -146,6 +147,12 @@ def test_one_override_makes_a_student_of_another_sequence(data_options, tmp_path
     options = [*TINY, *data_options, "--student_sequence", "t1"]
     parser = parser_of(["train"], options, output_dir=str(tmp_path))
     assert parser.get_parsed_content("train::dataset").data[0]["image"].endswith("_t1.nii.gz")
+
+
+def test_eight_processes_that_train_together_share_the_cores_for_loading(monkeypatch):
+    monkeypatch.setattr(environment, "cores", lambda: 64)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert parser_of(["train"], []).get_parsed_content("num_workers") == 6
 
 
 def test_teachers_are_swapped_in_the_config_alone(data_options, tmp_path):

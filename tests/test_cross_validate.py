@@ -9,7 +9,8 @@ import pytest
 
 from conftest import ALONE, BUNDLE, METHOD, TINY, wait_for_epochs
 from scripts.errors import UserError
-from scripts.evaluation.cross_validate import cross_validate, datalist_options
+from scripts.evaluation import cross_validate as module
+from scripts.evaluation.cross_validate import check_options, cross_validate, datalist_options, run_fold
 
 SHORT = [*TINY, "--epochs", "1", "--overlap", "0"]
 
@@ -97,6 +98,51 @@ def test_options_that_do_not_fit_are_named(options, named, cohort_source, tmp_pa
     with pytest.raises(UserError, match=named):
         cross_validate(dataset_dir=str(cohort_source / "data"), output_dir=str(tmp_path / "cv"), **settings)
     assert not (tmp_path / "cv").exists()
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The commands of the folds, which are not run."""
+    found = []
+    monkeypatch.chdir(BUNDLE)
+    monkeypatch.setattr(module, "run_line", lambda line: found.append(" ".join(line)) or 0)
+    return found
+
+
+TOGETHER = [*ALONE, "configs/multi_gpu_train.yaml"]
+
+
+def test_processes_train_together_and_one_evaluates(lines, tmp_path):
+    """Else two evaluations on one machine would take the same port."""
+    options = {"epochs": 1, "ddp::find_unused_parameters": True, "empty_rule": "exclude"}
+    check_options(TOGETHER, None, options)
+    run_fold(0, tmp_path / "fold_0", TOGETHER, options, 2)
+    training, evaluation = lines
+    assert "--nproc_per_node=2" in training and "multi_gpu_train.yaml" in training
+    assert "--ddp::find_unused_parameters True" in training and "--empty_rule" not in training
+    assert "multi_gpu_train" not in evaluation and "evaluate.yaml" in evaluation
+    assert "--ddp::" not in evaluation and "--empty_rule exclude" in evaluation
+    assert "--epochs 1" in training and "--epochs 1" in evaluation
+
+
+@pytest.mark.parametrize("processes, changed", [(2, None), (3, None), (1, "config_file")])
+def test_a_folder_of_several_processes_is_continued(processes, changed, lines, cohort_source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "collect", lambda out, folds: sys.exit())
+    datalist, data = str(cohort_source / "datalist.json"), str(cohort_source / "data")
+    record = {"config_file": TOGETHER, "dataset_dir": data, "datalist": datalist}  # as of version 0.2.0
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "cross_validation.json").write_text(json.dumps(record))
+    options = {"method": "student_alone", "datalist": datalist, "processes": processes}
+    with pytest.raises(UserError, match=f"has {changed} ") if changed else pytest.raises(SystemExit):
+        cross_validate(data, str(tmp_path), **options)
+    assert len(lines) == (0 if changed else 6)
+
+
+def test_an_overlay_that_changes_how_processes_train_is_named_before_they_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    (tmp_path / "own.yaml").write_text("ddp::find_unused_parameters: true\n")
+    with pytest.raises(UserError, match=r"own\.yaml: .*there is no ddp"):
+        check_options([*TOGETHER, str(tmp_path / "own.yaml")], None, {})
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from scripts.files import read_json, write_json
 
 def test_training_gets_every_sequence_and_validation_the_students(cohort):
     parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), 1, "t1", {"both": ["flair", "t1ce"]})
-    assert set(parts["training"][0]) == {"case", "image", "flair", "t1ce", "label"}
-    assert set(parts["validation"][0]) == {"case", "image", "label"}
+    assert set(parts["training"][0]) == {"case", "patient", "image", "flair", "t1ce", "label"}
+    assert set(parts["validation"][0]) == {"case", "patient", "image", "label"}
     assert parts["training"][0]["image"].endswith("_t1.nii.gz")
     assert [len(parts["training"]), len(parts["validation"])] == [4, 2]
     stacked = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), student_sequence=["t1", "t2"])
@@ -63,7 +63,7 @@ def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_
     write_json(cohort / "datalist.json", document)
     teachers = {"flair": ["flair"], "both": ["t1", "t2"]}
     cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), sequences=teachers)
-    has = {entry["case"]: set(entry) - {"case", "image"} for entry in cases["training"]}
+    has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in cases["training"]}
     assert has[train[0]["case"]] == {"t1", "t2", "label"}
     assert has[train[1]["case"]] == {"flair", "t2"}
     assert alone["case"] not in has  # nobody can teach anything about it
@@ -147,7 +147,7 @@ def test_images_of_a_datalist_are_all_its_cases_labelled_or_not(cohort, caplog):
     document["testing"] = [document["training"].pop()]
     write_json(cohort / "datalist.json", document)
     images = datalist_images(str(cohort / "datalist.json"), str(cohort / "data"), ["t2"])
-    assert len(images) == 6 and all(set(image) == {"case", "image"} for image in images)
+    assert len(images) == 6 and all(set(image) == {"case", "patient", "image"} for image in images)
     assert all(image["image"].endswith(f"{image['case']}_t2.nii.gz") for image in images)
     del document["testing"][0]["t2"]
     write_json(cohort / "datalist.json", document)

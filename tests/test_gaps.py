@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 
 from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS, paper_terms
 from scripts.data.augmentation import PrepareAugmentedBatch
-from scripts.data.found_tumour import FoundTumour
+from scripts.data.found_tumour import FoundTumour, voxels_by_class
 from scripts.data.patient_sampler import PatientSampler, patient_sampler
 from scripts.data.transforms import FillGapsd
 from scripts.files import read_table
@@ -241,7 +241,7 @@ def test_patches_of_unlabelled_patients_are_drawn_where_teachers_see_tumour():
     assert [len(index) for index in before] == [64, 0, 0, 0]  # anywhere in the brain
     classes = torch.zeros(8, 8, 8, dtype=torch.uint8)
     classes[3, 4, 5] = 2
-    found_tumour.add("a", classes)
+    found_tumour.add({"a": voxels_by_class(classes)})
     restored = FoundTumour()
     restored.load_state_dict(found_tumour.state_dict())
     for known in (found_tumour, restored):
@@ -285,4 +285,4 @@ def test_the_method_becomes_the_student_alone_where_patients_have_t1ce_and_label
     parser.read_config(BUNDLE / METHOD[0])
     parser["train"]["dataset"]["data"] = [{"image": "a.nii.gz", "label": "b.nii.gz"}]
     assert list(parser.get_parsed_content("distillation").teachers) == []
-    assert parser.get_parsed_content("sequences") == [] and parser.get_parsed_content("gaps") is False
+    assert parser.get_parsed_content("teacher_images") == [] and parser.get_parsed_content("gaps") is False

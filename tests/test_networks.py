@@ -48,11 +48,17 @@ def test_groups_of_the_normalisation(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
+@pytest.mark.parametrize("widths", [(4, 12, 8, 20), (6, 18, 12, 30)])
+def test_widths_may_be_multiples_of_4_or_of_6(widths):
+    assert ResUNet(1, 4, widths).eval()(torch.zeros(1, 1, 8, 8, 8)).shape == (1, 4, 8, 8, 8)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"widths": (8, 16)}, "four numbers"),
-        ({"widths": (5, 8, 8, 8)}, "multiple of 4 or 6 .*got 5"),
+        ({"widths": (8, 16)}, r"four numbers of channels, .*got \[8, 16\]"),
+        ({"widths": (5, 8, 8, 8)}, r"all multiples of 4 or all of 6, got \[5, 8, 8, 8\]"),
+        ({"widths": (6, 16, 32, 64)}, r"got \[6, 16, 32, 64\]"),
         ({"attention": "spatial"}, "got 'spatial'"),
         ({"deep_supervision": 3}, "got 3"),
     ],

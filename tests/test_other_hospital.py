@@ -38,7 +38,7 @@ def test_enhancement_changes_only_what_is_bright():
 def test_the_overlay_can_be_built_and_changes_the_image_alone():
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / "train.yaml"), str(BUNDLE / "configs" / "other_hospital.yaml")])
-    parser["inputs"] = []
+    parser["teacher_inputs"] = []
     parser["image_keys"], parser["spatial_keys"] = ["image"], ["image", "label"]
     augmentation = parser.get_parsed_content("augmentation")
     augmentation.set_random_state(0)

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from conftest import BUNDLE
+from scripts import environment
+from scripts.data import checks
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
 from scripts.evaluation.parallel import FEWEST, choose_workers, map_in_order
@@ -42,8 +45,32 @@ def test_results_have_the_order_of_the_items_and_come_from_other_processes_witho
 def test_the_number_of_processes():
     assert choose_workers(3, 2) == 2 and choose_workers(3, 9) == 3 and choose_workers(1, 99) == 1
     assert choose_workers(0, FEWEST) == choose_workers(0, 0) == choose_workers(5, 0) == 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = environment.cores()
     assert choose_workers(0, 1000 * cores) == cores and choose_workers(0, 2 * FEWEST) == min(cores, 2)
+
+
+def test_only_cores_that_the_process_may_use_are_counted(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)  # as taskset and Slurm do
+    assert environment.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert environment.cores() == 64
+
+
+@pytest.mark.parametrize("cores, together, loading", [(1, 1, 0), (4, 1, 2), (64, 1, 8), (64, 8, 6), (16, 8, 0)])
+def test_processes_that_train_together_share_the_cores_for_loading(cores, together, loading, monkeypatch):
+    monkeypatch.setattr(environment, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(together))
+    assert environment.loading_processes() == loading
+
+
+@pytest.mark.parametrize("cores, threads", [(3, 3), (64, 16)])
+def test_checks_take_a_thread_a_core_and_at_most_sixteen(cores, threads, monkeypatch):
+    taken = []
+    monkeypatch.setattr(checks, "cores", lambda: cores)
+    monkeypatch.setattr(checks, "ThreadPoolExecutor", lambda count: taken.append(count) or ThreadPoolExecutor(count))
+    assert len(checks.check_cases(lambda index: checks.CaseReport(), 2)) == 2
+    assert taken == [threads]
 
 
 def test_a_killed_process_is_named_in_a_sentence():

@@ -51,9 +51,10 @@ def test_more_processes_than_gpus_are_named(gpus, processes, fits, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")
-def test_no_thread_of_gloo_outlives_the_network(free_port):
+@pytest.mark.parametrize("slurm", [{}, {"SLURM_JOB_ID": "7"}], ids=["", "in a job of Slurm"])
+def test_no_thread_of_gloo_outlives_the_network(slurm, free_port):
     rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment = {**os.environ, **rank, "MASTER_PORT": str(free_port())}
+    environment = {**os.environ, **rank, **slurm, "MASTER_PORT": str(free_port())}
     line = [sys.executable, "-c", TRAINING]
     done = subprocess.run(line, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=120, check=True)
     after, at_end = done.stdout.strip().splitlines()[-2:]

@@ -20,6 +20,8 @@ from scripts.errors import UserError
 from scripts.evaluation.score import score
 from scripts.files import sha256, write_text
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
+from scripts.locking import FolderLock
+from scripts.report import draft
 from scripts.report.layers import LabelMap, read_patient
 from scripts.report.report import report
 from scripts.report.run_tables import middle_and_ends
@@ -392,7 +394,7 @@ def test_alerts_name_patients_of_the_training_and_images_unlike_it(run, tmp_path
     (run / "evaluation.json").write_text(json.dumps(about | {"weights": {str(weights): "0"}}))
     report(str(run))
     page = (run / "report.html").read_text()
-    assert "was trained on 1 of these 4 patients" in page and ": C_3 (by training.json)" in page
+    assert "was trained on patients of 1 of these 4 scans" in page and ": C_3 (by training.json)" in page
     merged = about | {"weights": {str(weights): "0"}, "folds": 2}  # of a cross-validation
     (run / "evaluation.json").write_text(json.dumps(merged))
     report(str(run))
@@ -448,6 +450,19 @@ def test_a_report_that_fails_leaves_page_and_volumes_of_before(run, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         report(str(run))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_starts_in_the_folder_leaves_a_report_that_is_being_drawn(run, monkeypatch):
+    def start_and_draw(patient, draw=draft.draw_pictures):
+        FolderLock(str(run))
+        return draw(patient)
+
+    monkeypatch.setattr(draft, "draw_pictures", start_and_draw)
+    (run / ".draft_killed").mkdir()
+    (run / ".draft_killed" / ".lock").touch()
+    report(str(run))
+    assert [path.name for path in (run / "report_files").iterdir()] == ["patient_0001.js"]
+    assert not list(run.glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.csv", "report.json", "comparison.html", "comparison.csv"])

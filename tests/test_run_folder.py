@@ -47,7 +47,7 @@ def test_all_that_lay_in_a_moved_run_is_found_in_its_new_place(fold, opened, tmp
     assert run.cases["case_0"]["brain_mask"] == str(home / "dicom" / "case_0_mask.nii.gz")
     assert run.cases["case_1"] == outside | {"prediction": str(home / "case_1_seg.nii.gz")}
     assert list(run.record["weights"].values()) == ["0", "1"]
-    assert [sentence for sentence in Alerts(run).seen() if "trained on 1 of these 2 patients" in sentence]
+    assert [sentence for sentence in Alerts(run).seen() if "trained on patients of 1 of these 2 scans" in sentence]
 
 
 def test_cases_of_the_other_record_and_of_earlier_settings_are_named(tmp_path):

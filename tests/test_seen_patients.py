@@ -7,7 +7,7 @@ import pytest
 
 from scripts.data.datalist import load_cases
 from scripts.data.make_datalist import make_datalist
-from scripts.data.seen_patients import find_overlap, read_mapping, warn_of_seen_patients
+from scripts.data.seen_patients import find_overlap, read_mapping, seen_cases, warn_of_seen_patients
 from scripts.errors import UserError
 
 
@@ -147,3 +147,9 @@ def test_the_list_of_a_training_in_another_form_is_named(document, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=r"trained_on .*train\.json"):
         find_overlap([("a", "a", 1)], str(tmp_path / "train.json"))
+
+
+def test_another_scan_of_a_training_patient_is_seen_by_the_datalists_patient():
+    trained = {"training": [{"case": "A01-1", "patient": "A01"}]}
+    scans = [{"case": "A01-2", "patient": "A01"}, {"case": "A02-1", "patient": "A02"}, {"case": "A01-3"}]
+    assert seen_cases(trained, scans) == ["A01-2"]

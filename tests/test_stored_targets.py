@@ -209,7 +209,7 @@ def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(
     with pytest.raises(UserError, match="4 fault"):
         load_cases(*paths, sequences=STORED, **{**options, "strict": True})
     alone = load_cases(*paths, sequences=STORED, **options)
-    has = {entry["case"]: set(entry) - {"case", "image"} for entry in alone["training"]}
+    has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in alone["training"]}
     assert has == {
         "phantom_0000": {"label", "targets"},
         "phantom_0001": {"label"},
@@ -219,7 +219,7 @@ def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(
     assert "Left out 1 case(s) with faults: phantom_0004" in caplog.text
     assert "Left out 3 target(s) with faults: phantom_0001, phantom_0002, phantom_0003" in caplog.text
     both = load_cases(*paths, sequences={**STORED, "flair": ["flair"]}, **options)
-    has = {entry["case"]: set(entry) - {"case", "image"} for entry in both["training"]}
+    has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in both["training"]}
     assert has["phantom_0001"] == {"label", "flair"} and has["phantom_0002"] == has["phantom_0003"] == {"flair"}
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from scripts.errors import UserError
+from scripts.evaluation.compare import paired_columns
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.summary import (
     CaseScore,
@@ -63,6 +64,16 @@ def test_means_and_intervals_are_over_patients_not_scans(tmp_path):
     assert table.summary["WT"]["dice"] == pytest.approx(estimate(np.array([0.2, 0.6, 0.7])))
     assert caption(table).startswith("3 patients (6 scans), mean ")
     assert table.column("WT", "dice", []).shape == (0,)  # no case is not all cases
+
+
+def test_the_patient_is_the_datalists_where_the_name_does_not_tell(tmp_path):
+    column = {"A-1": 0.1, "A-2": 0.3, "B-1": 0.6}
+    rows = [CaseScore(n, r, dict.fromkeys(COLUMNS, v), False) for n, v in column.items() for r in TABLE_ORDER]
+    write_scores(tmp_path / "metrics.csv", rows, "brats", patient={"A-1": "A", "A-2": "A"})
+    table = read_scores(tmp_path)
+    assert table.column("WT", "dice") == pytest.approx([0.2, 0.6])
+    assert caption(table).startswith("2 patients (3 scans), mean ")
+    assert paired_columns(table, table, table.cases, "ET", "dice")[0] == pytest.approx([0.2, 0.6])
 
 
 def test_scores_are_read_back_as_written(tmp_path):

@@ -124,3 +124,11 @@ def test_a_term_that_is_none_is_named_with_its_class():
             UserError, match=rf"loss::terms::mine is a .*{type(wrong).__name__}.*scripts\.method\.terms\.Term"
         ):
             DistillationLoss({"mine": wrong})
+
+
+def test_a_term_for_patients_that_do_not_exist_is_named():
+    class Misspelt(Term):
+        patients = "unlabeled"
+
+    with pytest.raises(ValueError, match="Misspelt.patients is 'unlabeled', expected one of"):
+        Misspelt()

@@ -67,7 +67,8 @@ def test_a_file_of_another_form_is_named(text, tmp_path):
 def test_prediction_takes_the_part_of_a_method_that_it_needs(monkeypatch):
     monkeypatch.chdir(BUNDLE)
     assert config_files("inference", "paper") == ["configs/inference.yaml", "configs/paper_inference.yaml"]
-    assert config_files("train", "paper,demo") == ["configs/train.yaml", "configs/paper.yaml", "configs/demo.yaml"]
+    for names in ("paper,demo", "paper, demo", " paper ,demo,"):
+        assert config_files("train", names) == ["configs/train.yaml", "configs/paper.yaml", "configs/demo.yaml"]
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"train", "inference"}))

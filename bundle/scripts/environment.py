@@ -1,8 +1,9 @@
-"""The software and the machine that produced a result."""
+"""The software and the machine that produce a result."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -10,13 +11,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
-import torch
-
-__all__ = ["machine", "revision", "versions"]
+__all__ = ["cores", "loading_processes", "machine", "revision", "versions"]
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 BUNDLE = Path(__file__).resolve().parents[1]
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loading_processes() -> int:
+    """Number of processes that load patients for a training, at most 8.
+
+    Processes that train together on one machine share its cores. Each leaves two cores of its share free.
+    """
+    share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which torchrun sets
+    return max(0, min(8, share - 2))
 
 
 def versions() -> dict[str, str]:
@@ -39,6 +51,9 @@ def revision() -> str | None:
 
 def machine() -> dict[str, Any]:
     """System, processor, threads, GPUs and number of processes."""
+    import ignite.distributed as idist  # here, because scoring needs neither and starts in less time
+    import torch
+
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]

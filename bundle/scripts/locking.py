@@ -14,7 +14,7 @@ from typing import IO
 from scripts.errors import UserError
 from scripts.files import write_error
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "Hold"]
 
 
 class FolderLock:
@@ -40,6 +40,7 @@ class FolderLock:
             HELD[path] = self.hold = Hold(path, time.monotonic() + wait)
             if not (shard or wait):
                 keep_out_shards(path.parent)
+                remove_leftovers(path.parent)
 
 
 class Hold:
@@ -60,13 +61,21 @@ class Hold:
 
 
 def keep_out_shards(folder: Path) -> None:
-    """Raises UserError if a shard writes to the folder. If none does, remove what killed processes were writing."""
+    """Raises UserError if a shard writes to the folder."""
     for lock in folder.glob(".lock_*"):
         Hold(lock)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing. The draft of a report that is being drawn is locked, and stays."""
     for stale in [path for place in (".", "models", "images") for path in folder.glob(f"{place}/.part_*")]:
         stale.unlink(missing_ok=True)
-    for draft in folder.glob(".draft_*"):  # of a report
-        shutil.rmtree(draft, ignore_errors=True)
+    for draft in folder.glob(".draft_*"):
+        if draft.is_symlink():  # it could lead out of the folder
+            continue
+        with suppress(UserError):
+            Hold(draft / ".lock")
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 HELD: weakref.WeakValueDictionary[Path, Hold] = weakref.WeakValueDictionary()  # by lock, in this process

@@ -51,7 +51,7 @@ def config_files(first: str, overlays: str) -> list[str]:
     Raises:
         UserError: if there is no such file.
     """
-    names = [first, *dict.fromkeys(filter(None, overlays.split(",")))]
+    names = [first, *dict.fromkeys(filter(None, map(str.strip, overlays.split(","))))]
     files = [name if name.endswith((".yaml", ".json")) else f"configs/{name}.yaml" for name in names]
     if first == "inference":  # a method may need another preprocessing, and none of its other keys
         own = [file.replace(".yaml", "_inference.yaml") for file in files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.plausible import copy_faults, label_faults
 from scripts.data.volumes import Volume, grid_faults, unique_roles
+from scripts.environment import cores
 from scripts.faults import Fault
 from scripts.labels import TARGETS
 
@@ -45,7 +45,7 @@ def check_cases(
     checked = checked or CheckedFiles()
     indices = range(rank, count, world)
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(16, cores())) as pool:
             reports = pool.map(check, indices)
             mine = list(tqdm(reports, "checking files", len(indices), leave=False, disable=bool(rank) or None))
         shards = idist.all_gather((mine, checked.new)) if world > 1 else [(mine, checked.new)]

@@ -9,9 +9,10 @@ from typing import Any
 from scripts.data.foreign_lists import read_datalist
 from scripts.errors import UserError
 from scripts.faults import report_lacking
+from scripts.folders.schemes import patient_of
 from scripts.labels import SEQUENCES, TARGETS
 
-__all__ = ["check_folder", "datalist_images", "entry_files", "network_entry"]
+__all__ = ["check_folder", "datalist_images", "entry_files", "network_entry", "patient_in"]
 
 
 def check_folder(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
@@ -60,6 +61,11 @@ def entry_files(entry: Mapping[str, Any], dataset_dir: str) -> dict[str, Path]:
     }
 
 
+def patient_in(entry: Mapping[str, Any]) -> str:
+    """The patient of an entry: as it says, or by the case's name."""
+    return entry.get("patient") or patient_of(entry["case"])
+
+
 def network_entry(
     entry: Mapping[str, Any],
     dataset_dir: str,
@@ -70,7 +76,8 @@ def network_entry(
     """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels."""
     files = entry_files(entry, dataset_dir)
     images = [str(files[name]) for name in student]
-    data: dict[str, Any] = {"case": entry["case"], "image": images[0] if len(images) == 1 else images}
+    data: dict[str, Any] = {"case": entry["case"], "patient": patient_in(entry)}
+    data |= {"image": images[0] if len(images) == 1 else images}
     data |= {name: str(files[name]) for name in sequences}
     if labelled and "label" in files:
         data["label"] = str(files["label"])

@@ -11,7 +11,7 @@ from monai.transforms.utils import map_classes_to_indices
 from scripts.data.transforms import not_zero
 from scripts.labels import CLASSES
 
-__all__ = ["FoundTumour"]
+__all__ = ["FoundTumour", "voxels_by_class"]
 
 MOST = 1000  # voxels of a class that are kept of a patient
 
@@ -26,10 +26,9 @@ class FoundTumour:
     def __init__(self) -> None:
         self.seen: dict[str, list[torch.Tensor]] = {}
 
-    def add(self, case: str, classes: torch.Tensor) -> None:
-        """Remember where a patient has which class. Shape: (H, W, D), network classes of the padded volume."""
-        indices = map_classes_to_indices(classes[None], len(CLASSES), max_samples_per_class=MOST)
-        self.seen[case] = [torch.as_tensor(index).int() for index in indices]
+    def add(self, voxels: Mapping[str, list[torch.Tensor]]) -> None:
+        """Remember the ``voxels_by_class`` of patients, by case."""
+        self.seen |= voxels
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if "label" in data:
@@ -47,3 +46,9 @@ class FoundTumour:
     def load_state_dict(self, state: Mapping[str, list[torch.Tensor]]) -> None:
         """Take over what an earlier run saw."""
         self.seen = dict(state)
+
+
+def voxels_by_class(classes: torch.Tensor) -> list[torch.Tensor]:
+    """Indices of each class, at most MOST, in the flattened volume (H, W, D), which is padded as for patches."""
+    indices = map_classes_to_indices(classes[None], len(CLASSES), max_samples_per_class=MOST)
+    return [torch.as_tensor(index).int() for index in indices]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.checks import CaseReport
+from scripts.data.entries import patient_in
 from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.files import read_json
 from scripts.folders.case import Case
-from scripts.folders.schemes import patient_of
 
 __all__ = [
     "duplicates", "find_overlap", "read_mapping", "seen_cases", "training_records", "unite_copies",
@@ -25,7 +25,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PATIENTS = {"training": [{"case": str, "patient?": str, "checksum?": int}]}  # what counts in a datalist
-RECORD = {"cases?": [{"case": str}], "training?": [{"case": str}], "configuration?": dict, "traits?": dict}
+CASE = {"case": str, "patient?": str}
+RECORD = {"cases?": [CASE], "training?": [CASE], "configuration?": dict, "traits?": dict}
 
 
 def unite_copies(cases: Sequence[Case], reports: Mapping[str, CaseReport]) -> None:
@@ -138,22 +139,21 @@ def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[
 
     Args:
         weights: one file or several.
-        cases: the patients to be scored, each with its ``case``.
+        cases: what is to be scored, each with its ``case`` and, if known, its ``patient``.
     """
-    names = {case["case"] for case in cases}
     for path in [weights] if isinstance(weights, str) else weights:
         for record, document in training_records(path):
-            if seen := seen_cases(document, names):
+            if seen := seen_cases(document, cases):
                 logger.warning(
-                    f"{path} was trained on {len(seen)} of the {len(names)} patients to be scored, such as {seen[0]} "
+                    f"{path} was trained on {len(seen)} of the {len(cases)} scans to be scored, such as {seen[0]} "
                     f"({record}): their scores will be too good. Score other patients, or use other weights."
                 )
 
 
-def seen_cases(document: Mapping[str, Any], cases: Iterable[str]) -> list[str]:
-    """Those of the cases whose patient is in the record of a training, perhaps with another examination; sorted."""
-    trained = {patient_of(entry["case"]) for entry in document.get("cases") or document.get("training", [])}
-    return sorted(case for case in cases if patient_of(case) in trained)
+def seen_cases(document: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of those cases whose patient is in the record of a training, perhaps with another scan; sorted."""
+    trained = {patient_in(entry) for entry in document.get("cases") or document.get("training", [])}
+    return sorted(case["case"] for case in cases if patient_in(case) in trained)
 
 
 def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:

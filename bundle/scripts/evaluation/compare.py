@@ -81,7 +81,7 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
     print(f"A = {run_a}\nB = {run_b}")
     for name, scores in (("A", a), ("B", b)):
         print(f"{name}: {caption(scores).splitlines()[1]}")
-    print(f"{patients(common)} in both. {EXPLANATION}\n")
+    print(f"{patients(common, a.patient | b.patient)} in both. {EXPLANATION}\n")
     lines = [[f"{row['region']} {row['metric']}", *row_cells(row)] for row in rows]
     print(format_table([["region, metric", *HEADINGS], *lines]))
 
@@ -126,7 +126,8 @@ def pooled(tables: Sequence[Scores]) -> Scores:
         values |= table.values
     empty = {r: sorted(case for table in tables for case in table.empty_cases.get(r, ())) for r in TABLE_ORDER}
     truth = {case: file for table in tables for case, file in table.truth.items()}
-    return replace(tables[0], values=values, empty_cases=empty, truth=truth)
+    patient = {case: name for table in tables for case, name in table.patient.items()}
+    return replace(tables[0], values=values, empty_cases=empty, truth=truth, patient=patient)
 
 
 def check_same_rules(tables: Sequence[Scores]) -> None:
@@ -155,8 +156,8 @@ def common_cases(a: Scores, b: Scores) -> list[str]:
     if not common:
         raise UserError(f"{a.path} and {b.path} have no patient in common: evaluate both on the same fold.")
     if only := sorted(set(a.cases) ^ set(b.cases)):
-        logger.warning(f"Left out {len(only)} patient(s) of only one run: {', '.join(only)}.")
-    if (count := count_patients(common)) < FEWEST:
+        logger.warning(f"Left out {len(only)} scan(s) of only one run: {', '.join(only)}.")
+    if (count := count_patients(common, a.patient | b.patient)) < FEWEST:
         logger.warning(f"{count} patient(s) in both: with fewer than {FEWEST} no p can fall below 0.05.")
     return common
 
@@ -170,7 +171,8 @@ def paired_columns(a: Scores, b: Scores, cases: Sequence[str], region: str, metr
     """One metric of one region in both runs, a value a patient, from the cases whose score is known in both."""
     pairs = {case: [sized(metric, scores.values[case, region][metric]) for scores in (a, b)] for case in cases}
     known = {case: pair for case, pair in pairs.items() if not np.isnan(pair).any()}
-    return [by_patient(list(known), [pair[side] for pair in known.values()]) for side in (0, 1)]
+    patient = a.patient | b.patient
+    return [by_patient(list(known), [pair[side] for pair in known.values()], patient) for side in (0, 1)]
 
 
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:

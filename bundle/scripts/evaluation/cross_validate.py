@@ -38,7 +38,10 @@ __all__ = ["collect", "cross_validate"]
 
 logger = logging.getLogger(__name__)
 
+ABOUT = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values", "patient")  # of merged scores
 OWN = ("fold", "ckpt_dir", "ckpt_path", "resume")  # keys that are set for each fold
+EVALUATE = "configs/evaluate.yaml"
+TOGETHER = "multi_gpu_train.yaml"  # for processes that train together: a single one evaluates
 
 
 def cross_validate(
@@ -60,7 +63,7 @@ def cross_validate(
         method: overlays by name or path, separated by commas, as in ``train``.
         folds: number of folds; by default as many as the given datalist has, or 5.
         datalist: by default OUT/datalist.json, which is made with this many folds.
-        processes: that train together.
+        processes: number of processes that train together. A single one evaluates.
         config_file: in the place of ``method``: all config files of the training, train.yaml first.
         overrides: any key of these configs or of evaluate.yaml.
 
@@ -96,7 +99,9 @@ def check_options(files: Sequence[str], folds: int | None, overrides: Mapping[st
     for path in files:
         if not Path(path).is_file():
             raise UserError(f"config_file {path} does not exist: give its path relative to the bundle's folder.")
-    check_keys([*files, "configs/evaluate.yaml"], overrides)
+    check_keys([*files, EVALUATE], overrides)
+    evaluation = evaluation_files(files)
+    check_keys(evaluation, options_for(evaluation, files, overrides))
     if folds is not None and folds < 2:
         raise UserError(f"folds is {folds}, expected at least 2.")
 
@@ -154,12 +159,21 @@ def run_fold(fold: int, folder: Path, files: Sequence[str], shared: Mapping[str,
     if (folder / "metrics.csv").is_file():
         logger.info(f"Fold {fold} is done: {folder / 'metrics.csv'}.")
         return
-    models = folder / "models"
-    options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(models)}
-    own = set(ConfigParser.load_config_file("configs/evaluate.yaml")) - set(ConfigParser.load_config_files(files))
-    training = {key: value for key, value in options.items() if key.split("::")[0] not in own}
-    run_bundle(fold, "training", files, {**training, "resume": "auto"}, processes)
-    run_bundle(fold, "evaluating", [*files, "configs/evaluate.yaml"], options)
+    options = {**shared, "fold": fold, "output_dir": str(folder), "ckpt_dir": str(folder / "models")}
+    evaluation = evaluation_files(files)
+    run_bundle(fold, "training", files, options_for(files, evaluation, options) | {"resume": "auto"}, processes)
+    run_bundle(fold, "evaluating", evaluation, options_for(evaluation, files, options))
+
+
+def evaluation_files(files: Sequence[str]) -> list[str]:
+    """Config files of a fold's evaluation, from those of its training."""
+    return [*(path for path in files if Path(path).name != TOGETHER), EVALUATE]
+
+
+def options_for(files: Sequence[str], others: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those whose key is in the other config files alone."""
+    own, theirs = (set().union(*map(ConfigParser.load_config_file, paths)) for paths in (files, others))
+    return {key: value for key, value in options.items() if key.split("::")[0] not in theirs - own}
 
 
 def run_bundle(fold: int, run_id: str, files: Sequence[str], options: dict[str, Any], processes: int = 1) -> None:
@@ -198,5 +212,5 @@ def merge_scores(out: Path, name: str, parts: Sequence[Path]) -> Scores:
     """Write OUT/NAME with the scores of the files of this name in all folds."""
     both = pooled([read_scores(part / name) for part in parts])
     scores = [CaseScore(*key, metrics, key[0] in both.empty_cases[key[1]]) for key, metrics in both.values.items()]
-    about = {name: getattr(both, name) for name in ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values")}
+    about = {name: getattr(both, name) for name in ABOUT}
     return write_scores(out / name, scores, both.empty_rule, **about)

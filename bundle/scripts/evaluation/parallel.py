@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from scripts.environment import cores
 from scripts.errors import UserError
 
 __all__ = ["choose_workers", "map_in_order"]
@@ -23,8 +24,7 @@ FEWEST = 4  # items for a process: it takes a second to start, as long as two or
 
 def choose_workers(workers: int, items: int) -> int:
     """Number of processes for so many items: as many as were asked for, or if that is 0, at most one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(workers or cores, items if workers else items // FEWEST))
+    return max(1, min(workers or cores(), items if workers else items // FEWEST))
 
 
 def map_in_order(function: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:

@@ -20,6 +20,7 @@ from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.metrics import bounding_box, region_metrics
 from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
+from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.faults import Fault, report_faults
 from scripts.files import check_output, read_json
@@ -75,18 +76,21 @@ def score(
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
     check_same_patients(Path(output), predicted)
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
-    limit = smallest_part_of(pred)
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers, smallest_part_ml=limit)
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers, **recorded(pred))
 
 
-def smallest_part_of(pred: str) -> float | None:
-    """Volume in ml below which the label maps of a folder hold no parts, by its record; None if that is not known."""
+def recorded(pred: str) -> dict[str, Any]:
+    """What the record of a folder says of its label maps: the volume in ml below which they hold no parts (None if that
+    is not known), and the patient of each case.
+    """
+    form = {"cases?": [{"case?": str, "patient?": str}]}
     for name, part in {"inference.json": "settings", "evaluation.json": "configuration"}.items():
         if (path := Path(pred, name)).is_file():
-            record = read_json(path, "pred", {f"{part}?": dict})
+            record = read_json(path, "pred", form | {f"{part}?": dict})
             found = record.get(part, {}).get("smallest_part_ml")
-            return found if isinstance(found, (int, float)) and not record.get("earlier") else None
-    return None
+            limit = found if isinstance(found, (int, float)) and not record.get("earlier") else None
+            return {"smallest_part_ml": limit, "patient": named_patients(record.get("cases", []))}
+    return {}
 
 
 def score_cases(
@@ -104,7 +108,8 @@ def score_cases(
     """
     pairs = [Pair(case["case"], label_map(pred, case["image"], case["case"]), Path(case["label"])) for case in cases]
     meanings = meanings_of(label_values)
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, smallest_part_ml=smallest_part_ml)
+    about: dict[str, Any] = {"smallest_part_ml": smallest_part_ml, "patient": named_patients(cases)}
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, **about)
 
 
 def meanings_of(both: Any, pred: Any = None, truth: Any = None) -> tuple[Meaning, Meaning]:
@@ -131,9 +136,11 @@ def score_pairs(
     et_threshold_ml: float,
     meanings: tuple[Meaning, Meaning],
     workers: int = 0,
-    smallest_part_ml: float | None = None,
+    **about: Any,
 ) -> None:
-    """Write and print the scores of all pairs, or write nothing and report every faulty file."""
+    """Write and print the scores of all pairs, or write nothing and report every faulty file; ``about`` as for
+    ``write_scores``.
+    """
     check_options(output, empty_rule, et_threshold_ml, workers)
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
     task = partial(score_pair, meanings=meanings, thresholds=thresholds, empty_rule=empty_rule)
@@ -146,8 +153,7 @@ def score_pairs(
             meaning.enhancing |= result.enhancing[index]
         meaning.check_one_edition()
     warn_of_meanings(np.sum([result.voxels for result in results], axis=0))
-    about = {
-        "smallest_part_ml": smallest_part_ml,
+    about |= {
         "truth": {pair.case: str(pair.truth.resolve()) for pair in pairs},
         "truth_values": meanings[1].label_values,
     }

@@ -39,6 +39,7 @@ ABOUT = {  # of the JSON beside a metrics.csv
     "smallest_part_ml?": (int, float, NoneType),
     "truth?": dict,
     "truth_values?": (str, list, NoneType),
+    "patient?": dict,
 }
 
 
@@ -72,6 +73,7 @@ class Scores:
     smallest_part_ml: float | None = None  # smaller ones are not in the label maps; None: not known
     truth: dict[str, str] = field(default_factory=dict)  # file of each case
     truth_values: str | list[int] | None = None  # what the values in these files mean
+    patient: dict[str, str] = field(default_factory=dict)  # of each case, where a datalist said it
 
     @property
     def cases(self) -> list[str]:
@@ -80,7 +82,7 @@ class Scores:
     def column(self, region: str, metric: str, cases: Sequence[str] | None = None) -> np.ndarray:
         """One metric of one region, a value a patient (see ``by_patient``), of these cases; by default of all."""
         cases = self.cases if cases is None else cases
-        return by_patient(cases, [self.values[case, region][metric] for case in cases])
+        return by_patient(cases, [self.values[case, region][metric] for case in cases], self.patient)
 
     @cached_property
     def summary(self) -> dict[str, dict[str, Estimate]]:
@@ -111,7 +113,7 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **abo
         path: the CSV.
         scores: of all cases and regions.
         empty_rule: for regions that are empty in truth or prediction.
-        about: et_threshold_ml, smallest_part_ml, truth and truth_values of ``Scores``.
+        about: et_threshold_ml, smallest_part_ml, truth, truth_values and patient of ``Scores``.
     """
     rows = [
         {"case": item.case, "region": item.region}
@@ -151,7 +153,8 @@ def describe(scores: Scores) -> dict[str, Any]:
     }
     return {
         "cases": len(scores.cases),
-        "patients": count_patients(scores.cases),
+        "patients": count_patients(scores.cases, scores.patient),
+        "patient": scores.patient,
         "empty_rule": scores.empty_rule,
         "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
         "cases_with_an_empty_region": scores.empty_cases,
@@ -187,7 +190,7 @@ def read_scores(run: str | Path) -> Scores:
     if (rule := about.get("empty_rule", "brats")) not in EMPTY_RULES:
         raise UserError(f"{beside}: empty_rule is {rule!r}, expected one of {sorted(EMPTY_RULES)}: score again.")
     empty = about.get("cases_with_an_empty_region", {})
-    optional = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values")
+    optional = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values", "patient")
     known = {key: about[key] for key in optional if key in about}
     return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, **known)
 
@@ -196,8 +199,8 @@ def caption(scores: Scores) -> str:
     """The text above every table: number of patients, interval, rule for empty regions, and how many have one."""
     empty = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
     lines = [
-        f"{patients(scores.cases)}, mean [95% bootstrap interval over patients]; volume_error_ml is predicted minus "
-        "true volume.",
+        f"{patients(scores.cases, scores.patient)}, mean [95% bootstrap interval over patients]; volume_error_ml is "
+        "predicted minus true volume.",
         f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Cases with an empty region: "
         f"{empty}.",
     ]

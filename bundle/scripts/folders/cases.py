@@ -87,6 +87,10 @@ def read_names(root: Path, files: FolderFiles, choice: Choice) -> Named:
     """
     own = {path: name for path in files.volumes if (name := choice.read(path, root))}
     for role in set(choice.globs) - {name.role for name in own.values()}:
+        if root.is_file():
+            raise UserError(
+                f"{role} is {choice.globs[role]!r}, which does not fit the name of {root}: correct the pattern."
+            )
         shown = ", ".join(path.relative_to(root).as_posix() for path in files.volumes[:3])
         raise UserError(f"{role} is {choice.globs[role]!r}, which fits no NIfTI file below {root}, such as {shown}.")
     names = own | {path: read_name(path) for path in files.volumes if path not in own}

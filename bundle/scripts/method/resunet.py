@@ -10,23 +10,22 @@ from torch import nn
 
 from scripts.channels_last import GroupNorm, InstanceNorm, last_on_cpu, mean_and_max, scale_channels
 
-__all__ = ["STRIDE", "ResUNet", "ChannelGate", "SpatialGate", "CBAM"]
+__all__ = ["STRIDE", "WIDTHS", "ResUNet", "ChannelGate", "SpatialGate", "CBAM", "are_widths"]
 
 SLOPE = 0.01  # of every LeakyReLU
 STRIDE = 8  # the bottleneck is at 1/8 resolution, so sizes are multiples of this
 REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate, at least 1
+WIDTHS = "four numbers of channels, all multiples of 4 or all of 6"
+
+
+def are_widths(numbers: Sequence[int]) -> bool:
+    """Whether these are WIDTHS, so that the sums of neighbours, which the decoder normalises, have groups too."""
+    return len(numbers) == 4 and any(all(number % groups == 0 for number in numbers) for groups in (4, 6))
 
 
 def group_norm(channels: int) -> GroupNorm:
-    """GroupNorm with 6 groups where 6 divides the channels, else 4.
-
-    Raises:
-        ValueError: if neither divides them.
-    """
-    groups = 6 if channels % 6 == 0 else 4
-    if channels % groups:
-        raise ValueError(f"channels must be a multiple of 4 or 6 (group normalisation), got {channels}.")
-    return GroupNorm(groups, channels)
+    """GroupNorm with 6 groups where 6 divides the channels, else 4."""
+    return GroupNorm(6 if channels % 6 == 0 else 4, channels)
 
 
 def amax_by_axis(x: torch.Tensor) -> torch.Tensor:
@@ -140,7 +139,7 @@ class ResUNet(nn.Module):
     Args:
         in_channels: sequences stacked on the channel axis.
         out_channels: classes, background included.
-        widths: channels at full, 1/2, 1/4 and 1/8 resolution, multiples of 4 or 6.
+        widths: channels at full, 1/2, 1/4 and 1/8 resolution, all multiples of 4 or all of 6.
         attention: "channel" (the paper's) or "cbam" (its ablation).
         deep_supervision: number of lower-resolution heads, 0 to 2. They serve training alone, so weights of heads that
             a network does not have are ignored when it loads a state dict.
@@ -160,8 +159,8 @@ class ResUNet(nn.Module):
         xavier: bool = False,
     ) -> None:
         super().__init__()
-        if len(widths) != 4:
-            raise ValueError(f"widths must be four numbers, got {list(widths)}.")
+        if not are_widths(widths):
+            raise ValueError(f"widths must be {WIDTHS}, got {list(widths)}.")
         if attention not in ATTENTION:
             raise ValueError(f"attention must be one of {sorted(ATTENTION)}, got {attention!r}.")
         if deep_supervision not in (0, 1, 2):

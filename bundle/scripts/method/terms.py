@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+PATIENTS = ("labelled", "unlabelled", "all")  # for whom a term may count
 
 
 class Term(nn.Module):
@@ -57,7 +58,7 @@ class Term(nn.Module):
         warm_up_weight: the same in the first epochs, in which the student learns from labels alone.
 
     Raises:
-        ValueError: if a weight is negative.
+        ValueError: if a weight is negative, or ``patients`` is none of the three.
     """
 
     patients = "labelled"
@@ -66,6 +67,8 @@ class Term(nn.Module):
         super().__init__()
         if min(weight, warm_up_weight) < 0:
             raise ValueError(f"weights must be at least 0, got {weight} and {warm_up_weight} in the warm-up.")
+        if self.patients not in PATIENTS:
+            raise ValueError(f"{type(self).__name__}.patients is {self.patients!r}, expected one of {PATIENTS}.")
         self.weight = weight
         self.warm_up_weight = warm_up_weight
 
@@ -123,11 +126,8 @@ class TeacherResponses(Term):
         self.confidence = confidence
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
-        weights = self.confidence.as_dict()
-        return {
-            name: weights[name] * self.soft_target(output.student[0], logits)
-            for name, logits in output.teachers.items()
-        }
+        weights, student = self.confidence.as_dict(), output.student[0]
+        return {name: weights[name] * self.soft_target(student, logits) for name, logits in output.teachers.items()}
 
 
 class FusedResponse(Term):
@@ -202,7 +202,7 @@ class DistillationLoss(nn.Module):
 
     def of_batch(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weight · value of every term by name, also where patients of the batch lack something."""
-        return self.mean_of_parts(output, label) if getattr(output, "parts", ()) else self.weighted(output, label)
+        return self.mean_of_parts(output, label) if output.parts else self.weighted(output, label)
 
     def weighted(
         self, output: DistillationOutput, label: torch.Tensor, labelled: bool = True
@@ -210,11 +210,10 @@ class DistillationLoss(nn.Module):
         """Weight · value of every term by name: what is summed."""
         self.check_levels(output)
         values: dict[str, torch.Tensor] = {}
-        idle = set()
+        idle, group = set(), "labelled" if labelled else "unlabelled"
         for name, term in self.terms.items():
-            weight: Any = term.weight if self.distilling else getattr(term, "warm_up_weight", 0.0)
-            wanted = getattr(term, "patients", "labelled") in ("all", "labelled" if labelled else "unlabelled")
-            value = term(output, label) if wanted else {}
+            weight: Any = term.weight if self.distilling else term.warm_up_weight
+            value = term(output, label) if term.patients in ("all", group) else {}
             parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
             values |= {key: weight * part for key, part in parts.items()}
             idle |= set() if parts else {name}

@@ -64,11 +64,11 @@ class Alerts:
         found = []
         for weights, records in self.records.items():
             for record, document in records:
-                if seen := seen_cases(document, self.run.cases):
+                if seen := seen_cases(document, self.run.cases.values()):
                     found.append(
-                        f"{self.run.weights[weights]} was trained on {len(seen)} of these {len(self.run.cases)} "
-                        f"patients, whose label maps may be better than those of new patients: {some(seen, MOST)} (by "
-                        f"{record.name})."
+                        f"{self.run.weights[weights]} was trained on patients of {len(seen)} of these "
+                        f"{len(self.run.cases)} scans, whose label maps may be better than those of new patients: "
+                        f"{some(seen, MOST)} (by {record.name})."
                     )
         return found
 
@@ -88,7 +88,7 @@ class Alerts:
             if empty := [case for case, volumes in self.volumes_ml.items() if not volumes[region]]:
                 found.append(
                     f"{REGION_TITLES[region]}: nothing was predicted in {len(empty)} of {len(self.volumes_ml)} "
-                    f"patients: {some(empty, MOST)}."
+                    f"scans: {some(empty, MOST)}."
                 )
         return found
 

@@ -53,7 +53,9 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     if not cases:
         raise UserError(f"compare {compare}: the runs have no patient in common whose files are all there.")
     others = sorted({case for table in tables for case in table.cases} - set(cases))
-    alone = [f"Left out {patients(others)}, not in both runs or without their files: {some(others)}."] if others else []
+    known = tables[0].patient | tables[1].patient
+    left = f"Left out {patients(others, known)}, not in both runs or without their files: {some(others)}."
+    alone = [left] if others else []
     rows = differences(tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     order = sorted(cases, key=lambda case: -gains[case])
@@ -68,7 +70,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
             draft.add(patient, region_table(tables, name), reasons, runs["A"].source(name))
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
-            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(cases)}. {RESEARCH}",
+            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(cases, known)}. {RESEARCH}",
             alerts=alone + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
             picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
             summaries=[summary_table(rows)],

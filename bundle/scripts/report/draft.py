@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from scripts.errors import UserError
 from scripts.files import check_output, write_json, write_table, write_text
+from scripts.locking import Hold
 from scripts.report.layers import Patient
 from scripts.report.page import Page, Shown, Table, render
 from scripts.report.pictures import draw_pictures
@@ -49,9 +50,11 @@ class Draft:
 
     def __enter__(self) -> Draft:
         self.hidden = Path(tempfile.mkdtemp(prefix=".draft_", dir=self.target.parent))
+        self.lock: Hold | None = Hold(self.hidden / ".lock")  # else a run that starts in this folder would remove it
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.lock = None
         shutil.rmtree(self.hidden, ignore_errors=True)
 
     def add(self, patient: Patient, table: Table, alerts: Sequence[str] = (), source: str = "") -> None:
@@ -84,6 +87,7 @@ class Draft:
         write_table(self.target.with_suffix(".csv"), rows)
         shutil.rmtree(self.beside, ignore_errors=True)
         if files:
+            self.lock = None  # which removes its file
             self.hidden.chmod(0o755)
             self.hidden.rename(self.beside)
         write_text(self.target, html)

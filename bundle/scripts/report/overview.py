@@ -55,7 +55,7 @@ def overview(runs: str, picture: str, case: str | None = None) -> None:
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
-    print(f"Volumetric Dice, mean of {patients(common)} ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
+    print(f"Volumetric Dice, mean of {patients(common, first.patient)} ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
     print(dice_table(scores, common))
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
     maps = {titles[name]: run.prediction(chosen) for name, run in opened.items()}

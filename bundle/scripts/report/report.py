@@ -89,7 +89,7 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
         picks = pick_by_dice(run) if run.tables else pick_by_volume(alerts.volumes_ml)
         page = Page(
             title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",
-            subtitle=f"{patients(run.cases)}. {made_by(run)}{RESEARCH}",
+            subtitle=f"{patients(run.cases, run.patient)}. {made_by(run)}{RESEARCH}",
             alerts=alerts.sentences(),
             picks={title: list(run.cases).index(case) for title, case in picks.items()},
             summaries=[summary_table(scores) for scores in run.tables],

@@ -13,7 +13,7 @@ from typing import Any
 from scripts.documents import check_form, some
 from scripts.errors import UserError
 from scripts.evaluation.pairs import class_of_value
-from scripts.evaluation.patients import patients
+from scripts.evaluation.patients import named_patients, patients
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
 from scripts.report.layers import LabelMap
@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 STAGES = ("evaluation", "inference")
 PATHS = ("prediction", "image", "label", "brain_mask")  # of a case
 CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": dict}
+CASE |= {"patient?": str}
 RUN: dict[str, Any] = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
-RUN |= {"earlier?": [{"cases?": [{"case?": str}]}]}
+RUN |= {"earlier?": [{"cases?": [{"case?": str, "patient?": str}]}]}
 
 
 @dataclass
@@ -58,6 +59,11 @@ class Run:
     def class_of(self) -> Mapping[int, int]:
         """Network class of each value in the label maps."""
         return class_of_value(self.record.get("label_values"))
+
+    @property
+    def patient(self) -> dict[str, str]:
+        """The patient of each case, where the record says it."""
+        return named_patients(self.cases.values())
 
     def prediction(self, case: str) -> LabelMap:
         return LabelMap(Path(self.cases[case]["prediction"]), self.class_of)
@@ -125,11 +131,12 @@ def run_record(folder: Path, notes: list[str]) -> dict[str, Any]:
     stage, record = next(iter(records.items()))
     class_of_value(record.get("label_values"), f"run {paths[stage]}: label_values")
     groups = [group for item in records.values() for group in (item, *item.get("earlier", []))]
-    named = {case["case"] for group in groups for case in group.get("cases", []) if "case" in case}
-    if others := sorted(named - {case["case"] for case in record["cases"]}):
+    named = {case["case"]: case for group in groups for case in group.get("cases", []) if "case" in case}
+    if others := sorted(set(named) - {case["case"] for case in record["cases"]}):
+        count = patients(others, named_patients(named.values()))
         notes.append(
-            f"Left out {patients(others)} of other predictions into this folder: {some(others)}. Only those that "
-            f"{stage}.json lists as its cases are shown."
+            f"Left out {count} of other predictions into this folder: {some(others)}. Only those that {stage}.json "
+            "lists as its cases are shown."
         )
     return moved(record, folder)
 

@@ -39,7 +39,7 @@ def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
     rule = EMPTY_RULES[scores.empty_rule]
     notes = [
-        f"Means of {patients(scores.cases)}. In brackets: 95% bootstrap interval over patients.",
+        f"Means of {patients(scores.cases, scores.patient)}. In brackets: 95% bootstrap interval over patients.",
         f"{rule[0].upper()}{rule[1:]}.",
     ]
     for region in TABLE_ORDER:

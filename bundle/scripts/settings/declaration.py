@@ -13,7 +13,7 @@ import torch
 from scripts.errors import UserError
 from scripts.files import check_folder
 from scripts.labels import EMPTY_RULES, SEQUENCES
-from scripts.method.resunet import STRIDE
+from scripts.method.resunet import STRIDE, WIDTHS, are_widths
 
 __all__ = ["TEXT", "check_values"]
 
@@ -103,8 +103,8 @@ RULES: dict[str, Rule] = {
     "device": (usable, "one of this machine, such as cpu or cuda:0"),
     "backend": (lambda v: v in idist.available_backends(), "one of this machine: gloo, or nccl where it has GPUs"),
     "student_widths": (
-        lambda v: listed(v, 4, lambda n: whole(n, 1) and (n % 4 == 0 or n % 6 == 0)),
-        'four numbers of channels, multiples of 4 or 6, such as "[8,16,32,64]"',
+        lambda v: listed(v, 4, lambda n: whole(n, 1)) and are_widths(v),
+        f'{WIDTHS}, such as "[8,16,32,64]"',
     ),
     "deep_supervision": (lambda v: v in (0, 1, 2), "0, 1 or 2 heads"),
     "ckpt_path": (lambda v: each(v, os.path.isfile), "files that exist, several as \"['a.pt','b.pt']\": train first"),

@@ -103,7 +103,7 @@ def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
     paths = {key: case[key] if isinstance(case[key], str) else case[key][0] for key in own if key in case}
     prediction = case.get("prediction") or label_map(output_dir, case["image"], case.get("case"))
     resolved = {key: str(Path(path).resolve()) for key, path in {**paths, "prediction": prediction}.items()}
-    about = {key: case[key] for key in ("size", "time_ns", "channels", "dicom") if key in case}
+    about = {key: case[key] for key in ("patient", "size", "time_ns", "channels", "dicom") if key in case}
     return {"case": case.get("case", Path(paths["image"]).name), **resolved, **about}
 
 

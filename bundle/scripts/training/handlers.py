@@ -64,7 +64,7 @@ class WarmUp:
     def warn(self, engine: Engine) -> None:
         """Say that distillation never begins, where terms of the loss wait for it."""
         taught = [term for term in self.loss.terms.values() if not isinstance(term, StudentLabels)]
-        waiting = any(term.weight and not getattr(term, "warm_up_weight", 0) for term in taught)
+        waiting = any(term.weight and not term.warm_up_weight for term in taught)
         if waiting and engine.state.max_epochs <= self.epochs:
             logger.warning(
                 f"epochs is {engine.state.max_epochs}, and distillation_warm_up {self.epochs}: the student learns from "

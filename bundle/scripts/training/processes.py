@@ -29,5 +29,7 @@ def join_processes(backend: str) -> None:
     gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if 0 < gpus < processes:
         raise UserError(f"processes is {processes}, but this machine has {gpus} GPU(s): give --processes {gpus}.")
+    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
+        os.environ.pop("SLURM_JOB_ID", None)  # torchrun has numbered the processes; in a job Ignite would ask Slurm
     idist.initialize(backend)
     atexit.register(gc.collect)  # the network and its trainer refer to one another

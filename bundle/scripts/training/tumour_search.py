@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.inferers import Inferer
 
-from scripts.data.found_tumour import FoundTumour
+from scripts.data.found_tumour import FoundTumour, voxels_by_class
 from scripts.method.distillation import DistillationNetwork
 
 __all__ = ["TumourSearch"]
@@ -72,10 +72,9 @@ class TumourSearch:
         for index in self.unlabelled[idist.get_rank() :: idist.get_world_size()]:
             patient: Any = self.dataset[index]
             if (classes := self.classes(patient, engine.state.device)) is not None:
-                found[patient["case"]] = classes.cpu()
+                found[patient["case"]] = voxels_by_class(classes.cpu())
         for part in idist.all_gather(found):
-            for case, classes in part.items():
-                self.found_tumour.add(case, classes)
+            self.found_tumour.add(part)
         self.network.train(teaching)
 
     def classes(self, patient: Mapping[str, Any], device: torch.device) -> torch.Tensor | None:
