@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os.path import expanduser
 from typing import Any
 
 import fire
@@ -15,7 +16,6 @@ from fire.parser import DefaultParseValue
 
 from scripts.documents import nearest
 from scripts.errors import UserError, print_sentence
-from scripts.files import with_home
 
 __all__ = ["Positional", "check_options", "choose_command", "command_line_options", "nearest", "run_command"]
 
@@ -65,7 +65,7 @@ def call(function: Callable[..., Any], words: Sequence[str]) -> None:
     if missing := [name for name in needed if name not in options]:
         raise UserError(f"--{', --'.join(missing)} must be given; --help shows all options.")
     parsed = {name for name in options if name in parameters and parameters[name].annotation not in TEXTS}
-    values = {name: DefaultParseValue(text) if name in parsed else with_home(text) for name, text in options.items()}
+    values = {name: DefaultParseValue(text) if name in parsed else expanduser(text) for name, text in options.items()}
     try:
         function(**values)
         sys.stdout.flush()

@@ -60,7 +60,7 @@ def fast_channels_last(device: torch.device | str, amp: bool, training: bool = F
 
 
 def kind(device: torch.device | str) -> str:
-    """The type of a device, such as cpu or cuda. It need not exist, which is for the check of settings to find."""
+    """The type of a device, such as cpu or cuda. Whether it exists is checked with the settings."""
     return str(device).split(":")[0]
 
 

@@ -29,7 +29,6 @@ __all__ = [
     "read_table",
     "replacing",
     "sha256",
-    "with_home",
     "write_error",
     "write_json",
     "write_table",
@@ -88,11 +87,6 @@ def write_error(path: Path, error: OSError, needed: int = 0) -> UserError:
         room = f": {shutil.disk_usage(there).free / 1e6:.1f} MB are free"
         room += f", {needed / 1e6:.1f} MB are needed" if needed else ""
     return UserError(f"{path} cannot be written ({error.strerror}){room}: {remedy}.")
-
-
-def with_home(text: str) -> str:
-    """The text of an option, in which ``~`` at the start is the home."""
-    return os.path.expanduser(text) if text.startswith("~") else text
 
 
 def write_text(path: Path, text: str) -> None:

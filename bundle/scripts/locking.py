@@ -20,7 +20,7 @@ __all__ = ["FolderLock", "Hold"]
 class FolderLock:
     """Keeps other processes from writing to a folder as long as this object lives; its own process may take it again.
 
-    The system releases it if the process is killed. Files that a killed process was writing are removed, but for its
+    The system releases it if the process is killed. Files that a killed process was writing are removed, except in its
     cache.
 
     Args:

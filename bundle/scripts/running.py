@@ -7,6 +7,7 @@ import sys
 from collections.abc import Set
 from functools import reduce
 from operator import getitem
+from os.path import expanduser
 from types import FrameType
 from typing import Any
 
@@ -15,14 +16,14 @@ from monai.bundle import ConfigParser
 
 from scripts.command import command_line_options
 from scripts.errors import UserError
-from scripts.files import flatten, with_home
+from scripts.files import flatten
 from scripts.workflow import shown
 
 __all__ = ["caller", "keep_text", "merged_config", "monai_command"]
 
 
 def keep_text(keys: Set[str]) -> None:
-    """Let text be as it was typed: ``--dataset_dir 2021`` is a folder, and so is ``p#1``, which MONAI reads as p::1.
+    """Keep text as it was typed: MONAI would read ``--dataset_dir 2021`` as a number, and ``p#1`` as ``p::1``.
 
     ``~`` is the home in all values of the config.
 
@@ -36,12 +37,12 @@ def keep_text(keys: Set[str]) -> None:
     homes = {key: text for key, text in flatten(merged_config()) if isinstance(text, str) and text.startswith("~")}
     for key, text in homes.items():
         *above, last = (int(step) if step.isdigit() else step for step in key.split("::"))
-        reduce(getitem, above, config)[last] = with_home(text)
-        resolver.items[key].update_config(with_home(text))
+        reduce(getitem, above, config)[last] = expanduser(text)
+        resolver.items[key].update_config(expanduser(text))
     for key, text in (command_line_options(sys.argv[1:]) if monai_command() else {}).items():
         top, *inner = re.split("::|#", key)
         parsed = DefaultParseValue(text)
-        value = with_home(text) if key in keys or isinstance(parsed, str) else parsed
+        value = expanduser(text) if key in keys or isinstance(parsed, str) else parsed
         texts = [leaf for _, leaf in flatten(value) if isinstance(leaf, str)]
         changed = re.search("#|[@%]::", str(texts)) and not any(leaf.startswith(("$", "@", "%")) for leaf in texts)
         if changed and top in config and (inner or key == "code_dir"):

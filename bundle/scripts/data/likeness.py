@@ -80,7 +80,7 @@ def trait_ranges(cases: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def unlike(traits: Mapping[str, float], ranges: Mapping[str, Sequence[float]]) -> list[str]:
-    """In what an image is unlike all of the training: the traits outside their range, with value and range.
+    """The traits of an image that lie outside the training's range, with value and range.
 
     By the ranges of the shipped weights it names 10 of 19 scans of BraTS-Africa, and 1 of 8 other patients.
     """
