@@ -1,5 +1,6 @@
 """DICOM in and out: which series is taken, its volume in space, and the DICOM SEG, against pydicom and ITK."""
 
+import gzip
 import json
 import re
 import shutil
@@ -440,7 +441,7 @@ def test_a_label_map_of_a_study_that_is_unclear_now_stays(studies, brain):
     images = work(studies)
     assert "fault" in images["all"][0] and images["left"] == []
     record_inference(str(out), images["all"], [], {}, overwrite=True)
-    assert [path.exists() for path in made] == [True, False]
+    assert [path.exists() for path in made] == [True, True]
     cases = {case["case"]: case for case in json.loads((out / "inference.json").read_text())["cases"]}
     assert cases["H1_20240105"]["dicom"]["number"] == "3"
 
@@ -546,6 +547,56 @@ def test_files_in_which_a_study_may_be_lost_are_warned_of(spoil, alone, studies,
         assert "fault" in work(studies)["all"][0]
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any(re.search(LOST[spoil], text) for text in warned) and "README" not in " ".join(warned)
+
+
+def emptied(file):
+    file.write_bytes(b"")
+
+
+def html(file):
+    file.write_text("<html><body>504 Gateway Time-out</body></html>" + " " * 300)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def zipped(file):
+    file.with_name(f"{file.stem}.dcm.gz").write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+
+
+@pytest.mark.parametrize("spoil", [emptied, html, cut, zipped])
+@pytest.mark.parametrize("end", ["", ".dcm"])
+def test_slices_at_the_ends_that_cannot_be_read_are_a_fault_of_their_study(spoil, end, studies):
+    for file in (studies / "H1" / "S3").iterdir():
+        file.rename(file.with_name(file.name + end))
+    for file in sorted((studies / "H1" / "S3").iterdir())[:3]:
+        spoil(file)
+    (studies / "H1" / "S3" / "README").write_text("exported")
+    (studies / "H2" / "S3" / "notes.txt").write_text("beside slices")
+    emptied(studies / "H2" / "S2" / "I0000")  # of another series
+    first, second = work(studies)["all"]
+    assert re.search(r"series 3 .*3 file\(s\) beside its slices cannot be read, such as .*I0000", first["fault"])
+    assert "fetch them again" in first["remedy"] and "dicom" in second
+
+
+def test_an_earlier_output_among_the_studies_does_not_hide_them(studies, caplog):
+    caplog.set_level("INFO")
+    before = studies / "out_1"
+    images = find_work(str(studies), output_dir=str(before))["all"]
+    (before / "images").mkdir(parents=True)
+    for image in images:
+        made = [before / f"{image['case']}_{end}.nii.gz" for end in ("seg", "entropy")]
+        for path in [Path(image["image"]), *made]:
+            path.touch()
+    record_inference(str(before), images, [], {}, overwrite=False)
+    for path in made:
+        path.touch()
+    assert [image["case"] for image in work(studies)["all"]] == ["H1_20240105", "H2_20240105"]
+    assert "is of an earlier prediction" in caplog.text and "out_1/images/H1_20240105_t1ce.nii.gz" in caplog.text
+    (studies / "extra_t1ce.nii.gz").touch()
+    assert "extra" in [image["case"] for image in work(studies)["all"]]
 
 
 def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_of_their_own(studies, brain, caplog):

@@ -68,6 +68,9 @@ def test_a_split_that_does_not_fit_is_named(tmp_path, split, named):
         ("P01_V1", "P01_V2", "P02_V1"),
         ("P01.a", "P01.b", "P02.a"),
         ("P01a", "P01b", "P02a"),
+        ("P01 scan", "P01 mri", "P02 scan"),
+        ("P01v20", "P01v21"),
+        ("P01_1", "P01_2"),
         ("P01_scan_one", "P01_mri_two", "P02_x"),
     ],
 )

@@ -198,6 +198,24 @@ def test_files_of_one_name_in_folders_of_patients_are_named_after_them(tmp_path)
     assert [case.name for case in find_cases(tmp_path)] == sorted(names(find_images(tmp_path))) == ["P1", "P2"]
 
 
+OTHERS = {  # names of T2, FLAIR, T1 without contrast and others, and the word that tells
+    "Patient 1 FLAIR": "FLAIR",
+    "P1.FLAIR": "FLAIR",
+    "P1FLAIR": "FLAIR",
+    "P1_T1 pre": "pre",
+    "P1_T1_3": "T1",
+    "AXT2_P1": "T2",
+    "P1_SWAN_4": "SWAN",
+    "P1_DTI64_9": "DTI",
+    "P1_Perfusion_9": "Perfusion",
+    "P1/Ax T2/vol1": "T2",
+    "P1/T2_TSE_tra/P1_5": "T2",
+    "P1/FLAIR_3D/P1_6": "FLAIR",
+    "P1/T1_MPRAGE_nativ/P1_4": "nativ",
+    "P1/T1_MPRAGE_KM/P1_T2_5": "T2",
+}
+
+
 @pytest.mark.parametrize(
     "files, word",
     [
@@ -205,6 +223,7 @@ def test_files_of_one_name_in_folders_of_patients_are_named_after_them(tmp_path)
         (["post/A0.nii", "pre/B0.nii"], "pre"),
         (["P0_post.nii", "P0_pre.nii"], "pre"),
         (["P0_CT.nii", "P0_PET.nii"], "CT"),
+        *(([f"{name}.nii"], word) for name, word in OTHERS.items()),
     ],
 )
 def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, word):
@@ -215,11 +234,24 @@ def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, wor
 
 @pytest.mark.parametrize(
     "files",
-    [["A/T1CE/a.nii", "B/T1CE/b.nii"], ["PD_001.nii", "CT-0012.nii"], ["pre-op/a.nii"], ["T1_Gd/a.nii"]],
+    [
+        ["A/T1CE/a.nii", "B/T1CE/b.nii"],
+        ["PD_001.nii", "CT-0012.nii", "PRE01.nii", "T2K_001.nii", "X7T2QP.nii", "sub-01.nii"],
+        ["pre-op/a.nii"],
+        ["T1_Gd/a.nii"],
+        ["A 1 T1 KM.nii", "A 2 T1+C.nii", "P3/Ax T1 post/vol2.nii"],
+        ["Stirling_Eva.nii", "Swanson_Jo.nii", "BraTS2021_00001.nii"],
+    ],
 )
 def test_centres_and_folders_of_the_wanted_sequence_are_no_other_images(tmp_path, files):
     fill(tmp_path, *files)
     assert sorted(names(find_images(tmp_path)).values()) == sorted(Path(file).name for file in files)
+
+
+def test_files_of_which_only_some_say_t1ce_are_named(tmp_path):
+    fill(tmp_path, "P1_T1post.nii", "P1_sag.nii")
+    with pytest.raises(UserError, match=r"P1_T1post\.nii seems to be t1ce \(post\), and .*P1_sag\.nii .*--t1ce"):
+        find_images(tmp_path)
 
 
 def test_a_single_image_is_named_by_its_file(tmp_path):
@@ -230,12 +262,44 @@ def test_a_single_image_is_named_by_its_file(tmp_path):
         assert list(names(find_images(tmp_path / path))) == ["BraTS2021_00000"]
 
 
-@pytest.mark.parametrize("name", ["B_t1ce.nii.bz2", "B_t1ce.nii.gz.part", "B_t1ce.nii.gz.dvc", "B_t1ce.nii.zip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"B_t1ce.nii{end}" for end in (".bz2", ".gz.part", ".gz.dvc", ".zip", ".gz.crdownload", ".gz.1", ".gz.tmp")),
+        *("B_t1ce.nii.gz.filepart", "B_t1ce.nii.gz~", "B_t1ce.niigz", "B_t1ce.nii_gz", "B_t1ce.nii.gz "),
+    ],
+)
 def test_a_packed_or_partial_volume_is_warned_of(tmp_path, name, caplog):
     fill(tmp_path, "A_t1ce.nii.gz")
     (tmp_path / name).write_bytes(b"x")
     find_images(tmp_path)
     assert [m for m in caplog.messages if "packed or in part" in m and name in m]
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b\x08", nib.Nifti1Header().binaryblock])
+def test_a_volume_that_lost_its_ending_is_warned_of_and_a_text_is_not(tmp_path, content, caplog):
+    fill(tmp_path, "A_t1ce.nii.gz")
+    for name in ("B_t1ce.gz", "C_t1ce"):
+        (tmp_path / name).write_bytes(content)
+    for name in ("dcm2niix.log", "A.nii.json", "notes", "empty"):
+        (tmp_path / name).write_bytes(b"" if name == "empty" else b"text")
+    find_images(tmp_path)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "2 file(s)" in message and "lost its ending" in message and "B_t1ce.gz, C_t1ce" in message
+
+
+def test_a_file_without_permission_is_to_be_made_readable(tmp_path, monkeypatch):
+    fill(tmp_path, "A_t1ce.nii.gz")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"A_t1ce\.nii\.gz: cannot be read \(permission denied\): make it readable"):
+        find_images(tmp_path)
+
+
+def test_our_own_probabilities_are_no_surprise(tmp_path, caplog):
+    fill(tmp_path, "A_t1ce.nii.gz", "A_probabilities.nii.gz")
+    find_images(tmp_path)
+    assert read_name(Path("A_probabilities.nii.gz")).reason == "map of an inference"
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("name", [".B_t1ce.nii.gz.icloud", "TCGA-02-0011_1998.02.01"])
@@ -258,6 +322,16 @@ def test_predictions_are_no_truth(tmp_path, caplog):
     assert [reason for path, reason in files.left_out if path.name == "P1_seg.nii"] == [
         "a prediction, which inference.json beside it lists"
     ]
+
+
+def test_the_truth_to_score_by_has_no_earlier_prediction(tmp_path, caplog):
+    fill(tmp_path, "P0_seg.nii", "out/P1_seg.nii", "out/P2_seg.nii", "out/P3_seg.nii")
+    cases = [{"case": "P1", "prediction": "out/P1_seg.nii"}]
+    (tmp_path / "out" / "inference.json").write_text(json.dumps({"cases": cases}))
+    assert list(find_label_maps(tmp_path, "truth")) == ["P0", "P2", "P3"]
+    assert "out/P1_seg.nii" in caplog.text and "a prediction" in caplog.text
+    assert list(find_label_maps(tmp_path, "pred")) == ["P0", "P1", "P2", "P3"]
+    assert list(find_label_maps(tmp_path / "out", "truth")) == ["P1", "P2", "P3"]  # asked for
 
 
 def test_an_nnunet_data_set_without_its_json_is_named(tmp_path):
@@ -332,11 +406,12 @@ def test_what_stands_beside_an_image_is_reported_and_not_predicted(tmp_path, wor
 
 
 @pytest.mark.parametrize(
-    "files", [("P0.nii", "P0_bet.nii"), ("P0_T1post.nii", "P0_T2tse.nii"), ("P0-x.nii", "P0-x-y.nii")]
+    "files",
+    [("P0.nii", "P0_bet.nii"), ("P0.nii", "P0 KM.nii"), ("P0_T1post.nii", "P0_T2tse.nii"), ("P0-x.nii", "P0-x-y.nii")],
 )
 def test_files_of_one_patient_that_no_name_tells_apart_are_rejected(tmp_path, files):
     fill(tmp_path, *files)
-    with pytest.raises(UserError, match=rf"{files[0]}.*--t1ce"):
+    with pytest.raises(UserError, match=rf"({files[0]}|{files[1]}).*--t1ce"):
         find_images(tmp_path)
 
 
@@ -406,6 +481,11 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
         ("P07_week-044", "P07"),
         ("P07_baseline", "P07"),
         ("P07_20200131", "P07"),
+        ("P07 20200131", "P07"),
+        ("P07.2020-01-31", "P07"),
+        ("UKH_40012340", "UKH_40012340"),
+        ("UKH_20201340", "UKH_20201340"),
+        ("UKH_10020131", "UKH_10020131"),
         ("BRATS_001", "BRATS_001"),
         ("case_2", "case_2"),
         ("BraTS20_Training_355", "BraTS20_Training_355"),
@@ -441,15 +521,26 @@ NESTED = ["Patient-003/Preop", "Patient-003/Odd", "P4/2020-05-03", "P4/03-04-202
             {"P1_day1_mri": "P1", "P1_day2_mri": "P1", "P2_day1_mri": "P2"},
         ),
         (["HGG/A", "LGG/B"], {"A": "A", "B": "B"}),
+        (["P1/2020", "P2/2021"], {"P1_2020": "P1", "P2_2021": "P2"}),
+        (["P1/2020", "P2/2021", "P3/2020"], {"P1_2020": "P1", "P2_2021": "P2", "P3_2020": "P3"}),
     ],
 )
 def test_a_folder_above_is_the_patient_where_the_folders_below_do_not_name_one(tmp_path, folders, patients):
     fill(tmp_path, *(f"{folder}/{e}.nii" for folder in folders for e in ("t1ce", "seg")))
     cases = find_cases(tmp_path)
     assert {case.name: case.patient for case in cases} == patients
+    assert sorted(names(find_images(tmp_path))) == sorted(patients)
     assert all(set(case.files) == {"t1ce", "label"} for case in cases)
     if folders != ["HGG/A", "LGG/B"]:
         assert {case.group for case in cases} == {"x" if folders[0].startswith("x") else ""}
+
+
+def test_scans_named_after_two_folders_are_told(tmp_path, caplog):
+    fill(tmp_path, "P1/2020/t1ce.nii", "P2/2020/t1ce.nii")
+    find_images(tmp_path)
+    (message,) = caplog.messages
+    assert "P1/2020 is P1_2020 of patient P1" in message and "--patient" in message
+    assert list(names(find_images(tmp_path / "P1" / "2020" / "t1ce.nii"))) == ["2020"]
 
 
 def test_folders_of_one_name_in_large_groups_are_not_examinations(tmp_path):

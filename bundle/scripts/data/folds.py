@@ -99,19 +99,24 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
 def warn_of_parted_patients(cases: Sequence[Case]) -> None:
     """Warn where cases that count as several patients seem to be examinations of one, by their names or folders.
 
-    They seem so where few cases, but not all, share the beginning of their names, or lie in one of several folders.
-    Names of data sets that tell the patient are left out.
+    They seem so where few cases share the beginning of their names, or lie in one of several folders. A beginning that
+    all cases share, such as phantom_, must hold a number. Names of data sets that tell the patient are left out.
     """
     plain = [case for case in cases if case.family == "BraTS" and not is_of_scheme(case.name)]
     alike: dict[str, list[Case]] = defaultdict(list)
     for case in plain:
-        for match in re.finditer(r"[_.-]+|(?<=\d)(?=[A-Za-z]$)", case.name):
-            alike[f"{case.group} {case.name[: match.start()]}"].append(case)
+        for match in re.finditer(r"[_. -]+|(?<=\d)(?=[A-Za-z]\d*$)", case.name):
+            alike[f"{case.group}/{case.name[: match.start()]}"].append(case)
     if len(folders := {case.group for case in cases} - {""}) > 1:
         for folder in folders:
-            alike[folder] += [case for case in plain if case.group == folder]
-    parted = [group for group in alike.values() if 1 < len({case.patient for case in group}) <= FEW]
-    names = [" and ".join(case.name for case in group[:3]) for group in parted if len(group) < len(cases)]
+            alike[f"{folder}/"] += [case for case in plain if case.group == folder]
+    parted = [
+        group
+        for start, group in alike.items()
+        if 1 < len({case.patient for case in group}) <= FEW
+        and (len(group) < len(cases) or re.search(r"\d", start.rpartition("/")[2]))
+    ]
+    names = [" and ".join(case.name for case in group[:3]) for group in parted]
     if shown := "; ".join([*dict.fromkeys(names)][:5]):
         logger.warning(
             f"These count as different patients and may be in different folds: {shown}. If they are examinations of "

@@ -107,7 +107,7 @@ def make_datalist(
     unite_copies(cases, reports)
     values, other_edition = detect_label_values(labelled or cases, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
-    faults = [Fault(read_name(path).case, str(path), fault, "fetch it, or remove it") for path, fault in files.broken]
+    faults = [Fault(read_name(path).case, str(path), fault, remedy) for path, fault, remedy in files.broken]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
     faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
     faulty = set() if strict else {fault.case for fault in faults}  # else a fold might be left empty

@@ -1,14 +1,16 @@
-"""One examination of one patient: its files by role."""
+"""One examination of one patient: its files by role, and what tells whether they were replaced."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scripts.folders.schemes import patient_of
 
-__all__ = ["Case"]
+__all__ = ["Case", "stamp"]
 
 
 @dataclass
@@ -32,3 +34,14 @@ class Case:
         """Group, edition and institution: the group and the first two parts of the name that contain a letter."""
         parts = [part for part in re.split(r"[_-]", self.name) if re.search("[A-Za-z]", part)]
         return "/".join([self.group, *parts[:2]])
+
+
+def stamp(image: Mapping[str, Any]) -> dict[str, int]:
+    """Size and time of an image's files, mask included: they tell whether one was replaced since it was predicted."""
+    own = image["image"]
+    files = image.get("dicom", {}).get("files") or ([own] if isinstance(own, str) else own)
+    paths = [*dict.fromkeys(files), *filter(None, [image.get("brain_mask")])]
+    stats = [Path(path).stat() for path in paths if Path(path).is_file()]
+    if not stats:
+        return {}
+    return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}

@@ -15,6 +15,7 @@ from scripts.folders.grouping import Named, build_cases
 from scripts.folders.map_files import case_of, find_label_maps, label_map, maps_of
 from scripts.folders.schemes import endings_text, read_name, strip_suffix
 from scripts.folders.task_folders import CHANNEL, find_task, read_task
+from scripts.folders.words import sequence_told
 from scripts.labels import ENDINGS
 
 __all__ = [
@@ -28,10 +29,6 @@ __all__ = [
     "maps_of",
     "survey",
 ]
-
-OTHERS = "pre|ct|pet|pd|dwi|adc|swi"  # images that are no T1ce
-# words between "_" or "-"; CT_001 may be a centre
-WORD = rf"(?:^|[_-])((?:t1|t2|flair)(?:[a-z][a-z0-9]*)?|(?<=[_-])(?:{OTHERS})|(?:{OTHERS})(?=[_-][a-z]))(?=[_-]|$)"
 
 
 def find_cases(dataset_dir: str | Path, choice: Choice | None = None, labelled: bool = True) -> list[Case]:
@@ -153,7 +150,8 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     chosen = [file for file, name in names.items() if name.role == sequence]
     plain = [file for file, name in names.items() if not name.role]
     if not chosen:
-        check_clear(plain, sequence, root)
+        check_told(plain, sequence, root)
+        check_apart(plain, sequence)
         chosen = plain
     for file, name in names.items():
         if file not in chosen:
@@ -167,8 +165,13 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     if not chosen:
         raise UserError(f"dataset_dir {root} holds no {sequence} image. {endings_text(names)}")
     cases = {file: names[file].case if names[file].role else strip_suffix(file) for file in chosen}
-    alike = {file: names[file] for file in chosen if names[file].role and [*cases.values()].count(cases[file]) > 1}
-    cases |= {case.files[sequence]: case.name for case in build_cases(alike, root)}  # P1/scan_t1ce and P2/scan_t1ce
+    alike = len(set(cases.values())) < len(cases)  # P1/scan_t1ce and P2/scan_t1ce
+    by_folder = {
+        file: names[file] for file in chosen if names[file].role and (alike or strip_suffix(file).lower() in ENDINGS)
+    }
+    cases |= {
+        case.files[sequence]: case.name for case in build_cases(by_folder, root.parent if root.is_file() else root)
+    }
     images: dict[str, dict] = {}
     for file in chosen:
         case = cases[file]
@@ -181,23 +184,35 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     return list(images.values())
 
 
-def check_clear(plain: list[Path], sequence: str, root: Path) -> None:
-    """Raises UserError if files without a known ending seem to be several of one patient, or of another sequence.
+def check_told(plain: list[Path], sequence: str, root: Path) -> None:
+    """Raises UserError if files without a known ending seem to be of another sequence, or only some of the wanted one.
 
-    Folders below ``root`` that are named after a sequence count as well.
+    Words of their names and of folders below ``root`` tell the sequence.
     """
+    told = {}
+    for file in plain:
+        folders = file.relative_to(root).parts[:-1] if file != root else ()
+        told[file] = [found for name in (*folders, strip_suffix(file)) if (found := sequence_told(name))[0]]
+    for file, other in ((file, word) for file, found in told.items() for kind, word in found if kind != sequence):
+        raise UserError(
+            f"{file} seems to be of a sequence ({other}), but no ending is known. {endings_text(plain)} If all files "
+            f'are {sequence}: --{sequence} "*.nii.gz".'
+        )
+    telling, silent = ([file for file in plain if bool(told[file]) is known] for known in (True, False))
+    if telling and silent:
+        raise UserError(
+            f"{telling[0]} seems to be {sequence} ({told[telling[0]][0][1]}), and {silent[0]} does not say what it is. "
+            f'Say which files are {sequence} by a pattern: --{sequence} "PATTERN".'
+        )
+
+
+def check_apart(plain: list[Path], sequence: str) -> None:
+    """Raises UserError if files without a known ending seem to be several of one patient."""
     stems = {strip_suffix(file): file for file in plain}
     channels: dict[str, list[Path]] = {}
     for stem, file in stems.items():
         if match := re.fullmatch(CHANNEL, stem):
             channels.setdefault(match[1], []).append(file)
-        folders = [re.sub("[_-]", "", part) for part in (file.relative_to(root).parts[:-1] if file != root else ())]
-        told = [part for part in folders if part.lower() in ENDINGS or re.fullmatch(OTHERS, part, re.IGNORECASE)]
-        told += re.findall(WORD, stem, re.IGNORECASE)
-        if other := next((word for word in told if ENDINGS.get(word.lower()) != sequence), None):
-            raise UserError(
-                f"{file} seems to be of a sequence ({other}), but no ending is known. {endings_text(plain)}"
-            )
     rows = [files for files in channels.values() if 1 < len(files) <= 4 and strip_suffix(files[0]).endswith("_0000")]
     words = [[stems[head], file] for stem, file in stems.items() for head in heads(stem) if head in stems]
     if unclear := [*rows, *words]:
@@ -210,5 +225,5 @@ def check_clear(plain: list[Path], sequence: str, root: Path) -> None:
 
 def heads(stem: str) -> list[str]:
     """The beginnings of a name that it continues by a word: P0 of P0_bet, but not of P0_1."""
-    cuts = [match.start() for match in re.finditer("[_-]", stem)]
+    cuts = [match.start() for match in re.finditer("[_. -]+", stem)]
     return [stem[:cut] for cut in cuts if re.search("[A-Za-z]", stem[cut:])]

@@ -18,7 +18,7 @@ from scripts.errors import reason_of
 from scripts.files import replacing
 from scripts.folders.folder_files import FolderFiles
 
-__all__ = ["DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
+__all__ = ["DAMAGED", "DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
 
 Study = tuple[str, str]  # PatientID and StudyInstanceUID: bad anonymisation gives one UID to several patients
 
@@ -37,6 +37,7 @@ FRAME = "FrameOfReferenceUID"
 GREY = "MONOCHROME2"  # higher values are brighter
 EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions are rounded
 TURNED = 1e-3  # parts of the slices' directions that differ by less are equal
+DAMAGED = "a damaged DICOM file"
 EXPORT = "export the series again, or choose another by --series"
 
 
@@ -167,7 +168,7 @@ def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:
                 uids = [str(image[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID") if not index]
                 patient, own = str(image.get("PatientID") or "").strip(), str(image.get("SOPInstanceUID", path))
             except Exception as error:  # pydicom fails in many ways
-                files.leave_out(path, f"a damaged DICOM file, or of no study, {type(error).__name__}")
+                files.leave_out(path, f"{DAMAGED}, or of no study, {type(error).__name__}")
                 continue
             if index or own in images[(patient, uids[0]), uids[1]]:
                 files.leave_out(path, "is the index" if index else "a second copy of an image")

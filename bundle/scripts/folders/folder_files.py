@@ -8,12 +8,13 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.folders.schemes import is_volume
 
-__all__ = ["RECORDS", "FolderFiles", "add_file", "leave_out_predictions", "list_files"]
+__all__ = ["PERMIT", "RECORDS", "FolderFiles", "add_file", "leave_out_predictions", "list_files", "read_record"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,13 @@ IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".mnc
 ABSENT = ".icloud"  # the end of a hidden file's name where macOS keeps the content elsewhere
 RECORDS = ("inference.json", "evaluation.json")  # name the label maps of a prediction
 MADE = {"cases": [{"prediction": str}]}
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".part", ".dvc")
+TEXTS = (
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".log", ".pdf", ".yaml", ".yml", ".bval", ".bvec",
+    ".mat", ".xls", ".xlsx", ".doc", ".docx", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".svg", ".py", ".sh",
+)  # fmt: skip
+GZIP, NIFTI = b"\x1f\x8b", (b"\x5c\1\0\0", b"\0\0\1\x5c", b"\x1c\2\0\0", b"\0\0\2\x1c")  # NIfTI: length of the header
+IN_PART = "a NIfTI file that is packed or in part, or has lost its ending: unpack, fetch or rename it"
+FETCH, PERMIT = "fetch it, or remove it", "make it readable (chmod)"  # what to do about a file that cannot be read
 
 
 @dataclass
@@ -33,7 +40,7 @@ class FolderFiles:
 
     volumes: list[Path] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)  # (path, reason)
-    broken: list[tuple[Path, str]] = field(default_factory=list)  # (path, what is wrong)
+    broken: list[tuple[Path, str, str]] = field(default_factory=list)  # (path, what is wrong, what to do)
 
     def leave_out(self, path: Path, reason: str) -> None:
         self.left_out.append((path, reason))
@@ -63,9 +70,11 @@ class FolderFiles:
     def check(self, key: str) -> None:
         """Raises UserError if anything below the folder that ``key`` names cannot be read."""
         if self.broken:
-            lines = [f"{path}: {fault}" for path, fault in self.broken[:10]]
+            lines = [f"{path}: {fault}: {remedy}" for path, fault, remedy in self.broken[:10]]
             more = [f"and {len(self.broken) - 10} more"] if len(self.broken) > 10 else []
-            raise UserError("\n".join([*lines, *more, f"{key}: fetch or remove what cannot be read."]))
+            raise UserError(
+                "\n".join([*lines, *more, f"{key}: {len(self.broken)} file(s) or folder(s) cannot be read."])
+            )
 
 
 def list_files(root: Path) -> FolderFiles:
@@ -73,7 +82,8 @@ def list_files(root: Path) -> FolderFiles:
     files = FolderFiles()
 
     def unreadable(error: OSError) -> None:
-        files.broken.append((Path(error.filename), f"cannot be read ({error.strerror})"))
+        remedy = PERMIT if isinstance(error, PermissionError) else FETCH
+        files.broken.append((Path(error.filename), f"cannot be read ({error.strerror})", remedy))
 
     for folder, folders, names in os.walk(root, followlinks=True, onerror=unreadable):
         above = Path(folder).resolve()
@@ -93,22 +103,37 @@ def list_files(root: Path) -> FolderFiles:
 def add_file(files: FolderFiles, path: Path) -> None:
     """Add a file to the volumes, to what cannot be read, or to what is left out."""
     if not path.exists() and (is_volume(path) or not path.suffix or path.suffix[1:].isdigit()):  # .01 is of a date
-        files.broken.append((path, f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"))
+        fault = f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"
+        files.broken.append((path, fault, FETCH))
     elif is_absent(path.name):
-        files.broken.append((path, "stands for a file that is in iCloud: download it"))
+        files.broken.append((path, "stands for a file that is in iCloud", "download it"))
     elif not is_volume(path):
-        end = path.suffix.lower()
-        packed = ".nii." in path.name.lower() and end in PACKED
-        other = "another image format: convert to NIfTI" if end in IMAGES else "no NIfTI file"
-        files.leave_out(path, "a NIfTI file that is packed or in part: unpack or fetch it" if packed else other)
+        files.leave_out(path, other_kind(path))
     elif not os.access(path, os.R_OK):
-        files.broken.append((path, "cannot be read (permission denied)"))
+        files.broken.append((path, "cannot be read (permission denied)", PERMIT))
     elif is_pointer(path):
-        files.broken.append((path, "holds a pointer, its content was not fetched (git annex get, git lfs pull)"))
+        fault = "holds a pointer, its content was not fetched (git annex get, git lfs pull)"
+        files.broken.append((path, fault, FETCH))
     elif path.is_file():
         files.volumes.append(path)
     else:
         files.leave_out(path, "neither a file nor a folder")
+
+
+def other_kind(path: Path) -> str:
+    """What a file is that is no NIfTI file by its name."""
+    end, name = path.suffix.lower(), path.name.lower()
+    if end in IMAGES:
+        return "another image format: convert to NIfTI"
+    return IN_PART if end not in TEXTS and ("nii" in name or begins_as_volume(path)) else "no NIfTI file"
+
+
+def begins_as_volume(path: Path) -> bool:
+    """Whether the first bytes of a file are those of NIfTI or gzip."""
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return False
+    with open(path, "rb") as file:
+        return file.read(4).startswith((GZIP, *NIFTI))
 
 
 def is_absent(name: str) -> bool:
@@ -116,17 +141,22 @@ def is_absent(name: str) -> bool:
     return name.startswith(".") and name.endswith(ABSENT) and is_volume(Path(name.removesuffix(ABSENT)))
 
 
-def leave_out_predictions(files: FolderFiles) -> None:
-    """Leave out label maps that a prediction or an evaluation wrote: they are not the truth."""
-    for folder in sorted({path.parent for path in files.volumes}):
+def leave_out_predictions(files: FolderFiles, keep: Path | None = None) -> None:
+    """Leave out label maps that a prediction or an evaluation wrote: they are not the truth. Those in ``keep`` stay."""
+    for folder in sorted({path.parent for path in files.volumes} - {keep}):
         for record in filter(Path.is_file, (folder / name for name in RECORDS)):
-            with suppress(UserError):  # another program's file of this name
-                document = read_json(record, "dataset_dir", MADE | {"earlier?": [MADE]})
-                groups = [document, *document.get("earlier", [])]  # by the settings that made them
-                made = {folder / Path(case["prediction"]).name for group in groups for case in group["cases"]}
-                for path in [path for path in files.volumes if path in made]:
-                    files.volumes.remove(path)
-                    files.leave_out(path, f"a prediction, which {record.name} beside it lists")
+            made = {folder / Path(case["prediction"]).name for case in read_record(record)}
+            for path in [path for path in files.volumes if path in made]:
+                files.volumes.remove(path)
+                files.leave_out(path, f"a prediction, which {record.name} beside it lists")
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """The cases of a prediction's record, by all settings that made them; [] for another program's file of its name."""
+    with suppress(UserError):
+        document = read_json(path, "dataset_dir", MADE | {"earlier?": [MADE]})
+        return [case for group in [document, *document.get("earlier", [])] for case in group["cases"]]
+    return []
 
 
 def is_pointer(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.errors import UserError
 from scripts.folders.case import Case
-from scripts.folders.schemes import MISNAMED, PLAIN, TIME, Name, patient_of
+from scripts.folders.schemes import MISNAMED, PLAIN, TIME, YEAR, Name, patient_of
 from scripts.labels import ENDINGS_2018, ENDINGS_2023
 
 __all__ = ["FEW", "Named", "build_cases"]
@@ -129,9 +129,35 @@ def name_after_folders(found: Sequence[tuple[Case, Path]], root: Path) -> None:
     """Name examinations PATIENT_FOLDER where their own folders do not name the patient, but the folder above does.
 
     It does so where a folder beside theirs is a time point, or where folders of one name lie in several folders with
-    few cases each: P1/scan_a and P2/scan_a.
+    few cases each: P1/scan_a and P2/scan_a. So do folders that are all named as years.
     """
     top = root.absolute()
+    above_patients = hold_patients(found, top)
+    timed = {folder.parent for _, folder in found if is_time(folder.name)}
+    renamed = []
+    for case, folder in found:
+        above = folder.parent
+        repeated = above.parent in above_patients
+        while above != top and is_time(above.name):
+            above = above.parent
+        named = any(path.name.startswith(folder.name) for path in case.files.values())
+        inside = above not in (top, *top.parents) and case.name.endswith(folder.name) and not named
+        if inside and (repeated or {folder.parent, above} & timed):
+            case.name = "_".join(folder.relative_to(above.parent).parts)
+            case.patient = above.name
+            case.group = "/".join(above.parent.relative_to(top).parts)
+            renamed += [(folder.relative_to(top).as_posix(), case)] if repeated else []
+    if renamed:
+        names = "; ".join(f"{path} is {case.name} of patient {case.patient}" for path, case in renamed[:FEW])
+        logger.warning(
+            f"{len(renamed)} scans are named after their folder and the one above it, which counts as the patient: "
+            f"{names}. If that is wrong, rename the folders, or say what names the patient by --patient REGEX of the "
+            "command datalist."
+        )
+
+
+def hold_patients(found: Sequence[tuple[Case, Path]], top: Path) -> set[Path]:
+    """Folders of patients' folders, each with few examinations: some of one name, or all of one named as years."""
     alike: dict[str, list[tuple[Case, Path]]] = defaultdict(list)
     for case, folder in found:
         alike[case.name].append((case, folder))
@@ -141,21 +167,7 @@ def name_after_folders(found: Sequence[tuple[Case, Path]], root: Path) -> None:
         for group in alike.values()
         for case, folder in group
         if any(set(case.files) & set(other.files) for other, _ in group if other is not case)
-    } - {above.parent for above, count in beside.items() if count > FEW}
-    timed = {folder.parent for _, folder in found if is_time(folder.name)}
-    patients = set()
-    for case, folder in found:
-        above = folder.parent
-        repeated = above.parent in twice
-        while above != top and is_time(above.name):
-            above = above.parent
-        named = any(path.name.startswith(folder.name) for path in case.files.values())
-        inside = above not in (top, *top.parents) and case.name.endswith(folder.name) and not named
-        if inside and (repeated or {folder.parent, above} & timed):
-            case.name = "_".join(folder.relative_to(above.parent).parts)
-            case.patient = above.name
-            case.group = "/".join(above.parent.relative_to(top).parts)
-            patients |= {case.patient} if repeated else set()
-    if patients:
-        names = ", ".join(sorted(patients)[:FEW])
-        logger.warning(f"Folders of one name lie in several folders, which count as patients: {names}. Check this.")
+    }
+    years = set(beside) - {folder.parent for _, folder in found if not re.fullmatch(YEAR, folder.name)}
+    large = {above.parent for above, count in beside.items() if count > FEW}
+    return (twice | {above.parent for above in years - {top}}) - large

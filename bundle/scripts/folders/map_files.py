@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.errors import UserError
-from scripts.folders.folder_files import list_files
+from scripts.folders.folder_files import leave_out_predictions, list_files
 from scripts.folders.grouping import build_cases
 from scripts.folders.schemes import read_name, strip_suffix
 from scripts.labels import MAP_ENDINGS
@@ -18,7 +18,8 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
     """Label maps by case, sorted: data sets, or a folder of NIfTI files named after their case.
 
     If any file is named as a label (NAME_seg.nii.gz), only such files are taken. Otherwise all files are taken except
-    sequences. What is left out is logged with the reason.
+    sequences. The truth has no predictions that were written into a folder below. What is left out is logged with the
+    reason.
 
     Args:
         path: the folder.
@@ -32,8 +33,11 @@ def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
         raise UserError(f"{key} {root} is not a folder: give the folder of the label maps.")
     files = list_files(root)
     files.check(f"{key} {root}")
+    if key == "truth":
+        leave_out_predictions(files, keep=root)
     maps = choose_label_maps(files.volumes, root, key)
     if not maps:
+        files.report(root)
         raise UserError(f"{key} {root} holds no label map: expected NAME.nii.gz, NAME_seg.nii.gz or BraTS folders.")
     for file in sorted(set(files.volumes) - set(maps.values())):
         files.leave_out(file, reason_against(file))

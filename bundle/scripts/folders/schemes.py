@@ -18,6 +18,7 @@ __all__ = [
     "PLAIN",
     "SCHEMES",
     "TIME",
+    "YEAR",
     "Name",
     "Scheme",
     "endings_text",
@@ -80,16 +81,17 @@ PLAIN = Scheme("NAME_t1ce", "(.+)", family="BraTS")  # any other name that ends 
 CHOSEN = Scheme("the given globs", "(.+)", family="BraTS")
 
 # Words of a time point at the end of another name or as a name of a folder: P01_ses-2, P01_1998.09.19.
+YEAR, MONTH, DAY = r"(?:19[89]\d|20[0-3]\d)", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 TIME = r"(?:ses|session|tp|time|timepoint|visit|followup|fu|week|month|day)[-_]?\d[\w.-]*"
 TIME += r"|baseline|(?:pre|post)(?:[-_]?(?:op|operative|surgery|treatment|rt))?|recurrence|follow[-_]?up"
-TIME += r"|\d{4}[-.]?\d{2}[-.]?\d{2}|\d{2}[-.]\d{2}[-.]\d{4}"
+TIME += rf"|{YEAR}[-.]?{MONTH}[-.]?{DAY}|(?:{DAY}[-.]{MONTH}|{MONTH}[-.]{DAY})[-.]{YEAR}"  # 40012340 is a number
 MISNAMED = {"BraTS20_Training_355": "W39_1998.09.19"}  # the one label of a public data set with another case's name
 BESIDE = {  # what stands beside the images of a case and is never one of them, by the end of its name
     "mask": r"(\w*_?mask|roi|gtv)",
     "bias field": "(bias|biasfield|bias_field)",
     "another sequence": r"(adc|dwi|swi|asl|dti|dsc|dce|pwi|cbf|cbv|bold|ktrans|t2star|trace|eddy.*)",
-    "another segmentation": r"(\w*segmentation|\w+_segm?|dseg|aseg|parc|prob|probs|probabilities|gt|labels?)",
     "map of an inference": f"({'|'.join(MAP_ENDINGS)})",
+    "another segmentation": r"(\w*segmentation|\w+_segm?|dseg|aseg|parc|probs?|gt|labels?)",
     "with skull": "(unstripped|with_?skull)",
 }
 
@@ -172,7 +174,7 @@ def last_word(bare: str) -> str:
 
 def patient_of(case: str) -> str:
     """The case's name without its time point: follow-ups of a patient never part."""
-    for pattern in (*(scheme.case for scheme in SCHEMES), rf"(.+?)[_-](?:{TIME})"):
+    for pattern in (*(scheme.case for scheme in SCHEMES), rf"(.+?)[_. -]+(?:{TIME})"):
         if match := re.fullmatch(pattern, case, re.IGNORECASE):
             return match[1]
     return case

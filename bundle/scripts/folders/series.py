@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.folders.dicom import Series
+from scripts.folders.words import AFTER, BEFORE, NO, OTHERS, PERHAPS, T1, plain
 
 __all__ = ["Verdict", "choose", "judge"]
 
@@ -17,40 +18,6 @@ LEAST_MM = 100  # from the first slice to the last; whole heads have 120 and mor
 ROUGHLY = 1.1  # voxels that differ by less count as equally fine
 LONGEST_ECHO, LONGEST_REPETITION = 20, 1200  # ms, of T1 (spin echo; gradient echoes with inversion repeat later)
 
-# Words of descriptions, in lower case with single spaces.
-T1 = r"t1(?!\d)|mp ?rage|bravo|spgr|\btfl|vibe|flash"
-OTHERS = {
-    "T2": r"t2(?!\d)",
-    "FLAIR or STIR": r"flair|dark fluid|tirm|stir",
-    "localizer": r"\bloc\b|locali[sz]|scout|survey|plane",
-    "diffusion": r"dwi|\badc|diff|dti|trace|\bfa\b",
-    "susceptibility": r"swi|swan|hemo|\bmag\b|\bpha\b|phase",
-    "perfusion": r"perf|\bdsc|\bdce|\basl|cbf|cbv|mtt|ttp|\bdyn|ktrans",
-    "angiography": r"\btof|mra\b|mrv\b|angio|venog",
-    "subtraction or projection": r"\bm(in)?ip\b|subtr|\bsub\b",
-    "functional or spectroscopy": r"bold|fmri|ep2d|spectro|\bsvs\b|\bpress\b",
-    "another part of the body": r"spine|\bneck|\bc sp|orbit|pituit|sella|\biac\b|cervi|thora|lumb",
-}
-AGENT = r"(?:[ck]ontrast\w*|gad\w*|gd|km|ce|c|k|iv|mdc|inj(?!ur)\w*)\b"
-EVENT = r"(?:op|surg|rt\b|rad|treat|tx\b|ther|chemo|biops|resec)"  # "before" may be of these
-FAT = r"(?:fs|fat|sat)"  # "without" may be of it, "post" and "no" stand before it
-# "-C", "(-C)", "C-", "GD (-)", "+/-". A hyphen joins words in "T1-Gd"; "T1-C" and "T1-KM" may mean minus.
-MINUS = (
-    rf"(?<![^ (/])- ?{AGENT}(?! ?\+| enh)|(?<!post)(?<!nach)(?<!mit)(?<!with)-(?:c|k|km)\b(?! ?\+)"
-    rf"|\b{AGENT}(?:-(?![a-z0-9])| -$| ?\(-\))|\+ ?/ ?-|- ?/ ?\+"
-)
-NO = r"(?:no|non|not|none|nil|nein)"
-BEFORE = (
-    rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
-    rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
-    rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
-    r"|\b(?:no|non|pre)[ -]?con\b|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
-)
-POST = rf"\bpost(?!er)(?! ?(?:{EVENT}|injur|trauma|gk|recon|proc))"  # of "post surgery" nothing is known
-AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"
-PERHAPS = (  # after contrast, unless a word of BEFORE is there
-    r"\bgd|gad|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh|dotarem|\bk\+"
-)
 # Contents of ContrastBolusAgent that tell contrast. Others, such as "saline" and "unknown", do not.
 AGENTS = (
     r"gad|\bgd|\bkm\b|\bmdc\b|\bce\b|[ck]ontrast|dota|magne|multih|prohan|omnis|optimar|primov|eovist|clarisc|eluc"
@@ -97,14 +64,6 @@ def judge(series: Series) -> Verdict:
     verdict.original = "DERIVED" not in kinds[:1]
     verdict.reasons += [] if verdict.original else ["derived, but no original one fits"]
     return verdict
-
-
-def plain(text: str) -> str:
-    """A text in lower case, its words with single spaces between them, and "minus" where a sign says so."""
-    signs = text.lower().translate({0x2013: "-", 0x2212: "-", 0xB1: "+/-"})  # dash, minus, plus or minus
-    signs = re.sub(r"(?:[\s_;:^]|(?<!\d)[.,]|[.,](?!\d))+", " ", signs).strip()  # "0.9" stays a number
-    words = re.sub(MINUS, lambda sign: f" minus {re.sub('[^a-z]', ' ', sign[0])} ", signs)
-    return re.sub(r"[\s()-]+", " ", words).strip()
 
 
 def judge_kind(verdict: Verdict, kinds: Sequence[str]) -> None:

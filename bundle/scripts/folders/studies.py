@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -15,17 +13,13 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import format_table
 from scripts.folders.dicom import EXPORT, Series, Study, read_all_series
-from scripts.folders.folder_files import FolderFiles, list_files
-from scripts.folders.schemes import is_volume
+from scripts.folders.dicom_files import find_dicom, is_dicom, is_lost, may_hold_slices
+from scripts.folders.folder_files import FolderFiles
 from scripts.folders.series import Verdict, choose, judge
 
-__all__ = ["find_series"]
+__all__ = ["find_series", "is_dicom"]
 
 logger = logging.getLogger(__name__)
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".iso")
-PACKED = "an archive, which may hold studies: unpack it"
-BARE = "DICOM without a preamble, which is not read: add one by dcmconv of DCMTK"
 
 
 def asked_for(series: Series, text: str) -> bool:
@@ -52,7 +46,7 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     files = find_dicom(Path(dataset_dir), output_dir)
     root = Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent
     if not files.volumes:
-        FolderFiles(left_out=[each for each in files.left_out if each[1] in (PACKED, BARE)]).report(root)
+        FolderFiles(left_out=[each for each in files.left_out if may_hold_slices(*each)]).report(root)
         if wanted:
             raise UserError(
                 f"series is {wanted!r}, but dataset_dir {dataset_dir} holds no DICOM, or NIfTI too: leave it out."
@@ -71,12 +65,13 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     names = case_names(studies)
     if wanted:
         names = with_series(names, studies, wanted)
+    lost = [path for path, reason in files.left_out if is_lost(path, reason)]
     images, tables = [], []
     for study, case in names.items():
         verdicts = [judge(series) for series in studies[study]]
         chosen = choose_asked(verdicts, wanted) if wanted else choose(verdicts)
         tables.append(f"{case}\n{series_table(verdicts, chosen)}\n")
-        images.append(study_image(case, chosen, output_dir, sequence))
+        images.append(study_image(case, chosen, lost, output_dir, sequence))
     if not images:
         what = f"series is {wanted!r}, which fits no MR series" if wanted else "there is no MR series"
         raise UserError(
@@ -88,62 +83,6 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     for table in tables:
         logger.info(table)
     return images
-
-
-def find_dicom(root: Path, output_dir: str) -> FolderFiles:
-    """DICOM files: ``volumes`` are these, or empty where the root is or holds NIfTI. The output folder is left out.
-
-    Raises:
-        UserError: if there are such files, and the packages that read them are not installed.
-    """
-    if root.is_file():
-        index = root.name.upper() == "DICOMDIR"
-        files = list_files(root.parent) if index else FolderFiles(left_out=[(root, "no NIfTI file")])
-    else:
-        files = list_files(root) if root.is_dir() else FolderFiles()
-    folder, out = (root.parent if root.is_file() else root).resolve(), Path(output_dir).resolve()
-    own = out if folder in out.parents else None
-    if nifti := [path for path in files.volumes if own not in path.resolve().parents]:
-        hidden = [path for path, _ in files.left_out if path.is_file() and os.access(path, os.R_OK) and is_dicom(path)]
-        if hidden:
-            logger.warning(
-                f"{root} holds {len(hidden)} DICOM file(s) besides {nifti[0].name}: only NIfTI is read. For the DICOM "
-                "studies take NIfTI files out."
-            )
-        return FolderFiles()
-    found = FolderFiles(broken=files.broken)
-    for path, _ in files.left_out:
-        if own in path.resolve().parents or not path.is_file():
-            continue
-        if not os.access(path, os.R_OK):
-            found.broken.append((path, "cannot be read (permission denied)"))
-        elif is_dicom(path):
-            found.volumes.append(path)
-        else:
-            found.leave_out(path, reason_for(path))
-    lacking = [name for name in ("pydicom", "highdicom") if importlib.util.find_spec(name) is None]
-    if found.volumes and lacking:
-        raise UserError(
-            f"dataset_dir {root} holds DICOM, which needs packages that are not installed: pip install "
-            f"{' '.join([*lacking, 'python-gdcm'])}."
-        )
-    return found
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM says."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def reason_for(path: Path) -> str:
-    """Why a file is not read as DICOM: that a study may be lost is a reason of its own, which is warned of."""
-    if path.suffix.lower() in ARCHIVES and not is_volume(path):
-        return PACKED
-    with open(path, "rb") as file:
-        group, element, kind = (file.read(count) for count in (2, 2, 4))
-    begins = group in (b"\x02\0", b"\x08\0") and element[1:] == b"\0"
-    return BARE if begins and (kind[:2].isupper() or kind[2:] == b"\0\0") else "no DICOM file"
 
 
 def without_others(studies: Mapping[Study, list[Series]]) -> dict[Study, list[Series]]:
@@ -197,8 +136,13 @@ def case_names(studies: Mapping[Study, Sequence[Series]]) -> dict[Study, str]:
     return dict(sorted(names.items(), key=lambda item: item[1]))
 
 
-def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence: str) -> dict[str, Any]:
-    """The image of one study whose series is chosen, or its fault."""
+def study_image(
+    case: str, chosen: Sequence[Verdict], lost: Sequence[Path], output_dir: str, sequence: str
+) -> dict[str, Any]:
+    """The image of one study whose series is chosen, or its fault.
+
+    ``lost`` are unreadable files: those beside the slices may be slices of this series.
+    """
     image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
     if len(chosen) != 1:
         several = ", ".join(f"{one.series.get('SeriesNumber')} ({one.series.description})" for one in chosen)
@@ -208,11 +152,13 @@ def study_image(case: str, chosen: Sequence[Verdict], output_dir: str, sequence:
         remedy = 'see the table of its series, and choose one by --series NUMBER, UID or "PATTERN of the description"'
         return image | {"fault": found, "remedy": remedy}
     (verdict,), series = chosen, chosen[0].series
+    told = f"series {series.get('SeriesNumber')} ({series.description})"
+    folders = {path.parent for path in series.files}
+    if beside := [path for path in lost if path.parent in folders]:
+        fault = f"{told}: {len(beside)} file(s) beside its slices cannot be read, such as {beside[0]}"
+        return image | {"fault": fault, "remedy": "fetch them again, or move them away if they are no slices of it"}
     if fault := series.fault():
-        return image | {
-            "fault": f"series {series.get('SeriesNumber')} ({series.description}): {fault}",
-            "remedy": EXPORT,
-        }
+        return image | {"fault": f"{told}: {fault}", "remedy": EXPORT}
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}
     known |= {"description": series.description, "why": verdict.why}

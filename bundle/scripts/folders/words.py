@@ -1,0 +1,102 @@
+"""Words that tell the sequence of an image: in DICOM descriptions, and in names of files and folders."""
+
+from __future__ import annotations
+
+import re
+
+from scripts.folders.schemes import is_of_scheme
+
+__all__ = ["AFTER", "BEFORE", "NO", "OTHERS", "PERHAPS", "T1", "plain", "sequence_told"]
+
+# Words in lower case with single spaces. In DICOM descriptions the beginning of a word is enough; names of files and
+# folders, which hold names of patients, must hold the whole word.
+T1 = r"t1(?!\d)|mp ?rage|bravo|spgr|\btfl|vibe|flash"
+OTHERS = {
+    "T2": r"t2(?!\d)",
+    "FLAIR or STIR": r"\w*flair\w*|dark fluid|tirm|stir",
+    "localizer": r"\bloc\b|locali[sz]\w*|scout|survey|plane",
+    "diffusion": r"dwi|\badc|diff(?:usion)?|dti|trace|\bfa\b",
+    "susceptibility": r"swi|swan|hemo|\bmag\b|\bpha\b|phase",
+    "perfusion": r"perf(?:usion)?|\bdsc|\bdce|\basl|cbf|cbv|mtt|ttp|\bdyn(?:amic)?|ktrans",
+    "angiography": r"\btof|mra\b|mrv\b|angio(?:graphy)?|venog(?:raphy)?",
+    "subtraction or projection": r"\bm(in)?ip\b|subtr(?:action)?|\bsub\b",
+    "functional or spectroscopy": r"bold|fmri|ep2d|spectro(?:scopy)?|\bsvs\b|\bpress\b",
+    "another part of the body": (
+        r"spine|\bneck|\bc sp|orbit|pituit(?:ary)?|sella|\biac\b|cervi(?:cal)?|thora(?:x|cic)?|lumb(?:ar)?"
+    ),
+}
+AGENT = r"(?:[ck]ontrast\w*|gad\w*|gd|km|ce|c|k|iv|mdc|inj(?!ur)\w*)\b"
+EVENT = r"(?:op|surg|rt\b|rad|treat|tx\b|ther|chemo|biops|resec)"  # "before" may be of these
+FAT = r"(?:fs|fat|sat)"  # "without" may be of it, "post" and "no" stand before it
+# "-C", "(-C)", "C-", "GD (-)", "+/-". A hyphen joins words in "T1-Gd"; "T1-C" and "T1-KM" may mean minus.
+MINUS = (
+    rf"(?<![^ (/])- ?{AGENT}(?! ?\+| enh)|(?<!post)(?<!nach)(?<!mit)(?<!with)-(?:c|k|km)\b(?! ?\+)"
+    rf"|\b{AGENT}(?:-(?![a-z0-9])| -$| ?\(-\))|\+ ?/ ?-|- ?/ ?\+"
+)
+NO = r"(?:no|non|not|none|nil|nein)"
+BEFORE = (
+    rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
+    rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
+    rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
+    r"|\b(?:no|non|pre)[ -]?con\b|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
+)
+POST = rf"\bpost(?!er)(?! ?(?:{EVENT}|injur|trauma|gk|recon|proc))"  # of "post surgery" nothing is known
+AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"
+PERHAPS = (  # after contrast, unless a word of BEFORE is there
+    r"\bgd|gad(?:o\w*)?|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh(?:anced)?|dotarem|\bk\+"
+)
+
+# In names of files and folders alone.
+BESIDES = {"another kind of image": rf"pre(?! {EVENT})|ct|pet|pd|segm?|mask"}
+CODE = 3  # letters, at most, of a hospital's code before a number: CT_001, PRE01
+# T1 or T2 as a word, after a plane, or before further letters (T2tse). One letter more is a code (T2K), unless it is of
+# BraTS (T2w, T2f) or contrast (T1c).
+WEIGHTED = r"(?:ax|axial|sag|cor|tra|[23]d|\w*\d(?=t[12]$))?(t[12])([a-z]{2}\w*|[cfnw])?"
+
+
+def plain(text: str) -> str:
+    """A text in lower case, its words with single spaces between them, and "minus" where a sign says so."""
+    signs = text.lower().translate({0x2013: "-", 0x2212: "-", 0xB1: "+/-"})  # dash, minus, plus or minus
+    signs = re.sub(r"(?:[\s_;:^]|(?<!\d)[.,]|[.,](?!\d))+", " ", signs).strip()  # "0.9" stays a number
+    words = re.sub(MINUS, lambda sign: f" minus {re.sub('[^a-z]', ' ', sign[0])} ", signs)
+    return re.sub(r"[\s()-]+", " ", words).strip()
+
+
+def sequence_told(name: str) -> tuple[str, str]:
+    """The sequence that a name of a file or folder tells, "" if none, and the word that tells it.
+
+    The sequence is flair, t1, t1ce or t2, or another kind of image.
+    """
+    if is_of_scheme(name):
+        return "", ""
+    text = split_words(name)
+    found = {kind: match for kind, words in (OTHERS | BESIDES).items() if (match := whole(words, text))}
+    t1 = whole(T1, text)
+    before, after = re.search(BEFORE, f"{text}\n{plain(name)}", re.IGNORECASE), whole(f"{AFTER}|{PERHAPS}", text)
+    if t1 and "T2" not in found:
+        found.pop("FLAIR or STIR", None)  # T1 FLAIR is T1
+        told = "t1" if before else "t1ce" if after else "t1" if t1[0].lower() == "t1" else ""
+        found |= {told: before or after or t1} if told else {}
+    known = {"FLAIR or STIR": "flair", "T2": "t2"}
+    for kind in (*known, *found):
+        if kind in found and (kind in (*known, "t1", "t1ce") or not is_code(found[kind])):
+            return known.get(kind, kind), found[kind][0].strip()
+    return "", ""
+
+
+def split_words(name: str) -> str:
+    """The words of a name with single spaces: apart at signs, between letters and digits, and before capitals."""
+    words: list[str] = []
+    for part in re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", re.sub(r"(?i)(?<=[\W_])ct1(?![^\W_])", "T1ce", name)):
+        weighted = re.fullmatch(WEIGHTED, part, re.IGNORECASE)
+        words += weighted.groups("") if weighted else re.findall(r"\d+|[^\W\d]+", part)
+    return " ".join(filter(None, words))
+
+
+def whole(words: str, text: str) -> re.Match[str] | None:
+    return re.search(rf"(?<!\S)(?:{words})(?!\S)", text, re.IGNORECASE)
+
+
+def is_code(word: re.Match[str]) -> bool:
+    """Whether a word may be a hospital's code, before a number: CT 001."""
+    return word.start() == 0 and len(word[0]) <= CODE and bool(re.match(r" \d", word.string[word.end() :]))
