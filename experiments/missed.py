@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.evaluation.run_paths import named_runs
 from scripts.evaluation.score import Meaning, Pair, read_pair
 from scripts.evaluation.summary import estimate
-from scripts.files import format_table, named_runs
+from scripts.files import format_table
 from scripts.folders.cases import find_label_maps
 from scripts.labels import CLASSES
 

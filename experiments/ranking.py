@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.evaluation.run_paths import named_runs
 from scripts.evaluation.summary import estimate
-from scripts.files import check_output, format_table, named_runs, write_table
+from scripts.files import check_output, format_table, write_table
 from scripts.method.weights import load_weights
 
 __all__ = ["Ranking", "ranking"]

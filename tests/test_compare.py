@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from scripts.errors import UserError
 from scripts.evaluation.compare import compare, mean_scores, paired_difference
+from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.score import recorded
 from scripts.evaluation.summary import write_scores
 from test_summary import scores
@@ -123,6 +124,32 @@ def test_runs_that_cannot_be_compared_are_named(run, tmp_path):
     write_scores(tmp_path / "d" / "metrics.csv", [item._replace(case="x") for item in scores([0.5])], "brats")
     with pytest.raises(UserError, match=f"{a}.*{tmp_path / 'd'}"):
         compare(a, str(tmp_path / "d"))
+
+
+def test_different_truths_are_warned_of_and_a_moved_one_is_not(run, caplog):
+    sums = {"case_0": 1, "case_1": 2}
+    a = run("a", [0.5, 0.7], truth={"case_0": "a.nii"}, truth_checksum=sums)
+    compare(a, run("moved", [0.5, 0.7], truth={"case_0": "b.nii"}, truth_checksum={**sums, "case_9": 5}))
+    compare(a, run("old", [0.5, 0.7], truth={"case_0": "b.nii"}))
+    assert "different truths" not in caplog.text
+    compare(a, run("other", [0.5, 0.7], truth_checksum=sums | {"case_1": 3}))
+    assert "different truths of 1 of 2 scans: case_1." in caplog.text
+
+
+def test_a_table_without_its_record_is_compared_with_a_warning(run, tmp_path, caplog, capsys):
+    a, b = run("a", [0.5, 0.7]), run("b", [0.5, 0.7], "exclude")
+    (tmp_path / "b" / "metrics.json").unlink()
+    compare(a, b)
+    assert f"How {tmp_path / 'b' / 'metrics.csv'} count empty regions is not known" in caplog.text
+    assert "B: Empty regions: how empty regions count is not known" in capsys.readouterr().out
+    assert mean_scores(f"{a},{b}").empty_rule is None
+
+
+def test_a_folder_may_have_a_comma_in_its_name(run, tmp_path, table):
+    assert table(run("c,d", [0.5]), run("b", [0.4]))["WT", "dice"]["wins"] == "1"
+    c, d = run("c", [0.5]), run("e,f/g", [0.6])
+    assert run_paths(f"{c},{d}") == [c, d] and run_paths(f"{d}, {c},x,y") == [d, f" {c}", "x", "y"]
+    assert mean_scores(f"{c},{d}").values["case_0", "WT"]["dice"] == pytest.approx(0.55)
 
 
 def test_small_parts_that_only_one_run_keeps_are_warned_of(run, caplog):

@@ -11,6 +11,8 @@ from conftest import ALONE, BUNDLE, METHOD, TINY, wait_for_epochs
 from scripts.errors import UserError
 from scripts.evaluation import cross_validate as module
 from scripts.evaluation.cross_validate import check_options, cross_validate, datalist_options, run_fold
+from scripts.evaluation.summary import read_scores, write_scores
+from test_summary import scores
 
 SHORT = [*TINY, "--epochs", "1", "--overlap", "0"]
 
@@ -157,3 +159,15 @@ def test_a_datalist_needs_the_sequences_of_the_student(files, overrides, needed,
     monkeypatch.chdir(BUNDLE)
     options = datalist_options(files, overrides)
     assert set(options["sequences"]) == needed and options["strict"] is ("strict" not in overrides)
+
+
+def test_merged_scores_keep_the_checksums_of_all_folds(tmp_path):
+    parts = [tmp_path / "fold_0", tmp_path / "fold_1"]
+    for number, part in enumerate(parts):
+        rows = [item._replace(case=f"case_{number}") for item in scores([0.5])]
+        sums = {"prediction_checksum": {f"case_{number}": 3}, "truth_checksum": {f"case_{number}": number}}
+        write_scores(part / "metrics.csv", rows, "brats", **sums)
+    module.merge_scores(tmp_path, "metrics.csv", parts)
+    merged = read_scores(tmp_path)
+    assert merged.truth_checksum == {"case_0": 0, "case_1": 1}
+    assert merged.prediction_checksum == {"case_0": 3, "case_1": 3}

@@ -11,11 +11,11 @@ import pytest
 
 from scripts.documents import check_form
 from scripts.errors import UserError
+from scripts.evaluation.run_paths import named_runs
 from scripts.files import (
     check_folder,
     check_output,
     flatten,
-    named_runs,
     read_json,
     read_table,
     replacing,
@@ -70,6 +70,7 @@ def test_settings_are_flattened_to_leaves():
 
 def test_runs_are_named():
     assert named_runs("a=x,b=y/z") == {"a": "x", "b": "y/z"}
+    assert named_runs("a=x/c,d/out,b=y") == {"a": "x/c,d/out", "b": "y"}
     for wrong in ("a,b", "a=", "=x", "a=x,a=y"):
         with pytest.raises(UserError, match=f"'{wrong}'.*each name once"):
             named_runs(wrong)

@@ -46,7 +46,7 @@ def runs(cohort_source, tmp_path):
 def test_the_command_prints_mean_dice_and_names_the_median_case(runs, tmp_path, command):
     picture = tmp_path / "new" / "picture.png"
     printed = command("scripts", "overview", "--runs", runs, "--picture", picture).stdout
-    assert "mean of 3 patients" in printed
+    assert "mean of 3 patients (how empty regions count is not known" in printed  # there is no metrics.json
     rows = [line.split() for line in printed.splitlines() if line.startswith("a ")]
     assert rows == [["a", "0.600", "0.500", "0.250", "0.450"]]
     assert f"phantom_0002 is drawn in {picture}" in printed and picture.is_file()
@@ -145,7 +145,7 @@ def test_label_maps_of_values_without_a_meaning_are_named(role, cohort_source, t
     document = json.loads(record.read_text())
     document["cases"][0] |= {"label": str(path)} if role == "label" else {}
     record.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=rf"{path} holds unknown label values \[7, 8, 9, 11\], expected \[0, 1, 2, 4\]"):
+    with pytest.raises(UserError, match=rf"{path}: unknown label values \[7, 8, 9, 11\]; .* know \[0, 1, 2, 3, 4\]"):
         overview(f"a={run}", str(tmp_path / "p.png"))
     assert not (tmp_path / "p.png").exists()
 

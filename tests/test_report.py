@@ -17,6 +17,7 @@ from PIL import Image
 
 from conftest import BUNDLE
 from scripts.errors import UserError
+from scripts.evaluation.pairs import Meaning
 from scripts.evaluation.score import score
 from scripts.files import sha256, write_text
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
@@ -112,10 +113,12 @@ def test_volumes_beside_the_page_are_left_out_on_request(run):
     assert (run / "report.html").is_file() and not (run / "report_files").exists()
 
 
-def test_a_label_map_of_another_shape_is_named(run):
+def test_a_label_map_of_another_shape_is_left_out_and_named(run):
     save(run, "C_3_seg.nii.gz", np.zeros((8, 8, 8), np.uint8))
-    with pytest.raises(UserError, match=r"C_3_seg\.nii\.gz has shape \(8, 8, 8\), expected"):
-        report(str(run))
+    report(str(run))
+    page = (run / "report.html").read_text()
+    assert "C_3_seg.nii.gz has shape (8, 8, 8), expected" in page and ">C_3</h3>" not in page
+    assert "metrics.csv scores also C_3" in page and ">D_4</h3>" in page
 
 
 def test_a_prediction_without_truth_is_reported_with_volumes(run):
@@ -204,7 +207,7 @@ def test_an_image_with_values_below_0_is_shown_as_a_whole(tmp_path):
     voxels[2:10, 2:10, 2:10] = np.linspace(-2, 2, 8)[:, None, None]
     nib.save(nib.Nifti1Image(voxels, np.diag([-2.0, -2, 2, 1])), tmp_path / "image.nii.gz")
     save(tmp_path, "map.nii.gz", np.zeros(voxels.shape, np.uint8))
-    found = LabelMap(tmp_path / "map.nii.gz", {0: 0})
+    found = LabelMap(tmp_path / "map.nii.gz", Meaning())
     patient = read_patient({"case": "a", "image": str(tmp_path / "image.nii.gz")}, {"Prediction": found}, None)
     assert patient.grey.shape == (8, 8, 8) and patient.grey.mean() == pytest.approx(0.5, abs=0.01)
 
@@ -216,7 +219,7 @@ def test_what_a_brain_mask_hid_from_the_network_is_not_shown(tmp_path):
     brain[3:9, 3:9, 3:9] = 1
     save(tmp_path, "mask.nii.gz", brain)
     save(tmp_path, "map.nii.gz", 2 * brain)
-    found = {"Prediction": LabelMap(tmp_path / "map.nii.gz", {0: 0, 2: 2})}
+    found = {"Prediction": LabelMap(tmp_path / "map.nii.gz", Meaning())}
     case = {"case": "a", "image": str(tmp_path / "image.nii.gz"), "brain_mask": str(tmp_path / "mask.nii.gz")}
     patient = read_patient(case, found, None)
     assert patient.grey.shape == (6, 6, 6) and np.count_nonzero(patient.image) == 6**3
@@ -300,12 +303,12 @@ def test_patients_that_a_report_leaves_out_or_adds_are_named(run, caplog):
     assert "label map is missing: B&2" in caplog.text and "E_5" in caplog.text
 
 
-def test_a_truncated_label_map_is_named(run):
+def test_a_truncated_label_map_is_left_out_and_named(run, caplog):
     path = run / "C_3_seg.nii.gz"
     path.write_bytes(path.read_bytes()[:150])
-    with pytest.raises(UserError, match=r"C_3_seg\.nii\.gz"):
-        report(str(run))
-    assert not (run / "report.html").exists()
+    report(str(run))
+    assert "C_3_seg.nii.gz is unreadable or truncated" in caplog.text
+    assert ">C_3</h3>" not in (run / "report.html").read_text()
 
 
 def volumes_in(text):
@@ -421,6 +424,9 @@ def test_the_page_of_two_runs_tells_reasons_sources_and_patients_of_one_run_only
     (run / "evaluation.json").write_text(json.dumps(about))
     other = tmp_path / "other"
     shutil.copytree(run, other)
+    scores = json.loads((other / "metrics.json").read_text())
+    scores["truth_checksum"]["C_3"] += 1
+    (other / "metrics.json").write_text(json.dumps(scores))
     (other / "D_4_seg.nii.gz").unlink()
     report(compare=f"{run},{other}")
     page = (run / "comparison.html").read_text()
@@ -428,6 +434,7 @@ def test_the_page_of_two_runs_tells_reasons_sources_and_patients_of_one_run_only
     assert page.count("<p>DICOM series 7, t1 km: says km.</p>") == 1
     assert "Left out 1 patient, not in both runs or without their files: D_4." in page
     assert page.count("<dt>Dice</dt>") == 1
+    assert "were scored against different truths of 1 of 4 scans: C_3." in page
     for name in ("A_<b>1", "B&2", "C_3"):
         (run / f"{name}_seg.nii.gz").unlink()
     with pytest.raises(UserError, match="no patient in common whose files are all there"):

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from scripts.evaluation.score import score
 from scripts.evaluation.summary import write_scores
+from scripts.folders.case import stamp
 from scripts.report.alerts import Alerts
 from scripts.report.run_folder import open_run
+from test_score import save
 from test_summary import scores
 
 CASES = ["case_0", "case_1", "case_2"]
 
 
 def case_of(folder: Path, name: str, images: Path) -> dict[str, str]:
-    """A case of a record, with files that are only looked for."""
+    """A case of a record, with files of the same small volume."""
     paths = {"prediction": folder / f"{name}_seg.nii.gz", "image": images / f"{name}.nii.gz"}
     paths["brain_mask"] = images / f"{name}_mask.nii.gz"
     for path in paths.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        save(path.parent, path.name, np.ones((4, 4, 4)))
     return {"case": name} | {key: str(path) for key, path in paths.items()}
 
 
@@ -84,3 +87,75 @@ def test_weights_of_one_name_are_told_apart(tmp_path):
     assert all(any(name in sentence for sentence in Alerts(run).unknown()) for name in names)
     record(tmp_path, cases, weights={str(tmp_path / names[0]): "0"})
     assert list(open_run(str(tmp_path)).weights.values()) == ["model.pt"]
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Replaces a file of a scored inference of two cases, and opens the run."""
+    run = tmp_path / "run"
+    cases = [case_of(run, name, tmp_path / "images") for name in CASES[:2]]
+    for name in CASES[:2]:
+        save(tmp_path / "truth", f"{name}.nii.gz", np.eye(4)[..., None].repeat(4, -1))
+    record(run, [case | stamp(case) for case in cases], "inference", label_values=[0, 1, 2, 4])
+    score(str(run), str(tmp_path / "truth"), str(run / "metrics.csv"))
+    assert open_run(str(run)).notes == []
+
+    def opened_after(path, label):
+        save((tmp_path / path).parent, Path(path).name, label)
+        return open_run(str(run))
+
+    return opened_after
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        (
+            "run/case_1_seg.nii.gz",
+            "metrics.csv are of other label maps than those shown here, in 1 of 2 scans: case_1.",
+        ),
+        (
+            "truth/case_1.nii.gz",
+            "metrics.csv are of other true label maps than those shown here, in 1 of 2 scans: case_1",
+        ),
+        ("images/case_1.nii.gz", "The images of 1 of 2 scans may have changed since they were predicted"),
+    ],
+)
+def test_a_file_that_was_replaced_since_it_was_scored_or_predicted_is_named(path, words, scored):
+    run = scored(path, 2 * np.ones((4, 4, 4)))
+    (note,) = run.notes
+    assert words in note and list(run.cases) == CASES[:2]
+
+
+def test_a_record_without_checksums_and_times_says_nothing_of_replaced_files(scored, tmp_path):
+    for name in ("metrics.json", "inference.json"):
+        document = json.loads((tmp_path / "run" / name).read_text())
+        for key in ("prediction_checksum", "truth_checksum"):
+            document.pop(key, None)
+        for case in document["cases"] if name == "inference.json" else ():
+            del case["size"], case["time_ns"]
+        (tmp_path / "run" / name).write_text(json.dumps(document))
+    assert scored("run/case_1_seg.nii.gz", 2 * np.ones((4, 4, 4))).notes == []
+
+
+@pytest.mark.parametrize(
+    "values, shape, words",
+    [
+        ([1, 2, 3], (4, 4, 4), ""),  # as 3D Slicer saves ET, which the run wrote as 4
+        ([1, 2, 7], (4, 4, 4), "case_1_seg.nii.gz: unknown label values [7]"),
+        ([1, 3, 4], (4, 4, 4), "case_1_seg.nii.gz: holds 3 and 4"),
+        ([1, 2, 4], (4, 4, 5), "case_1_seg.nii.gz has shape (4, 4, 5), expected (4, 4, 4)"),
+    ],
+)
+def test_a_label_map_that_cannot_be_shown_is_left_out_and_not_the_others(values, shape, words, scored):
+    label = np.zeros(shape)
+    label[0, 0, :3] = values
+    run = scored("run/case_1_seg.nii.gz", label)
+    if not words:
+        assert list(run.cases) == CASES[:2] and np.unique(run.prediction("case_1").classes(shape)).tolist() == [
+            *range(4)
+        ]
+        return
+    assert list(run.cases) == ["case_0"] and len(run.tables) == 1
+    assert words in run.notes[0] and "Left out 1 of 2 patients" in run.notes[0]
+    assert "metrics.csv scores also case_1" in run.notes[1]

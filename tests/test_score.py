@@ -368,3 +368,54 @@ def test_predictions_that_are_the_truth_are_warned_of(folders, caplog):
     (folders / "link").symlink_to(folders / "truth")
     score(str(folders / "link"), str(folders / "truth"), str(folders / "m.csv"))
     assert "is --pred the truth itself" in caplog.text
+
+
+LABELS = [  # of a dataset.json
+    {"background": 0, "edema": 1, "necrotic": 2, "enhancing": 3},
+    {"background": 0, "whole_tumor": [1, 2, 3], "tumor_core": [2, 3], "enhancing_tumor": [3]},
+    {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},  # as in MSD
+]
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_a_dataset_json_beside_or_above_label_maps_says_what_their_values_mean(labels, folders, truth, caplog):
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    nnunet = np.array([0, 2, 1, 3, 3], np.uint8)
+    for case in ("A_001", "B_002"):
+        save(folders / "task" / "labelsTr", f"{case}.nii.gz", nnunet[truth])
+        save(folders / "preds", f"{case}.nii.gz", nnunet[np.roll(truth, 1, axis=0)])
+    for folder in ("task", "preds"):
+        (folders / folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    options = [str(folders / "preds"), str(folders / "task" / "labelsTr"), str(folders / "n.csv")]
+    caplog.set_level("INFO")
+    score(*options)
+    assert read(folders / "n.csv") == read(folders / "m.csv")
+    assert f"{folders / 'task' / 'dataset.json'} says what" in caplog.text and "2 is NCR, 1 is ED" in caplog.text
+    first, second = (json.loads((folders / f"{name}.json").read_text()) for name in "mn")
+    assert second["truth_values"] == [0, 2, 1, 3]
+    for key in ("truth_checksum", "prediction_checksum"):  # of classes, however they are stored
+        assert first[key] == second[key] and len(first[key]) == 2
+    assert first["truth_checksum"] != first["prediction_checksum"]
+    caplog.clear()
+    score(*options, label_values="brats2023")
+    assert "says what" not in caplog.text and read(folders / "n.csv") != read(folders / "m.csv")
+
+
+def test_a_dataset_json_that_cannot_be_understood_asks_for_the_values(folders):
+    (folders / "truth" / "dataset.json").write_text('{"labels": {"background": 0, "tumour": 1}}')
+    options = [str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv")]
+    with pytest.raises(UserError, match=r"truth/dataset\.json: labels is .*pass --truth_values \(brats2018"):
+        score(*options)
+    score(*options, truth_values="brats2018")
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2, 1, 3]])
+def test_the_record_of_a_run_says_what_its_label_maps_mean(values, folders, truth):
+    """A run in the folder of a data set whose dataset.json is of the data set's own labels."""
+    (folders / "dataset.json").write_text(json.dumps({"labels": LABELS[0]}))
+    (folders / "pred" / "inference.json").write_text(json.dumps({"cases": [], "label_values": values}))
+    classes = np.array([0, 1, 2, 0, 3])[truth]
+    save(folders / "pred", "A_001.nii.gz", np.array(values)[classes])
+    (folders / "pred" / "B_002.nii.gz").unlink()
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), truth_values="brats2018")
+    assert all(float(read(folders / "m.csv")["A_001", region]["dice"]) == 1 for region in ("WT", "TC", "ET"))

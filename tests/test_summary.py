@@ -88,6 +88,16 @@ def test_scores_are_read_back_as_written(tmp_path):
     assert "0.5 ml" in caption(read)
 
 
+def test_without_its_record_the_rule_for_empty_regions_is_not_known(tmp_path):
+    write_scores(tmp_path / "metrics.csv", scores([0.25, 0.75], empty=[1]), "exclude")
+    (tmp_path / "metrics.json").unlink()
+    table = read_scores(tmp_path)
+    assert table.empty_rule is None and "not known" in caption(table)
+    assert "Cases with an empty region" not in caption(table) and "brats" not in caption(table)
+    write_scores(tmp_path / "again.csv", scores([0.25]), table.empty_rule)
+    assert read_scores(tmp_path / "again.csv").empty_rule is None
+
+
 def test_a_table_of_another_tool_is_an_error(tmp_path):
     (tmp_path / "metrics.csv").write_text("case,region,dice\na,WT,0.5\n")
     with pytest.raises(UserError, match=r"metrics\.csv .*'case', 'region', 'dice'"):

@@ -24,7 +24,6 @@ __all__ = [
     "check_output",
     "flatten",
     "format_table",
-    "named_runs",
     "read_json",
     "read_table",
     "replacing",
@@ -197,19 +196,6 @@ def check_output(
     except OSError as error:
         raise UserError(f"{key} {write_error(target, error)}") from error
     check_folder(target.parent, key)
-
-
-def named_runs(runs: str) -> dict[str, str]:
-    """Folder of each run by name, from ``NAME=DIR,NAME=DIR``.
-
-    Raises:
-        UserError: if the text has another form, or a name twice.
-    """
-    pairs = [item.partition("=") for item in str(runs).split(",")]
-    named = {name: folder for name, _, folder in pairs}
-    if not all([*named, *named.values()]) or len(named) < len(pairs):
-        raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR, with each name once.")
-    return named
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,8 @@ from scripts.command import Positional
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients
+from scripts.evaluation.run_paths import run_paths
+from scripts.evaluation.same_rules import check_same_rules, shared_rule
 from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, number, read_scores
 from scripts.files import check_output, format_table, replacing, write_table
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
@@ -64,7 +66,7 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
             empty regions.
     """
     if output:
-        check_output(output, "output", ".csv", {".csv": HEADER}, sources=[*run_a.split(","), *run_b.split(",")])
+        check_output(output, "output", ".csv", {".csv": HEADER}, sources=[*run_paths(run_a), *run_paths(run_b)])
     if picture:
         check_output(picture, "picture", ".png")
     a, b = mean_scores(run_a), mean_scores(run_b)
@@ -92,7 +94,7 @@ def mean_scores(runs: str) -> Scores:
     Raises:
         UserError: if the runs score other patients, or by other rules.
     """
-    return mean_of_seeds([read_scores(run) for run in runs.split(",")])
+    return mean_of_seeds([read_scores(run) for run in run_paths(runs)])
 
 
 def mean_of_seeds(tables: Sequence[Scores]) -> Scores:
@@ -113,7 +115,7 @@ def mean_of_seeds(tables: Sequence[Scores]) -> Scores:
         for key in first.values
     }
     empty = {r: sorted({case for table in tables for case in table.empty_cases.get(r, ())}) for r in TABLE_ORDER}
-    return replace(first, values=values, empty_cases=empty)
+    return replace(first, values=values, empty_rule=shared_rule(tables), empty_cases=empty)
 
 
 def pooled(tables: Sequence[Scores]) -> Scores:
@@ -125,29 +127,11 @@ def pooled(tables: Sequence[Scores]) -> Scores:
             raise UserError(f"{both[0]} is scored in two folds, the second {table.path}: make the datalist again.")
         values |= table.values
     empty = {r: sorted(case for table in tables for case in table.empty_cases.get(r, ())) for r in TABLE_ORDER}
-    truth = {case: file for table in tables for case, file in table.truth.items()}
-    patient = {case: name for table in tables for case, name in table.patient.items()}
-    return replace(tables[0], values=values, empty_cases=empty, truth=truth, patient=patient)
-
-
-def check_same_rules(tables: Sequence[Scores]) -> None:
-    """Raises UserError if the tables treat empty regions or small enhancing tumours in different ways.
-
-    Warns if small parts of the label maps were kept in one of them alone, which lesion-wise Dice shows.
-    """
-    first = tables[0]
-    for table in tables[1:]:
-        for key in ("empty_rule", "et_threshold_ml"):
-            if getattr(first, key) != getattr(table, key):
-                values = f"{getattr(first, key)!r} and {getattr(table, key)!r}"
-                raise UserError(f"{first.path} and {table.path} have the {key} {values}: score both in the same way.")
-        if first.smallest_part_ml != table.smallest_part_ml:
-            limits = [item.smallest_part_ml for item in (first, table)]
-            known = ["not known" if value is None else str(value) for value in limits]
-            logger.warning(
-                f"{first.path} and {table.path} have the smallest_part_ml {' and '.join(known)}: lesion-wise scores "
-                "may differ by that alone."
-            )
+    by_case = ("truth", "patient", "prediction_checksum", "truth_checksum")
+    merged: dict[str, Any] = {
+        name: {case: item for table in tables for case, item in getattr(table, name).items()} for name in by_case
+    }
+    return replace(tables[0], values=values, empty_rule=shared_rule(tables), empty_cases=empty, **merged)
 
 
 def common_cases(a: Scores, b: Scores) -> list[str]:

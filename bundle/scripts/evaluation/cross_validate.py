@@ -28,7 +28,7 @@ from scripts.errors import UserError
 from scripts.evaluation.calibration_table import merge_calibration
 from scripts.evaluation.compare import pooled
 from scripts.evaluation.score import cleared_path
-from scripts.evaluation.summary import CaseScore, Scores, print_table, read_scores, write_scores
+from scripts.evaluation.summary import OPTIONAL, CaseScore, Scores, print_table, read_scores, write_scores
 from scripts.files import read_json, write_json, write_table
 from scripts.locking import FolderLock
 from scripts.training.tracking import send_cross_validation
@@ -38,7 +38,6 @@ __all__ = ["collect", "cross_validate"]
 
 logger = logging.getLogger(__name__)
 
-ABOUT = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values", "patient")  # of merged scores
 OWN = ("fold", "ckpt_dir", "ckpt_path", "resume")  # keys that are set for each fold
 EVALUATE = "configs/evaluate.yaml"
 TOGETHER = "multi_gpu_train.yaml"  # for processes that train together: a single one evaluates
@@ -212,5 +211,5 @@ def merge_scores(out: Path, name: str, parts: Sequence[Path]) -> Scores:
     """Write OUT/NAME with the scores of the files of this name in all folds."""
     both = pooled([read_scores(part / name) for part in parts])
     scores = [CaseScore(*key, metrics, key[0] in both.empty_cases[key[1]]) for key, metrics in both.values.items()]
-    about = {name: getattr(both, name) for name in ABOUT}
+    about = {name: getattr(both, name) for name in OPTIONAL}
     return write_scores(out / name, scores, both.empty_rule, **about)

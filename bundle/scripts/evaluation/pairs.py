@@ -17,7 +17,16 @@ from scripts.data.volumes import Volume, grid_faults, read_volume, reorient, sho
 from scripts.errors import UserError
 from scripts.labels import CLASSES, VALUE_NAMES, WHICH_IS_ET, class_of_value, unclear_meaning
 
-__all__ = ["Meaning", "Pair", "class_of_value", "count_pairs", "read_pair", "to_classes", "warn_of_meanings"]
+__all__ = [
+    "Meaning",
+    "Pair",
+    "class_of_value",
+    "count_pairs",
+    "read_pair",
+    "read_volumes",
+    "to_classes",
+    "warn_of_meanings",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -145,12 +154,22 @@ def read_pair(pair: Pair, pred: Meaning, true: Meaning) -> tuple[np.ndarray, np.
     Raises:
         ValueError: (file, fault, remedy).
     """
+    predicted, truth = read_volumes(pair, pred, true)
+    return predicted.voxels, truth.voxels, tuple(float(size) for size in voxel_sizes(truth.affine))
+
+
+def read_volumes(pair: Pair, pred: Meaning, true: Meaning) -> tuple[Volume, Volume]:
+    """Prediction and truth as volumes of network classes, on the truth's grid.
+
+    Raises:
+        ValueError: (file, fault, remedy).
+    """
     truth = read_label_map(pair.truth)
     predicted = reorient(read_label_map(pair.predicted), io_orientation(truth.affine))
     if faults := grid_faults(predicted, truth, pair.truth.name):
         raise ValueError(pair.predicted, *faults[0])
-    spacing = tuple(float(size) for size in voxel_sizes(truth.affine))
-    return pred.classes(predicted.voxels, pair.predicted), true.classes(truth.voxels, pair.truth), spacing
+    predicted = predicted._replace(voxels=pred.classes(predicted.voxels, pair.predicted))
+    return predicted, truth._replace(voxels=true.classes(truth.voxels, pair.truth))
 
 
 def read_label_map(path: Path) -> Volume:

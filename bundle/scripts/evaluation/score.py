@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
+from scripts.data.volumes import content_checksum
 from scripts.errors import UserError
+from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.metrics import bounding_box, region_metrics
-from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, warn_of_meanings
+from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, read_volumes, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
@@ -56,7 +59,8 @@ def score(
         et_threshold_ml: above 0, also write NAME_et_cleared.csv, where enhancing tumour below this volume counts as
             NCR.
         label_values: what values on disk mean: nnunet, brats2018, brats2023, brats2024 (4 is the resection cavity),
-            msd, or the values of background, NCR, ED, ET; by default 0, 1, 2, and 3 or 4.
+            msd, or the values of background, NCR, ED, ET; by default as a run's record or dataset.json in the folder
+            says, or a dataset.json above it, else 0, 1, 2, and 3 or 4.
         pred_values: the same, of the predictions alone.
         truth_values: the same, of the truth alone.
         workers: processes that score patients at the same time; by default one for every four patients, and at most
@@ -65,7 +69,7 @@ def score(
     Raises:
         UserError: if there is nothing to score, a case has no truth, or files do not fit together.
     """
-    meanings = meanings_of(label_values, pred_values, truth_values)
+    meanings = meanings_of(label_values, (pred_values, pred), (truth_values, truth))
     predicted, true = find_label_maps(pred, "pred"), find_label_maps(truth, "truth")
     if missing := sorted(set(predicted) - set(true)):
         raise UserError(
@@ -112,13 +116,21 @@ def score_cases(
     score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, **about)
 
 
-def meanings_of(both: Any, pred: Any = None, truth: Any = None) -> tuple[Meaning, Meaning]:
-    """What the values of predictions and truth mean: what is given for a side, else for both."""
+def meanings_of(both: Any, pred: tuple[Any, str] = (None, ""), truth: tuple[Any, str] = (None, "")) -> list[Meaning]:
+    """What the values of predictions and truth mean, as given for a side, else for both, else as its folder says.
+
+    Args:
+        both: the values that are given for both.
+        pred: those of the predictions, and their folder.
+        truth: the same of the truth.
+    """
     if both is not None:
         Meaning(both)  # so that a wrong value is named as label_values
-    values = {"pred_values": pred, "truth_values": truth}
-    first, second = (Meaning(both if own is None else own, key) for key, own in values.items())
-    return first, second
+    meanings = []
+    for key, (own, folder) in {"pred_values": pred, "truth_values": truth}.items():
+        values = both if own is None else own
+        meanings.append(Meaning(folder_values(folder, key) if values is None and folder else values, key))
+    return meanings
 
 
 class PairScores(NamedTuple):
@@ -127,6 +139,7 @@ class PairScores(NamedTuple):
     scores: list[list[CaseScore]]
     voxels: np.ndarray  # by predicted and true class, (4, 4), in the box around the tumour
     enhancing: list[dict[int, Path]]  # of prediction and truth, see ``Meaning``
+    checksums: tuple[int, int]  # of the network classes in prediction and truth
 
 
 def score_pairs(
@@ -134,7 +147,7 @@ def score_pairs(
     output: str,
     empty_rule: str,
     et_threshold_ml: float,
-    meanings: tuple[Meaning, Meaning],
+    meanings: Sequence[Meaning],
     workers: int = 0,
     **about: Any,
 ) -> None:
@@ -156,6 +169,8 @@ def score_pairs(
     about |= {
         "truth": {pair.case: str(pair.truth.resolve()) for pair in pairs},
         "truth_values": meanings[1].label_values,
+        "prediction_checksum": {pair.case: result.checksums[0] for pair, result in zip(pairs, results)},
+        "truth_checksum": {pair.case: result.checksums[1] for pair, result in zip(pairs, results)},
     }
     plain, cleared = Path(output), cleared_path(output)
     for stale in (cleared, cleared.with_suffix(".json")):
@@ -168,14 +183,16 @@ def score_pairs(
 
 
 def score_pair(
-    pair: Pair, meanings: tuple[Meaning, Meaning], thresholds: Sequence[float], empty_rule: str
+    pair: Pair, meanings: Sequence[Meaning], thresholds: Sequence[float], empty_rule: str
 ) -> PairScores | Fault:
     """Scores of one case, or what is wrong with a file."""
     try:
-        classes, truth, spacing = read_pair(pair, *meanings)
+        volumes = read_volumes(pair, *meanings)
     except ValueError as error:
         path, fault, remedy = error.args
         return Fault(pair.case, str(path), fault, remedy)
+    (classes, truth), spacing = (volume.voxels for volume in volumes), voxel_sizes(volumes[1].affine).tolist()
+    checksums = content_checksum(volumes[0]), content_checksum(volumes[1])
     # Nothing lies outside the box, but all slices along the first axis count in slice_mean_dice.
     box = (slice(None), *bounding_box((classes > 0) | (truth > 0))[1:])
     classes, truth = np.ascontiguousarray(classes[box]), np.ascontiguousarray(truth[box])
@@ -183,7 +200,7 @@ def score_pair(
     for threshold in thresholds:
         label = without_small_et(classes, spacing, threshold)
         scores.append(case_scores(pair.case, label, truth, spacing, empty_rule))
-    return PairScores(scores, count_pairs(classes, truth), [meaning.enhancing for meaning in meanings])
+    return PairScores(scores, count_pairs(classes, truth), [meaning.enhancing for meaning in meanings], checksums)
 
 
 def without_small_et(classes: np.ndarray, spacing: Sequence[float], threshold_ml: float) -> np.ndarray:

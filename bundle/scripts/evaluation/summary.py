@@ -20,6 +20,7 @@ from scripts.files import format_table, read_json, read_table, write_json, write
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
 __all__ = [
+    "OPTIONAL",
     "CaseScore",
     "Estimate",
     "Scores",
@@ -32,15 +33,19 @@ __all__ = [
 
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
-ABOUT = {  # of the JSON beside a metrics.csv
-    "empty_rule?": str,
-    "cases_with_an_empty_region?": {f"{region}?": [str] for region in TABLE_ORDER},
-    "et_threshold_ml?": (int, float),
-    "smallest_part_ml?": (int, float, NoneType),
-    "truth?": dict,
-    "truth_values?": (str, list, NoneType),
-    "patient?": dict,
+OPTIONAL: dict[str, Any] = {  # what ``Scores`` takes as it is from the JSON beside a metrics.csv, which may lack it
+    "et_threshold_ml": (int, float),
+    "smallest_part_ml": (int, float, NoneType),
+    "truth": dict,
+    "truth_values": (str, list, NoneType),
+    **dict.fromkeys(("patient", "prediction_checksum", "truth_checksum"), dict),
 }
+ABOUT = {
+    "empty_rule?": (str, NoneType),
+    "cases_with_an_empty_region?": {f"{region}?": [str] for region in TABLE_ORDER},
+    **{f"{key}?": form for key, form in OPTIONAL.items()},
+}
+UNKNOWN_RULE = "how empty regions count is not known, since no JSON file beside the table says it"
 
 
 class CaseScore(NamedTuple):
@@ -67,13 +72,19 @@ class Scores:
 
     path: Path
     values: dict[tuple[str, str], dict[str, float]]
-    empty_rule: str
+    empty_rule: str | None  # None: not known
     empty_cases: dict[str, list[str]]
     et_threshold_ml: float = 0.0
     smallest_part_ml: float | None = None  # smaller ones are not in the label maps; None: not known
     truth: dict[str, str] = field(default_factory=dict)  # file of each case
     truth_values: str | list[int] | None = None  # what the values in these files mean
     patient: dict[str, str] = field(default_factory=dict)  # of each case, where a datalist said it
+    prediction_checksum: dict[str, int] = field(default_factory=dict)  # of each label map's network classes
+    truth_checksum: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def empty_rule_meaning(self) -> str:
+        return EMPTY_RULES.get(self.empty_rule or "", UNKNOWN_RULE)
 
     @property
     def cases(self) -> list[str]:
@@ -106,14 +117,14 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(mean, float(low), float(high), len(values))
 
 
-def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str, **about: Any) -> Scores:
+def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str | None, **about: Any) -> Scores:
     """Write the CSV (columns case, region, and metrics.COLUMNS; empty for NaN) and the JSON beside it.
 
     Args:
         path: the CSV.
         scores: of all cases and regions.
         empty_rule: for regions that are empty in truth or prediction.
-        about: et_threshold_ml, smallest_part_ml, truth, truth_values and patient of ``Scores``.
+        about: what ``Scores`` holds beyond these.
     """
     rows = [
         {"case": item.case, "region": item.region}
@@ -156,12 +167,14 @@ def describe(scores: Scores) -> dict[str, Any]:
         "patients": count_patients(scores.cases, scores.patient),
         "patient": scores.patient,
         "empty_rule": scores.empty_rule,
-        "empty_rule_meaning": EMPTY_RULES[scores.empty_rule],
+        "empty_rule_meaning": scores.empty_rule_meaning,
         "cases_with_an_empty_region": scores.empty_cases,
         "et_threshold_ml": scores.et_threshold_ml,
         "smallest_part_ml": scores.smallest_part_ml,
         "truth": scores.truth,
         "truth_values": scores.truth_values,
+        "prediction_checksum": scores.prediction_checksum,
+        "truth_checksum": scores.truth_checksum,
         "interval": f"95% percentile bootstrap over patients, {RESAMPLES} resamples, seed 0",
         "summary": summary,
     }
@@ -187,22 +200,23 @@ def read_scores(run: str | Path) -> Scores:
         )
     beside = path.with_suffix(".json")
     about = read_json(beside, "the record", ABOUT) if beside.is_file() else {}
-    if (rule := about.get("empty_rule", "brats")) not in EMPTY_RULES:
+    if (rule := about.get("empty_rule")) not in (None, *EMPTY_RULES):
         raise UserError(f"{beside}: empty_rule is {rule!r}, expected one of {sorted(EMPTY_RULES)}: score again.")
     empty = about.get("cases_with_an_empty_region", {})
-    optional = ("et_threshold_ml", "smallest_part_ml", "truth", "truth_values", "patient")
-    known = {key: about[key] for key in optional if key in about}
-    return Scores(path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, **known)
+    return Scores(
+        path, values, rule, {r: empty.get(r, []) for r in TABLE_ORDER}, **{k: about[k] for k in OPTIONAL if k in about}
+    )
 
 
 def caption(scores: Scores) -> str:
     """The text above every table: number of patients, interval, rule for empty regions, and how many have one."""
-    empty = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
+    counts = ", ".join(f"{region} {len(scores.empty_cases.get(region, ()))}" for region in TABLE_ORDER)
+    known = (f", rule {scores.empty_rule!r}", f" Cases with an empty region: {counts}.")
+    rule, empty = known if scores.empty_rule else ("", "")
     lines = [
         f"{patients(scores.cases, scores.patient)}, mean [95% bootstrap interval over patients]; volume_error_ml is "
         "predicted minus true volume.",
-        f"Empty regions, rule {scores.empty_rule!r}: {EMPTY_RULES[scores.empty_rule]}. Cases with an empty region: "
-        f"{empty}.",
+        f"Empty regions{rule}: {scores.empty_rule_meaning}.{empty}",
     ]
     if scores.smallest_part_ml:
         lines.append(f"Label maps without parts below {scores.smallest_part_ml} ml.")

@@ -11,9 +11,11 @@ from tqdm import tqdm
 
 from scripts.documents import some
 from scripts.errors import UserError
-from scripts.evaluation.compare import HEADER, check_same_rules, common_cases, difference_row, paired_columns, row_cells
+from scripts.evaluation.compare import HEADER, common_cases, difference_row, paired_columns, row_cells
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.patients import patients
+from scripts.evaluation.run_paths import run_paths
+from scripts.evaluation.same_rules import check_same_rules
 from scripts.evaluation.summary import Scores
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.alerts import Alerts
@@ -46,20 +48,20 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     Raises:
         UserError: if these are not two scored runs of the same patients.
     """
-    runs = open_sides([folder.strip() for folder in str(compare).split(",")])
+    runs = open_sides([folder.strip() for folder in run_paths(str(compare))])
     target = Path(output) if output else runs["A"].folder / "comparison.html"
     tables = [run.tables[0] for run in runs.values()]
+    doubts = check_same_rules(tables)
     cases = [case for case in common_cases(*tables) if all(case in run.cases for run in runs.values())]
     if not cases:
         raise UserError(f"compare {compare}: the runs have no patient in common whose files are all there.")
     others = sorted({case for table in tables for case in table.cases} - set(cases))
     known = tables[0].patient | tables[1].patient
-    left = f"Left out {patients(others, known)}, not in both runs or without their files: {some(others)}."
-    alone = [left] if others else []
+    if others:
+        doubts.append(f"Left out {patients(others, known)}, not in both runs or without their files: {some(others)}.")
     rows = differences(tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
-    order = sorted(cases, key=lambda case: -gains[case])
-    picks = middle_and_ends(order, ["A gains most", "Median", "A loses most"])
+    picks = middle_and_ends(sorted(cases, key=lambda case: -gains[case]), ["A gains most", "Median", "A loses most"])
     alerts = {side: Alerts(run) for side, run in runs.items()}
     with Draft(target, OWN, MARKS) as draft:
         for patient in read_pairs(runs, cases):
@@ -71,7 +73,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
             subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(cases, known)}. {RESEARCH}",
-            alerts=alone + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
+            alerts=doubts + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
             picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
             summaries=[summary_table(rows)],
             patients=patient_table(tables, cases),
@@ -84,13 +86,12 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
 
 
 def open_sides(folders: Sequence[str]) -> dict[str, Run]:
-    """The runs A and B. Raises UserError if these are not two scored runs, or they are scored in different ways."""
+    """The runs A and B. Raises UserError if these are not two scored runs."""
     if len(folders) != 2:
         raise UserError(f"compare is {','.join(folders)!r}, expected two folders, DIR_A,DIR_B.")
     runs = {side: open_run(folder) for side, folder in zip(SIDES, folders)}
     if unscored := [run.folder for run in runs.values() if not run.tables]:
         raise UserError(f"{unscored[0]} has no scores: evaluate it, or score its label maps (python -m scripts score).")
-    check_same_rules([run.tables[0] for run in runs.values()])
     return runs
 
 

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts.errors import UserError
-from scripts.files import check_output, named_runs, replacing
+from scripts.evaluation.run_paths import named_runs
+from scripts.files import check_output, replacing
 from scripts.labels import OTHER_COLOURS, REGION_COLOURS, SEQUENCE_COLOURS, SERIES_COLOURS
 from scripts.training.history import read_history
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from scripts.data.volumes import open_whole
 from scripts.errors import UserError
-from scripts.evaluation.pairs import to_classes
+from scripts.evaluation.pairs import Meaning
 
-__all__ = ["read_classes", "read_image"]
+__all__ = ["image_shape", "read_classes", "read_image"]
 
 
 def read_image(path: Path, channel: int | None = None) -> np.ndarray:
@@ -29,17 +29,31 @@ def read_image(path: Path, channel: int | None = None) -> np.ndarray:
     return voxels[..., channel or 0] if voxels.ndim == 4 else voxels
 
 
-def read_classes(path: Path, class_of: Mapping[int, int]) -> np.ndarray:
-    """Network classes (H, W, D) of a label map; ``class_of`` gives the class of each value on disk.
+def image_shape(path: Path) -> tuple[int, ...]:
+    """Shape (H, W, D) of the voxels that ``read_image`` would give, from the header alone.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        image = nib.load(path)
+        axes = io_orientation(image.affine)[:, 0].argsort()
+        return tuple(image.shape[axis] for axis in axes)
+    except Exception as error:  # nibabel and gzip fail in many ways
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): copy or predict it again.") from error
+
+
+def read_classes(path: Path, meaning: Meaning) -> np.ndarray:
+    """Network classes (H, W, D) of a label map; ``meaning`` gives the class of each value on disk.
 
     Raises:
         UserError: if it cannot be read, or holds other values.
     """
     voxels = read_image(path)
     try:
-        return to_classes(voxels, class_of)
+        return meaning.classes(voxels, path)
     except ValueError as error:
-        fault, expected = error.args
         raise UserError(
-            f"{path} holds {fault}, {expected} as the run's record or scores say: predict or score it again."
+            f"{path}: {error.args[1]}; the run's record or scores know {sorted(meaning.class_of)}: predict or score it "
+            "again."
         ) from error

@@ -14,6 +14,7 @@ from nibabel.affines import voxel_sizes
 from scripts.data.brain_mask import marked
 from scripts.errors import UserError
 from scripts.evaluation.metrics import bounding_box
+from scripts.evaluation.pairs import Meaning
 from scripts.labels import CLASSES, REGIONS
 from scripts.report.images import read_classes, read_image
 
@@ -21,10 +22,14 @@ __all__ = ["Layer", "LabelMap", "Patient", "errors", "read_patient", "scale_brig
 
 
 class LabelMap(NamedTuple):
-    """A file of classes, and the network class of each value in it."""
+    """A file of classes, and what the values in it mean."""
 
     path: Path
-    class_of: Mapping[int, int]
+    meaning: Meaning
+
+    def classes(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Network classes (H, W, D). Raises UserError if they cannot be read, or do not have the shape of the image."""
+        return fitting(read_classes(self.path, self.meaning), self.path, shape)
 
 
 class Layer(NamedTuple):
@@ -105,16 +110,16 @@ def read_patient(
     path = Path(case["image"])
     image = read_image(path, channels[0] if channels else None)
     if mask := case.get("brain_mask"):  # the network did not see what is outside
-        image = np.where(marked(fitting(read_image(Path(mask)), Path(mask), image)), image, 0)
-    real = fitting(read_classes(truth.path, truth.class_of), truth.path, image) if truth else None
-    found = {title: fitting(read_classes(*item), item.path, image) for title, item in predictions.items()}
+        image = np.where(marked(fitting(read_image(Path(mask)), Path(mask), image.shape)), image, 0)
+    real = truth.classes(image.shape) if truth else None
+    found = {title: item.classes(image.shape) for title, item in predictions.items()}
     layers = [Layer(title, "classes", voxels) for title, voxels in found.items()]
     if real is not None:
         layers.append(Layer("Truth", "classes", real))
         wrong = {title.replace("Prediction", "Error"): errors(voxels, real) for title, voxels in found.items()}
         layers += [Layer(title, "errors", voxels) for title, voxels in wrong.items()]
     if entropy:
-        share = np.clip(fitting(read_image(entropy), entropy, image) / np.log(len(CLASSES)), 0, 1)
+        share = np.clip(fitting(read_image(entropy), entropy, image.shape) / np.log(len(CLASSES)), 0, 1)
         layers.append(Layer("Uncertainty", "uncertainty", share))
     shown = np.logical_or.reduce([image != 0, *(layer.voxels > 0 for layer in layers if layer.kind == "classes")])
     box = bounding_box(shown if shown.any() else np.ones_like(shown))
@@ -122,10 +127,10 @@ def read_patient(
     return Patient(case["case"], image, box, affine, [layer._replace(voxels=layer.voxels[box]) for layer in layers])
 
 
-def fitting(voxels: np.ndarray, path: Path, image: np.ndarray) -> np.ndarray:
+def fitting(voxels: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The voxels of a map. Raises UserError if they do not have the shape of the image."""
-    if voxels.shape != image.shape:
-        raise UserError(f"{path} has shape {voxels.shape}, expected {image.shape} as its image: predict it again.")
+    if voxels.shape != shape:
+        raise UserError(f"{path} has shape {voxels.shape}, expected {shape} as its image: predict it again.")
     return voxels
 
 

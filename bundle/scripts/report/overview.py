@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from scripts.errors import UserError
-from scripts.evaluation.compare import check_same_rules
 from scripts.evaluation.patients import mean_of, patients
+from scripts.evaluation.run_paths import named_runs
+from scripts.evaluation.same_rules import check_same_rules
 from scripts.evaluation.summary import Scores
-from scripts.files import check_output, format_table, named_runs, replacing
-from scripts.labels import CLASS_COLOURS, CLASSES, EMPTY_RULES, TABLE_ORDER
+from scripts.files import check_output, format_table, replacing
+from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.layers import Patient, read_patient
 from scripts.report.pictures import grey_rgb, overlay, plane
 from scripts.report.run_folder import open_run
@@ -55,7 +56,7 @@ def overview(runs: str, picture: str, case: str | None = None) -> None:
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
-    print(f"Volumetric Dice, mean of {patients(common, first.patient)} ({EMPTY_RULES[first.tables[0].empty_rule]}):\n")
+    print(f"Volumetric Dice, mean of {patients(common, first.patient)} ({first.tables[0].empty_rule_meaning}):\n")
     print(dice_table(scores, common))
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
     maps = {titles[name]: run.prediction(chosen) for name, run in opened.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,11 +12,13 @@ from typing import Any
 
 from scripts.documents import check_form, some
 from scripts.errors import UserError
-from scripts.evaluation.pairs import class_of_value
+from scripts.evaluation.folder_values import lenient_values
+from scripts.evaluation.pairs import Meaning, class_of_value
 from scripts.evaluation.patients import named_patients, patients
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
 from scripts.report.layers import LabelMap
+from scripts.report.now import checksums_of, replaced_images, replaced_maps
 
 __all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
 
@@ -56,9 +58,9 @@ class Run:
         return {key: "/".join(path.parts[-parts:]) for key, path in paths.items()}
 
     @property
-    def class_of(self) -> Mapping[int, int]:
-        """Network class of each value in the label maps."""
-        return class_of_value(self.record.get("label_values"))
+    def meaning(self) -> Meaning:
+        """What the values in the label maps mean."""
+        return Meaning(lenient_values(self.record.get("label_values")))
 
     @property
     def patient(self) -> dict[str, str]:
@@ -66,17 +68,22 @@ class Run:
         return named_patients(self.cases.values())
 
     def prediction(self, case: str) -> LabelMap:
-        return LabelMap(Path(self.cases[case]["prediction"]), self.class_of)
+        return LabelMap(Path(self.cases[case]["prediction"]), self.meaning)
 
     def truth(self, case: str) -> LabelMap | None:
         """The true label map, of the evaluation or of a later scoring, if it is still there."""
         if "label" in self.cases[case]:
-            path, class_of = Path(self.cases[case]["label"]), self.class_of
+            path, meaning = Path(self.cases[case]["label"]), self.meaning
         elif self.tables:
-            path, class_of = Path(self.tables[0].truth.get(case, "")), class_of_value(self.tables[0].truth_values)
+            path, meaning = Path(self.tables[0].truth.get(case, "")), Meaning(self.tables[0].truth_values)
         else:
             return None
-        return LabelMap(path, class_of) if path.is_file() else None
+        return LabelMap(path, meaning) if path.is_file() else None
+
+    def maps(self, case: str) -> dict[str, LabelMap]:
+        """Label map and truth of a case, as far as they are there."""
+        truth = self.truth(case)
+        return {"prediction": self.prediction(case)} | ({"truth": truth} if truth else {})
 
     def source(self, case: str) -> str:
         """The DICOM series of a case and why it was taken, in a sentence; empty for NIfTI files."""
@@ -99,7 +106,10 @@ def open_run(run: str) -> Run:
     notes = list[str]()
     record = run_record(Path(run), notes)
     cases = cases_of_run(run, record, notes)
-    found = Run(Path(run), record, cases, scores_of(Path(run), cases, notes), notes)
+    found = Run(Path(run), record, cases, tables_of(Path(run)), notes)
+    checksums = leave_out_faulty(found)
+    found.tables = tables_of_all(found.tables, cases, notes)
+    notes += [note for table in found.tables for note in replaced_maps(table, checksums)] + replaced_images(cases)
     if found.tables and (lacking := [case for case in cases if found.truth(case) is None]):
         notes.append(
             f"Truth and errors of {len(lacking)} of {len(cases)} patients are not shown: the truth is not where it "
@@ -190,14 +200,40 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
     return cases
 
 
-def scores_of(folder: Path, cases: Collection[str], notes: list[str]) -> list[Scores]:
-    """The tables in a folder that score all these cases. Notes name tables that lack some or score others."""
+def leave_out_faulty(run: Run) -> dict[str, dict[str, int]]:
+    """Take the cases out of a run whose label map or truth cannot be shown, with a note; see ``checksums_of`` for those
+    that stay.
+
+    Raises:
+        UserError: if none stays.
+    """
+    images = {name: Path(case["image"]) for name, case in run.cases.items()}
+    checksums, faults = checksums_of({case: run.maps(case) for case in run.cases}, images)
+    if not checksums:
+        raise UserError(f"run {run.folder}: no label map can be shown. {next(iter(faults.values()))}")
+    if faults:
+        run.notes.append(
+            f"Left out {len(faults)} of {len(run.cases)} patients, whose label map or truth cannot be shown: "
+            f"{some(faults)}. Of the first: {next(iter(faults.values()))}"
+        )
+    for case in faults:
+        del run.cases[case]
+    return checksums
+
+
+def tables_of(folder: Path) -> list[Scores]:
+    """The tables of scores in a folder."""
     paths = [folder / "metrics.csv", folder / "metrics_et_cleared.csv"]
     tables = [read_scores(path) for path in paths if path.is_file()]
     for table in tables:  # where the truth is, and what its values mean
         source = f"the record {table.path.with_suffix('.json')}"
         check_form({"truth": table.truth}, {"truth": dict.fromkeys(table.truth, str)}, source)
         class_of_value(table.truth_values, f"{source}: truth_values")
+    return tables
+
+
+def tables_of_all(tables: Sequence[Scores], cases: Collection[str], notes: list[str]) -> list[Scores]:
+    """The tables that score all these cases. Notes name tables that lack some or score others."""
     for table in tables:
         if lacking := sorted(set(cases) - set(table.cases)):
             notes.append(f"The scores of {table.path.name} are left out, since it does not score {some(lacking)}.")

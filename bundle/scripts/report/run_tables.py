@@ -9,7 +9,7 @@ from scripts.documents import some
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.patients import patients
 from scripts.evaluation.summary import Scores, number, summary_rows
-from scripts.labels import EMPTY_RULES, TABLE_ORDER
+from scripts.labels import TABLE_ORDER
 from scripts.report.layers import Patient
 from scripts.report.page import Cell, Column, Row, Table
 from scripts.report.run_folder import Run
@@ -37,7 +37,7 @@ def summary_table(scores: Scores) -> Table:
 
 def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
-    rule = EMPTY_RULES[scores.empty_rule]
+    rule = scores.empty_rule_meaning
     notes = [
         f"Means of {patients(scores.cases, scores.patient)}. In brackets: 95% bootstrap interval over patients.",
         f"{rule[0].upper()}{rule[1:]}.",
