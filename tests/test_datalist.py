@@ -5,12 +5,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from scripts.data.datalist import gaps, label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
+from scripts.data.transforms import SelectChannelsd
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
+from scripts.inference.checked_images import CheckedImages
 
 
 def test_training_gets_every_sequence_and_validation_the_students(cohort):
@@ -183,3 +186,15 @@ def test_a_datalist_without_cases_is_no_work(cohort):
     write_json(cohort / "datalist.json", {"training": []})
     with pytest.raises(UserError, match=r"datalist\.json"):
         datalist_images(str(cohort / "datalist.json"), str(cohort / "data"))
+
+
+def test_a_file_of_two_sequences_can_be_predicted(cohort_source, tmp_path):
+    image = nib.load(cohort_source / "data" / "phantom_0000" / "phantom_0000_t1ce.nii.gz")
+    voxels = image.get_fdata(dtype=np.float32)
+    nib.save(nib.Nifti1Image(np.stack([voxels[::-1], voxels], -1), image.affine), tmp_path / "p.nii.gz")
+    entry = {"case": "p", "image": "p.nii.gz", "flair": "p.nii.gz", "channels": {"flair": 0, "t1ce": 1}}
+    write_json(tmp_path / "list.json", {"testing": [entry], "labels": {"0": "background"}})
+    images = datalist_images(str(tmp_path / "list.json"), str(tmp_path))
+    steps = [LoadImaged("image"), EnsureChannelFirstd("image"), SelectChannelsd("image")]
+    (loaded,) = CheckedImages(images, Compose(steps))
+    assert "fault" not in loaded and np.array_equal(loaded["image"][0], voxels)

@@ -126,7 +126,7 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
     make_datalist(str(tmp_path), str(tmp_path / "list.json"), folds=2)
     assert label_values(str(tmp_path / "list.json")) == [0, 2, 1, 3]
     parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences={"both": ["flair", "t2"]})
-    assert parts["training"][0]["channels"] == {"image": [2], "flair": 0, "t2": 3}
+    assert parts["training"][0]["channels"] == {"image": [2], "flair": 0, "t2": 3, "volumes": 4}
 
 
 # every kind of fault: the file of case 2, what is done to it, and the word that names the fault

@@ -17,7 +17,7 @@ from scipy.ndimage import label as connected_components
 from torch import nn
 
 from conftest import BUNDLE, bare_errors, real_data
-from scripts.data.phantom import make_phantoms
+from scripts.data.phantom import draw_patient, make_phantoms
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.inference.checked_images import CheckedImages
@@ -127,14 +127,80 @@ def largest_part(mask):
     return parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
 
 
-def test_overwriting_that_is_stopped_leaves_no_label_map_of_before(cohort_source, weights, tmp_path, monkeypatch):
+def test_overwriting_that_is_stopped_leaves_what_was_there_under_its_settings(
+    cohort_source, weights, tmp_path, monkeypatch
+):
     source = cohort_source / "data"
     predict(source, tmp_path, weights[0], overlap=0, uncertainty=True)
+    before = files_of(tmp_path)
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
         stopped.setattr(Predictor, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         predict(source, tmp_path, weights[1], overlap=0, overwrite=True)
-    assert not list(tmp_path.glob("*.nii.gz"))
-    assert len(find_work(str(source), output_dir=str(tmp_path))["left"]) == 6
+    assert len(before) == 12 and files_of(tmp_path) == before
+    assert [len(group["cases"]) for group in groups_of(tmp_path)] == [0, 6]
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
+
+
+def groups_of(folder):
+    record = json.loads((folder / "inference.json").read_text())
+    return [record, *record["earlier"]]
+
+
+def test_overwriting_keeps_the_files_of_a_patient_whose_image_is_damaged(cohort, weights, tmp_path):
+    out = tmp_path / "out"
+    predict(cohort / "data", out, weights[0], overlap=0, uncertainty=True)
+    before = files_of(out)
+    (cohort / "data" / "phantom_0002" / "phantom_0002_t1ce.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="phantom_0002 .*unreadable"), bare_errors():
+        predict(cohort / "data", out, weights[1], overlap=0, overwrite=True)
+    after = files_of(out)
+    assert {name for name in before if after.get(name) == before[name]} == {
+        "phantom_0002_seg.nii.gz",
+        "phantom_0002_entropy.nii.gz",
+    }
+    assert len(after) == 7
+    assert [{case["case"] for case in group["cases"]} for group in groups_of(out)] == [
+        {f"phantom_000{index}" for index in (0, 1, 3, 4, 5)},
+        {"phantom_0002"},
+    ]
+
+
+def test_a_corrected_label_map_stays_when_files_are_added(cohort_source, weights, tmp_path):
+    source = cohort_source / "data" / "phantom_0000"
+    predict(source, tmp_path, weights[0], overlap=0)
+    (tmp_path / "phantom_0000_seg.nii.gz").write_bytes(b"corrected")
+    predict(source, tmp_path, weights[0], overlap=0, uncertainty=True)
+    (tmp_path / "phantom_0000_entropy.nii.gz").write_bytes(b"kept too")
+    predict(source, tmp_path, weights[0], overlap=0, uncertainty=True, probabilities=True)
+    files = files_of(tmp_path)
+    assert files["phantom_0000_seg.nii.gz"] == b"corrected" and files["phantom_0000_entropy.nii.gz"] == b"kept too"
+    assert np.allclose(read(tmp_path, "phantom_0000", "probabilities").sum(-1), 1, atol=0.01)
+
+
+def test_a_dicom_seg_is_made_of_the_label_map_on_disk(weights, tmp_path):
+    pydicom = pytest.importorskip("pydicom", minversion="3", reason="the extra dicom is not installed")
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+    from dicom_folders import write_dicom
+
+    brain = draw_patient(np.random.default_rng([3, 0]), 32)[0]["t1ce"].round()[:, :, ::2]
+    for patient in ("P1", "P2"):
+        write_dicom(tmp_path / "in" / patient, brain, np.diag([-5.0, -5, 10, 1]), PatientID=patient)
+    out = tmp_path / "out"
+    predict(tmp_path / "in", out, weights[0], overlap=0)
+    for patient, value in (("P1", 4), ("P2", 7)):
+        image = nib.load(out / f"{patient}_20240105_seg.nii.gz")
+        voxels = np.zeros(image.shape, np.uint8)
+        voxels[10:13, 10:12, 5] = value
+        nib.save(nib.Nifti1Image(voxels, image.affine), out / f"{patient}_20240105_seg.nii.gz")
+    before = files_of(out)
+    with pytest.raises(UserError, match=r"P2_.*P2_20240105_seg\.nii\.gz: unknown label values \[7\]"), bare_errors():
+        predict(tmp_path / "in", out, weights[0], overlap=0, dicom_seg=True)
+    assert files_of(out) == before and [path.name for path in out.glob("*.dcm")] == ["P1_20240105_seg.dcm"]
+    seg = pydicom.dcmread(out / "P1_20240105_seg.dcm")
+    assert seg.pixel_array.sum() == 6 and len(seg.SegmentSequence) == 3
 
 
 def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(cohort_source, weights, tmp_path):

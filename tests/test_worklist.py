@@ -1,4 +1,7 @@
 import json
+import os
+import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -9,8 +12,9 @@ import torch
 
 from scripts.errors import UserError
 from scripts.files import replacing
-from scripts.inference.record import record_inference
+from scripts.inference.record import ForgetEarlierd, record_inference
 from scripts.inference.worklist import find_work
+from scripts.inference.writers import KEEP
 from scripts.locking import FolderLock
 from scripts.method.resunet import ResUNet
 
@@ -27,17 +31,24 @@ def test_work_that_is_done_is_named(cohort_source, tmp_path, caplog):
     assert len(find_work(str(cohort_source / "data"), output_dir=str(tmp_path), overwrite=True)["left"]) == 6
 
 
-def test_a_label_map_of_an_image_that_changed_since_is_named(cohort, tmp_path):
-    image = cohort / "data" / "phantom_0002" / "phantom_0002_t1ce.nii.gz"
+def test_an_image_that_changed_since_is_a_fault_of_its_patient_alone(cohort, tmp_path):
+    image = (cohort / "data" / "phantom_0002" / "phantom_0002_t1ce.nii.gz").resolve()
+    before = image.stat()
     options = {"dataset_dir": str(cohort / "data"), "output_dir": str(tmp_path)}
     work = find_work(**options)["all"]
     record_inference(str(tmp_path), work, [], {})
     (tmp_path / "phantom_0002_seg.nii.gz").touch()
     assert len(find_work(**options)["left"]) == 5
-    image.write_bytes((cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").read_bytes())
-    with pytest.raises(UserError, match="phantom_0002_seg.nii.gz was predicted from .* as it is now"):
-        find_work(**options)
-    assert len(find_work(**options, overwrite=True)["left"]) == 6
+    image.write_bytes(b"x" * 5000)
+    for shown in (f"size 5000, was {before.st_size}", "time 2001-0.*, was 20"):
+        faults = {image["case"]: image.get("fault", "") for image in find_work(**options)["left"]}
+        sentence = rf"{image} was changed after phantom_0002_seg was predicted \({shown}"
+        assert len(faults) == 6 and re.match(sentence, faults.pop("phantom_0002")) and not any(faults.values())
+        image.write_bytes(b"x" * before.st_size)
+        os.utime(image, (1e9, 1e9))
+    record_inference(str(tmp_path), find_work(**options)["all"], [], {})
+    assert len([image for image in find_work(**options)["left"] if "fault" in image]) == 1  # also the next time
+    assert not any("fault" in image for image in find_work(**options, overwrite=True)["left"])
 
 
 def test_a_second_sequence_that_changed_since_is_seen_too(cohort, tmp_path):
@@ -47,8 +58,7 @@ def test_a_second_sequence_that_changed_since_is_seen_too(cohort, tmp_path):
     (tmp_path / "phantom_0002_seg.nii.gz").touch()
     assert len(find_work(**options)["left"]) == 5
     image.write_bytes((cohort / "data" / "phantom_0003" / "phantom_0003_t2.nii.gz").read_bytes())
-    with pytest.raises(UserError, match="phantom_0002_seg.nii.gz was predicted from .* as it is now"):
-        find_work(**options)
+    assert [image["case"] for image in find_work(**options)["left"] if "fault" in image] == ["phantom_0002"]
 
 
 def test_images_that_lack_a_wanted_file_are_predicted_again(cohort_source, tmp_path, caplog):
@@ -62,7 +72,9 @@ def test_images_that_lack_a_wanted_file_are_predicted_again(cohort_source, tmp_p
     with caplog.at_level("INFO"):
         left = find_work(**options, also={"entropy.nii.gz": True})["left"]
     assert {image["case"] for image in left} == {f"phantom_000{number}" for number in (0, 1, 2, 4, 5)}
-    assert "no entropy.nii.gz beside them are predicted again: 5." in caplog.text
+    assert "Label maps without entropy.nii.gz: 5. It is added, and the label maps stay." in caplog.text
+    assert all(image[KEEP] for image in left)
+    assert not any(KEEP in image for image in find_work(**options, overwrite=True)["left"])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -91,14 +103,34 @@ def test_a_datalist_names_the_images(cohort_source):
     assert all(image["image"].endswith("_t1.nii.gz") and "label" not in image for image in images)
 
 
+def cases_left(folder, shard):
+    return {image["case"] for image in find_work(str(folder), shard=shard)["left"]}
+
+
 def test_shards_take_each_image_once(cohort_source):
-    folder = str(cohort_source / "data")
-    shares = [[image["case"] for image in find_work(folder, shard=f"{part}/4")["all"]] for part in (1, 2, 3, 4)]
+    shares = [cases_left(cohort_source / "data", f"{part}/4") for part in (1, 2, 3, 4)]
     assert sorted(chain(*shares)) == [f"phantom_000{index}" for index in range(6)]
-    assert [len(share) for share in shares] == [2, 2, 1, 1]
-    for wrong in ("0/4", "5/4", "1", "1/0", "one/4", "7/7"):
-        with pytest.raises(UserError, match=f"shard is '{wrong}', expected K/N .* 6"):
-            find_work(folder, shard=wrong)
+    for wrong in ("0/4", "5/4", "1", "1/0", "one/4"):
+        with pytest.raises(UserError, match=f"shard is '{wrong}', expected K/N "):
+            find_work(str(cohort_source / "data"), shard=wrong)
+
+
+def test_a_file_that_arrives_between_two_shards_moves_no_other_one(cohort):
+    first = cases_left(cohort / "data", "1/2")
+    shutil.copy(cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz", cohort / "data" / "a_t1ce.nii.gz")
+    assert first | cases_left(cohort / "data", "2/2") >= {f"phantom_000{index}" for index in range(6)}
+
+
+def test_an_empty_share_has_nothing_to_do_and_the_record_lists_all_patients(cohort_source, tmp_path, caplog):
+    options = {"dataset_dir": str(cohort_source / "data" / "phantom_0002"), "output_dir": str(tmp_path)}
+    with caplog.at_level("INFO"):
+        work = [find_work(**options, shard=f"{part}/2") for part in (1, 2)]
+    assert sorted(len(found["left"]) for found in work) == [0, 1]
+    assert "Nothing to do: none of the 1 images is in share" in caplog.text
+    assert [[image["case"] for image in found["all"]] for found in work] == [["phantom_0002"]] * 2
+    empty = next(found for found in work if not found["left"])
+    record_inference(str(tmp_path), empty["all"], [], {}, shard="1/2")
+    assert [case["case"] for case in json.loads((tmp_path / "inference.json").read_text())["cases"]] == ["phantom_0002"]
 
 
 def test_shards_share_a_folder_and_its_record(cohort_source, tmp_path):
@@ -170,7 +202,7 @@ def test_label_maps_are_named_after_the_case_that_a_pattern_gives(cohort, tmp_pa
 )
 def test_a_record_of_another_form_is_named(text, cohort_source, tmp_path):
     (tmp_path / "inference.json").write_text(text)
-    with pytest.raises(UserError, match=r"inference\.json"):
+    with pytest.raises(UserError, match=r"inference\.json.*: predict into another output_dir; the label maps in this"):
         find_work(str(cohort_source / "data"), output_dir=str(tmp_path))
 
 
@@ -181,11 +213,14 @@ def predicted(tmp_path):
     weights.touch()
     out = tmp_path / "out"
 
-    def predict(names, mirror, overwrite=False):
+    def predict(names, mirror, overwrite=False, failing=""):
         images = [{"case": name, "image": str(tmp_path / f"{name}.nii.gz")} for name in names]
         record_inference(str(out), images, str(weights), {"mirror": mirror}, overwrite)
+        forget = ForgetEarlierd("pred", str(out), images) if overwrite else dict
         for name in names:
-            (out / f"{name}_seg.nii.gz").touch()
+            if name not in failing:
+                forget({"case": name, "pred": torch.zeros(1)})
+                (out / f"{name}_seg.nii.gz").touch()
         record = json.loads((out / "inference.json").read_text())
         values = [g["settings"]["mirror"] for g in (record, *record["earlier"])]
         cases = [{case["case"] for case in g["cases"]} for g in (record, *record["earlier"])]
@@ -201,6 +236,17 @@ def test_maps_that_are_not_made_again_keep_their_record_and_settings(predicted):
         predicted("a", True)
     assert predicted("b", False, overwrite=True) == {True: {"a"}, False: {"b", "c"}}
     assert predicted("abc", True, overwrite=True) == {True: {"a", "b", "c"}}
+
+
+def test_a_patient_that_fails_keeps_its_files_and_the_settings_that_made_them(predicted, tmp_path):
+    predicted("abc", False)
+    for ending in ("entropy.nii.gz", "seg.dcm"):
+        (tmp_path / "out" / f"a_{ending}").touch()
+        (tmp_path / "out" / f"b_{ending}").touch()
+    assert predicted("abc", True, overwrite=True, failing="b") == {True: {"a", "c"}, False: {"b"}}
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"inference.json"}
+    assert names == {"a_seg.nii.gz", "b_seg.nii.gz", "c_seg.nii.gz", "b_entropy.nii.gz", "b_seg.dcm"}
+    assert predicted("b", True, overwrite=True) == {True: {"a", "b", "c"}}
 
 
 def test_settings_are_compared_by_value(predicted):

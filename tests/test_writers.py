@@ -8,8 +8,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, LoadImaged, SaveImage
 from scipy.stats import entropy
 
+from scripts.data.volumes import Volume
 from scripts.folders.cases import label_map
-from scripts.inference.writers import AtomicWriter, SaveUncertaintyd, case_name
+from scripts.inference.dicom_seg import read_classes
+from scripts.inference.writers import KEEP, AtomicWriter, SaveUncertaintyd, case_name
 
 
 @pytest.fixture
@@ -73,3 +75,30 @@ def test_files_are_named_after_their_case_whatever_dots_are_in_it(name, tmp_path
     SaveImage(tmp_path, "seg", separate_folder=False, print_log=False, output_name_formatter=case_name)(image)
     assert [path.name for path in tmp_path.iterdir()] == [f"{name.removesuffix('_t1ce')}_seg.nii.gz"]
     assert label_map(str(tmp_path), f"some/where/{name}.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("keep", ["yes", ""])
+def test_a_file_that_is_to_stay_is_not_written_again(keep, tmp_path):
+    target, missing = tmp_path / "x_seg.nii.gz", tmp_path / "y_seg.nii.gz"
+    target.write_bytes(b"corrected")
+    for path in (target, missing):
+        writer = AtomicWriter(output_dtype=np.uint8)
+        writer.set_data_array(np.zeros((4, 4, 4)), channel_dim=None)
+        writer.set_metadata({"affine": np.eye(4), KEEP: keep}, resample=False)
+        writer.write(path)
+    assert (target.read_bytes() == b"corrected") == bool(keep)
+    assert nib.load(missing).shape == (4, 4, 4)
+
+
+def test_a_label_map_is_read_on_the_grid_of_its_image_or_is_a_fault(tmp_path):
+    voxels = np.zeros((5, 6, 7), np.uint8)
+    voxels[1, 2, 3], voxels[1, 2, 4], affine = 4, 2, np.diag([2.0, 2, 3, 1])
+    flipped = np.diag([-2.0, 2, 3, 1])
+    flipped[0, 3] = 8  # the same grid, from right to left
+    nib.save(nib.Nifti1Image(voxels[::-1], flipped), tmp_path / "a_seg.nii.gz")
+    classes = read_classes(tmp_path / "a_seg.nii.gz", Volume(voxels, affine), {0: 0, 1: 1, 2: 2, 4: 3})
+    assert classes[1, 2, 3] == 3 and classes[1, 2, 4] == 2 and np.count_nonzero(classes) == 2
+    with pytest.raises(ValueError, match=r"a_seg\.nii\.gz: unknown label values \[4\]"):
+        read_classes(tmp_path / "a_seg.nii.gz", Volume(voxels, affine), {0: 0, 1: 1, 2: 2, 3: 3})
+    with pytest.raises(ValueError, match=r"a_seg\.nii\.gz: shape .* differs from .* its image"):
+        read_classes(tmp_path / "a_seg.nii.gz", Volume(voxels[1:], affine), {0: 0, 1: 1, 2: 2, 4: 3})

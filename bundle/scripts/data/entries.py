@@ -73,7 +73,10 @@ def network_entry(
     sequences: Sequence[str],
     labelled: bool = True,
 ) -> dict[str, Any]:
-    """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels."""
+    """The entry with the student's sequences as ``image``, the teachers' sequences, any label, and the channels.
+
+    ``channels`` also says how many ``volumes`` are in the file.
+    """
     files = entry_files(entry, dataset_dir)
     images = [str(files[name]) for name in student]
     data: dict[str, Any] = {"case": entry["case"], "patient": patient_in(entry)}
@@ -82,7 +85,6 @@ def network_entry(
     if labelled and "label" in files:
         data["label"] = str(files["label"])
     if channels := entry.get("channels"):
-        data["channels"] = {"image": [channels[name] for name in student]} | {
-            name: channels[name] for name in sequences if name in channels
-        }
+        own = {name: channels[name] for name in sequences if name in channels}
+        data["channels"] = {"image": [channels[name] for name in student], **own, "volumes": len(channels)}
     return data

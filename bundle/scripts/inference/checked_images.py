@@ -27,6 +27,7 @@ from scripts.data.volumes import (
 )
 from scripts.errors import UserError, reason_of
 from scripts.folders.dicom import DICOM_FILES, write_series
+from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
 
 __all__ = ["REMEDY", "CheckImaged", "CheckedImages", "root_cause"]
@@ -81,7 +82,7 @@ class CheckedImages(Dataset):
         if series:
             write_series(series, Path(entry["image"]))
             entry = {key: value for key, value in entry.items() if key != "dicom"}
-        channels = len(SEQUENCES) if "channels" in entry else 1
+        channels = entry["channels"].get("volumes", len(SEQUENCES)) if "channels" in entry else 1
         if isinstance(entry["image"], list):
             affine = check_images(entry["image"], channels)
         elif not Path(entry["image"]).is_file():
@@ -96,6 +97,7 @@ class CheckedImages(Dataset):
             loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
             check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
+        loaded["image"].meta[KEEP] = "yes" if loaded.pop(KEEP, False) else ""
         if series:
             loaded["image"].meta[DICOM_FILES] = "\n".join(series)
         return loaded

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from nibabel.orientations import io_orientation
 
+from scripts.data.plausible import label_faults
+from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
 from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.folders.dicom import DICOM_FILES, read_series
-from scripts.labels import CLASS_COLOURS, CLASSES
+from scripts.inference.writers import stays
+from scripts.labels import CLASS_COLOURS, CLASSES, class_of_value
 
 __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 
@@ -30,22 +34,42 @@ METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 
 
 class SaveDicomSegd(MapTransform):
-    """Writes NAME_seg.dcm beside the label map, in the grid of the source series.
+    """Writes NAME_seg.dcm of the label map on disk, which a person may have corrected, in the grid of the series.
 
     Args:
-        keys: network classes in the grid of the image's file, (1, H, W, D).
-        output_dir: the folder to write to.
+        keys: a volume in the grid of the image's file, (1, H, W, D), with its affine.
+        output_dir: the folder of the label map, and to write to.
+        label_values: values on disk of the network classes.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str) -> None:
+    def __init__(self, keys: KeysCollection, output_dir: str, label_values: Sequence[int]) -> None:
         super().__init__(keys)
         self.output_dir = output_dir
+        self.class_of = class_of_value(list(label_values))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        files = data["image"].meta[DICOM_FILES].split("\n")
-        for key in self.key_iterator(data):
-            write_dicom_seg(Path(self.output_dir, f"{data['case']}_seg.dcm"), data[key][0].cpu().numpy(), files)
+        meta, path = data["image"].meta, Path(self.output_dir, f"{data['case']}_seg.dcm")
+        for key in self.key_iterator(data) if not stays(path, meta) else ():
+            grid = Volume(data[key][0].cpu().numpy(), data[key].affine.cpu().numpy())
+            classes = read_classes(path.with_suffix(".nii.gz"), grid, self.class_of)
+            write_dicom_seg(path, classes, meta[DICOM_FILES].split("\n"))
         return dict(data)
+
+
+def read_classes(path: Path, grid: Volume, class_of: Mapping[int, int]) -> np.ndarray:
+    """Network classes (H, W, D) of a label map on the grid of its image.
+
+    Raises:
+        ValueError: if it is on another grid, or holds values that stand for no class.
+    """
+    volume = reorient(read_volume("label", {"label": path}, 1), io_orientation(grid.affine))
+    faults = grid_faults(volume, grid, "its image") or label_faults(volume.voxels, class_of)
+    if faults:
+        raise ValueError(f"{path.name}: {faults[0][0]}")
+    classes = np.zeros(volume.voxels.shape, np.uint8)
+    for value, index in class_of.items():
+        classes[volume.voxels == value] = index
+    return classes
 
 
 def check_dicom(images: Sequence[Mapping[str, Any]]) -> None:

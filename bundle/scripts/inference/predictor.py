@@ -100,7 +100,7 @@ class Predictor(EnsembleEvaluator):
         if total:
             super().run(global_epoch)
             self.wait_for_writer()
-        logger.info(f"Label maps written: {total - len(self.faults)}.")
+        logger.info(f"Patients predicted: {total - len(self.faults)}.")
         report_faults(self.faults, True, "not predicted. Fix them and run the command again.")
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.errors import UserError
-from scripts.files import read_json, sha256
+from scripts.files import read_json, sha256, write_json
 from scripts.folders.cases import maps_of
 from scripts.locking import FolderLock
-from scripts.settings.provenance import plain, record_run
+from scripts.settings.provenance import absolute, plain, record_run
 from scripts.training.output_folder import forget_scores
 
-__all__ = ["record_groups", "record_inference"]
+__all__ = ["ForgetEarlierd", "record_groups", "record_inference"]
 
 CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 CASE |= {"brain_mask?": str, "dicom?": dict}
@@ -35,7 +37,7 @@ def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]
         UserError: if inference.json has another form.
     """
     path, groups = Path(output_dir).resolve() / "inference.json", []
-    record = read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]}) if path.is_file() else {}
+    record = read_record(path) if path.is_file() else {}
     for group in (record, *record.get("earlier", [])):
         maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
         cases = [
@@ -45,6 +47,15 @@ def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]
         ]
         groups.append({"settings": group.get("settings", {}), "cases": cases})
     return groups
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """An inference.json. Raises UserError if it has another form."""
+    try:
+        return read_json(path, "output_dir", RECORD | {"earlier?": [RECORD]})
+    except UserError as error:
+        fault = str(error).rpartition(": ")[0]
+        raise UserError(f"{fault}: predict into another output_dir; the label maps in this one stay.") from error
 
 
 def record_inference(
@@ -58,7 +69,7 @@ def record_inference(
 ) -> None:
     """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
 
-    Label maps to be overwritten are removed first, so that an old one cannot be taken for a new one. Maps of other
+    A case that is to be overwritten keeps its entry and settings until ForgetEarlierd replaces them. Maps of other
     settings that are not made again stay under ``earlier``, with their settings. Shards take turns to add theirs.
 
     Raises:
@@ -67,8 +78,7 @@ def record_inference(
     lock = FolderLock(output_dir, wait=WAIT)  # until the end
     weights = [sha256(path) for path in ensure_tuple(ckpt_path)]
     settings = plain({**settings, "weights": weights})  # as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]
-    made = {path.name for path in Path(output_dir).glob("*_seg.nii.gz")}  # faulty now, not when their map was made
-    images = [image for image in images if "fault" not in image or f"{image['case']}_seg.nii.gz" not in made]
+    images = [image for image in images if not (overwrite or "fault" in image) or not files_of(image, output_dir)]
     groups = record_groups(output_dir, planned=bool(shard))
     if not overwrite:
         check_settings(groups, settings, output_dir, bool(shard))
@@ -78,8 +88,6 @@ def record_inference(
     others = [group for group in rest if differing(group, settings) and group["cases"]]
     if overwrite and idist.get_rank() == 0:
         forget_scores(output_dir)
-        for path in (path for image in images for path in maps_of(output_dir, image["image"], image["case"])):
-            path.unlink(missing_ok=True)
     record_run(
         output_dir,
         "inference",
@@ -89,6 +97,48 @@ def record_inference(
         earlier=others,
         label_values=label_values,
     )
+    del lock
+
+
+def files_of(image: Mapping[str, Any], output_dir: str) -> list[Path]:
+    """The files that an inference made of an image: its label map, and others beside it."""
+    return [path for path in maps_of(output_dir, image["image"], image["case"]) if path.is_file()]
+
+
+class ForgetEarlierd(MapTransform):
+    """Removes a case's files of an earlier inference, and its entry in the record, for the new ones.
+
+    It stands behind the network, so that a case that fails keeps its files and the settings that made them.
+
+    Args:
+        keys: what the network computed, which passes unchanged.
+        output_dir: the folder.
+        images: as for ``record_inference``.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str, images: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(keys)
+        self.output_dir = output_dir
+        self.images = {image["case"]: image for image in images}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        image = self.images[data["case"]]
+        if files := files_of(image, self.output_dir):
+            for path in files:
+                path.unlink()
+            move_entry(image, self.output_dir)
+        return dict(data)
+
+
+def move_entry(image: Mapping[str, Any], output_dir: str) -> None:
+    """Let the record say that the settings of now make the files of an image."""
+    path, lock = Path(output_dir, "inference.json"), FolderLock(output_dir, wait=WAIT)
+    record = read_record(path)
+    for group in (record, *record.get("earlier", [])):
+        group["cases"] = [case for case in group["cases"] if case.get("case") != image["case"]]
+    record["cases"].append(absolute(image, output_dir))
+    record["earlier"] = [group for group in record.get("earlier", []) if group["cases"]]
+    write_json(path, record)
     del lock
 
 

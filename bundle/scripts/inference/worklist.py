@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from scripts.data.brain_mask import with_masks
 from scripts.data.entries import datalist_images
 from scripts.errors import UserError
 from scripts.faults import report_lacking
+from scripts.folders.case import stamp
 from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map, maps_of
 from scripts.folders.studies import find_series
 from scripts.inference.record import record_groups
+from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
 
 __all__ = ["find_work"]
@@ -36,24 +40,65 @@ def find_work(
     series: str = "",
     also: Mapping[str, bool] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Images to predict: ``all``, and those ``left`` to be predicted now, each as ``{"image": path, "case": name}``.
+    """Images that are ``left`` to be predicted now, and ``all`` to be recorded, as ``{"image": path, "case": name}``.
+
+    ``all`` also holds the images of other shares that have no label map yet.
+
+    Args:
+        dataset_dir, sequence, datalist, names, series, brain_mask: as for ``list_images``.
+        output_dir: where label maps (NAME_seg.nii.gz) are.
+        overwrite: predict images again that have a label map.
+        shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
+        also: whether files that end so (``NAME_entropy.nii.gz``) are wanted too: an image that lacks one is predicted
+            again, and its files that are there stay (``KEEP``).
+
+    Raises:
+        UserError: as ``list_images``, or if output_dir holds label maps with their names that no inference wrote, such
+            as the truth, or that belong to other images.
+    """
+    images = list_images(dataset_dir, sequence, datalist, output_dir, names, brain_mask, series)
+    images = [image | stamp(image) for image in images]
+    mine = share(images, shard)
+    check_own(mine, output_dir)
+    maps = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
+    there = {case: path for case, path in maps.items() if path.is_file()}
+    cases = {image["case"] for image in mine}
+    others = [image for image in images if image["case"] not in {*cases, *there}]
+    if overwrite:
+        return {"all": [*mine, *others], "left": mine}
+    changed = changed_images({there[image["case"]]: image for image in mine if image["case"] in there}, output_dir)
+    mine = [image | changed.get(image["case"], {}) for image in mine]
+    done = done_cases(mine, there, [ending for ending, want in (also or {}).items() if want]) - changed.keys()
+    left = [image | {KEEP: image["case"] in there} for image in mine if image["case"] not in done]
+    if skipped := len(mine) - len(left):
+        logger.warning(
+            f"{skipped} of {len(mine)} label maps are in {output_dir}: --overwrite True predicts them again."
+        )
+    return {"all": [*mine, *others], "left": left}
+
+
+def list_images(
+    dataset_dir: str,
+    sequence: str | Sequence[str] = "t1ce",
+    datalist: str = "",
+    output_dir: str = "",
+    names: Mapping[str, str] | None = None,
+    brain_mask: str = "",
+    series: str = "",
+) -> list[dict[str, Any]]:
+    """All images of a data set, whether they are predicted or not.
 
     Args:
         dataset_dir: one file, a folder of them, DICOM, or the folder that the datalist's paths are relative to.
         sequence: which files of a BraTS folder, or of the datalist, to take. Several are stacked, for a teacher.
         datalist: a file as written by python -m scripts datalist; all its cases are taken.
-        output_dir: where label maps (NAME_seg.nii.gz) are.
-        overwrite: predict images again that have a label map.
+        output_dir: where volumes of DICOM series go.
         names: glob by role (a sequence or ``label``), for files whose names no scheme knows.
-        shard: "3/16" takes the third of 16 shares of the images, so that 16 machines share the work.
         brain_mask: the file, or pattern of files, outside of which images are set to 0; see ``with_masks``.
         series: which series of each DICOM study to take; see ``find_series``.
-        also: whether files that end so (``NAME_entropy.nii.gz``) are wanted too: an image that lacks one is predicted
-            again.
 
     Raises:
-        UserError: if the sequence is not one of the four, there are no images, or output_dir holds label maps with
-            their names that no inference wrote, such as the truth, or that belong to other images.
+        UserError: if the sequence is not one of the four, options do not go together, or there are no images.
     """
     sequences = ensure_tuple(sequence)
     if set(sequences) - set(SEQUENCES):
@@ -75,40 +120,36 @@ def find_work(
             f"brain_mask is {brain_mask!r}, but student_sequence has {len(sequences)}: remove the skull from the files "
             "first, and leave brain_mask out."
         )
-    if brain_mask:
-        images = with_masks(images, brain_mask)
-    images = [image | stamp(image) for image in share(images, shard)]
-    map_of = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
-    check_own(images, output_dir)
-    existing = {path: image for image in images if (path := map_of[image["case"]]).is_file()}
-    check_existing(existing, output_dir, overwrite)
-    wanted = [ending for ending, want in (also or {}).items() if want]
-    lacking = [path for path, image in existing.items() if lacks(path, image, wanted)]
-    done = set(existing) - set(lacking)
-    left = [image for image in images if overwrite or map_of[image["case"]] not in done]
-    if lacking and not overwrite:
-        logger.info(f"Label maps that have no {' or '.join(wanted)} beside them are predicted again: {len(lacking)}.")
-    if skipped := len(images) - len(left):
-        logger.warning(
-            f"{skipped} of {len(images)} label maps are in {output_dir}: --overwrite True predicts them again."
-        )
-    return {"all": images, "left": left}
+    return with_masks(images, brain_mask) if brain_mask else images
 
 
 def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
-    """Every n-th image from the k-th on, of a shard "k/n".
+    """Images of the k-th of n shares, of a shard "k/n"; perhaps none.
+
+    The case's name alone decides, so that a file that arrives later moves no other one to another share.
 
     Raises:
-        UserError: if the shard is not of this form, or has no image.
+        UserError: if the shard is not of this form.
     """
     if not shard:
         return list(images)
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(shard))
-    first, count = map(int, found.groups()) if found else (2, 1)
-    if first > count or first > len(images):
-        expected = f"K/N with K from 1 to N, as 3/16, and K up to the number of images, {len(images)}"
-        raise UserError(f"shard is {shard!r}, expected {expected}.")
-    return list(images)[first - 1 :: count]
+    part, count = map(int, found.groups()) if found else (2, 1)
+    if part > count:
+        raise UserError(f"shard is {shard!r}, expected K/N with K from 1 to N, as 3/16.")
+    mine = [image for image in images if zlib.crc32(image["case"].encode()) % count == part - 1]
+    if not mine:
+        logger.info(f"Nothing to do: none of the {len(images)} images is in share {shard}.")
+    return mine
+
+
+def done_cases(images: Sequence[Mapping[str, Any]], there: Mapping[str, Path], endings: Sequence[str]) -> set[str]:
+    """Cases that have a label map ``there``, and the files with these endings beside it."""
+    made = [image for image in images if image["case"] in there]
+    done = {image["case"] for image in made if not lacks(there[image["case"]], image, endings)}
+    if lacking := len(made) - len(done):
+        logger.info(f"Label maps without {' or '.join(endings)}: {lacking}. It is added, and the label maps stay.")
+    return done
 
 
 def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> bool:
@@ -116,16 +157,6 @@ def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> 
     name = label_map.name.removesuffix("seg.nii.gz")
     wanted = [ending for ending in endings if not ending.endswith(".dcm") or "dicom" in image]
     return "fault" not in image and not all(label_map.with_name(name + ending).is_file() for ending in wanted)
-
-
-def stamp(image: Mapping[str, Any]) -> dict[str, int]:
-    """Size and time of the image's files, mask included: they tell whether one was replaced since it was predicted."""
-    files = image.get("dicom", {}).get("files") or ensure_tuple(image["image"])
-    paths = [*dict.fromkeys(files), *filter(None, [image.get("brain_mask")])]
-    stats = [Path(path).stat() for path in paths if Path(path).is_file()]
-    if not stats:
-        return {}
-    return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
 def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: str) -> list[dict[str, Any]]:
@@ -159,22 +190,37 @@ def check_own(images: Sequence[Mapping[str, Any]], output_dir: str) -> None:
         )
 
 
-def check_existing(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str, overwrite: bool) -> None:
-    """Raises UserError unless an earlier inference into the folder made these label maps from the same images."""
+def changed_images(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str) -> dict[str, dict[str, str]]:
+    """``fault`` and ``remedy`` by case, of images that were replaced since an inference made these label maps of them.
+
+    Raises:
+        UserError: if the label maps were made of other images, or with other brain masks.
+    """
     sources = {Path(case["prediction"]).name: case for group in record_groups(output_dir) for case in group["cases"]}
     clear = {path: image for path, image in label_maps.items() if "fault" not in image}  # a study may be unclear now
+    changed = {}
     for path, image in clear.items():
         source = sources[path.name]
         masks = [source.get("brain_mask"), str(Path(mask).resolve()) if (mask := image.get("brain_mask")) else None]
         remedy = "give another output_dir, or --overwrite True to predict it again."
-        if not overwrite and masks[0] != masks[1]:
+        if masks[0] != masks[1]:
             then, now = (f"with brain mask {mask}" if mask else "without a brain mask" for mask in masks)
             raise UserError(f"{path} was predicted {then}, not {now}: {remedy}")
-        changed = any(key in source and source[key] != image.get(key) for key in ("size", "time_ns"))
-        if not overwrite and (changed or identity(source) != identity(image)):
-            raise UserError(
-                f"{path} was predicted from {origin(source)}, not from {origin(image)} as it is now: {remedy}"
-            )
+        if identity(source) != identity(image):
+            raise UserError(f"{path} was predicted from {origin(source)}, not from {origin(image)}: {remedy}")
+        if said := difference(source, image):
+            fault = f"{origin(image)} was changed after {path.name.partition('.nii')[0]} was predicted ({said})"
+            remedy = f"to predict it again remove {path.name}, or give another output_dir"
+            changed[image["case"]] = {"fault": fault, "remedy": remedy}
+    return changed
+
+
+def difference(source: Mapping[str, Any], image: Mapping[str, Any]) -> str:
+    """How an image's size or time differs from that of when it was predicted; "" if they do not, or it is gone."""
+    for key, words in (("size", str), ("time_ns", lambda time: str(datetime.fromtimestamp(time // 10**9)))):
+        if key in source and source[key] != (now := image.get(key, source[key])):
+            return f"{key.removesuffix('_ns')} {words(now)}, was {words(source[key])}"
+    return ""
 
 
 def identity(image: Mapping[str, Any]) -> str:

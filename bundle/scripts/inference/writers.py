@@ -19,8 +19,15 @@ from scripts.folders.cases import case_of
 from scripts.labels import PROBABILITIES
 
 __all__ = [
-    "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "write_probabilities",
+    "KEEP", "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "stays", "write_probabilities",
 ]  # fmt: skip
+
+KEEP = "keep"  # of an image, and in its metadata: earlier files stay, and only missing ones are written
+
+
+def stays(path: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether the file is there and is to stay as it is: a person may have corrected it."""
+    return bool(meta.get(KEEP)) and path.is_file()
 
 
 class SaveUncertaintyd(MapTransform):
@@ -88,7 +95,8 @@ class SaveProbabilitiesd(MapTransform):
         for key in self.key_iterator(inverted):
             volume = inverted[key]
             name = case_name(data["image"].meta, None)["subject"].replace(".nii.gz", f"_{PROBABILITIES}.nii.gz")
-            write_probabilities(Path(self.output_dir, name), volume.cpu().numpy(), volume.affine.numpy())
+            if not stays(path := Path(self.output_dir, name), data["image"].meta):
+                write_probabilities(path, volume.cpu().numpy(), volume.affine.numpy())
         return dict(data)
 
 
@@ -106,13 +114,16 @@ def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarra
 class AtomicWriter(NibabelWriter):
     """MONAI's NibabelWriter with a hidden file that is renamed at the end, so that every label map is whole.
 
-    Its axes are the image's also where MONAI does not find them again, as at 45 degrees. Nothing is resampled.
+    Its axes are the image's also where MONAI does not find them again, as at 45 degrees. Nothing is resampled. A file
+    that is to stay is not written: see ``stays``.
     """
 
     data_obj: Any
+    meta: Mapping[str, Any] = {}
 
     def set_metadata(self, meta_dict: Mapping[str, Any] | None = None, resample: bool = False, **options: Any) -> None:
         """Take over the affine, and turn the map to the axes of the image."""
+        self.meta = meta_dict or {}
         original, affine, _ = self.get_meta_info(meta_dict)
         voxels, affine = np.asarray(self.data_obj), np.eye(4) if affine is None else np.asarray(affine)
         turn = io_orientation(np.eye(4) if original is None else np.linalg.inv(original) @ affine)
@@ -120,6 +131,8 @@ class AtomicWriter(NibabelWriter):
         self.affine = affine @ inv_ornt_aff(turn, voxels.shape[:3])
 
     def write(self, filename: Any, verbose: bool = False, **options: Any) -> None:
+        if stays(Path(filename), self.meta):
+            return
         with replacing(Path(filename)) as partial:
             super().write(partial, verbose=verbose, **options)
 
