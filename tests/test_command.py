@@ -290,7 +290,7 @@ def test_a_prediction_is_lean_where_no_code_is_a_users(options, expected, type_i
     chosen = []
     monkeypatch.setattr(main, "run_line", lambda line, lean: chosen.append(lean))
     monkeypatch.chdir(BUNDLE)
-    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "mine.yaml").write_text("overlap: 0.5\n")
     own = [option.replace("/mine", f"{tmp_path}/mine") for option in options]
     type_in(choose, "predict", "--dataset_dir", "DIR", "--output_dir", "OUT", *own)
     assert chosen == [expected]
@@ -318,7 +318,7 @@ def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):
 
 def test_overlays_are_found_by_name_or_path(monkeypatch, tmp_path):
     monkeypatch.chdir(BUNDLE)
-    (tmp_path / "mine.yaml").touch()
+    (tmp_path / "mine.yaml").write_text("overlap: 0.5\n")
     files = config_files("train", f"student_alone,{tmp_path}/mine.yaml")
     assert files == ["configs/train.yaml", "configs/student_alone.yaml", f"{tmp_path}/mine.yaml"]
     with pytest.raises(UserError, match=r"'studnt'.*student_alone"):

@@ -111,6 +111,10 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("teachers::t1", None, "teachers::t1 is null: write teachers::t1::_disabled_: true"),
         ("loss::terms::distil::weight", "5e-2", "loss::terms::distil::weight is the text '5e-2': write a number"),
         ("learning_rate", "1e-3", "learning_rate is the text '1e-3': write a number"),
+        ("confidence::total", "0.15", "confidence::total is '0.15', expected a number"),
+        ("optimizer::weight_decay", "abc", "optimizer::weight_decay is 'abc', expected a number"),
+        ("loss::terms::student::weight", "high", "loss::terms::student::weight is 'high', expected a number"),
+        ("optimizer::lr", 0.1, "optimizer::lr has no effect"),
     ],
 )
 def test_a_key_that_changes_nothing_or_ends_in_a_traceback_is_named(key, value, message):
@@ -180,7 +184,8 @@ def test_a_value_that_would_fail_later_is_named(key, value):
         {"spacing": [1.5, 2, 2], "batch_size": 2, "student_sequence": ["flair", "t1ce"]},
         {"unlabelled_share": 0, "unlabelled_ramp_up": 3, "targets": "2021"},
         {"unlabelled_share": None, "targets": {"_target_": "scripts.inference.foreign_teachers.zoo_bundle"}},
-        {"learning_rate": "$1e-3", "device": "cpu", "fusion": None},
+        {"learning_rate": "$1e-3", "device": "cpu", "fusion": None, "confidence::total": "$3 * 0.05"},
+        {"optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.1}},
     ],
 )
 def test_good_values_pass(options):

@@ -78,6 +78,11 @@ def test_own_network_and_teacher(heading, column, tmp_path, data_options):
     assert float(train(tmp_path, data_options, examples(heading, "yaml")[0])[column]) > 0
 
 
+def test_a_teacher_gets_another_network_as_the_table_says(tmp_path, data_options):
+    (row,) = re.findall(r"^\| give one another network \|(.*?);", PAGE, re.MULTILINE)
+    assert float(train(tmp_path, data_options, "\n".join(re.findall(r"`(.*?)`", row)))["loss/distil_t1"]) > 0
+
+
 def test_own_sequence(tmp_path, cohort, command):
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("__pycache__", "eval", "models", "docs"))

@@ -32,3 +32,8 @@ def test_fusion_is_a_projected_sum_over_teachers_at_each_level():
 def test_teachers_must_agree_in_levels(channels):
     with pytest.raises(ValueError, match="same number of feature levels"):
         CooperativeFusion(channels)
+
+
+def test_a_teacher_whose_channels_are_none_is_not_in_the_fusion():
+    fusion = CooperativeFusion({"a": [16], "b": None})
+    assert fusion.teachers == ["a"] == list(fusion.levels[0].project)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import ClassesToIndicesd, RandCropByLabelClassesd
 
 from conftest import BUNDLE, METHOD, TINY, TINY_TEACHERS, paper_terms
 from scripts.data.augmentation import PrepareAugmentedBatch
@@ -19,7 +20,7 @@ from scripts.method.fusion import CooperativeFusion
 from scripts.method.gaps import groups, is_gap
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
 from scripts.method.resunet import ResUNet
-from scripts.method.teachers import Teacher
+from scripts.method.teachers import Teacher, can_teach
 from scripts.method.terms import DistillationLoss
 
 NAMES = ("flair", "t2", "t1")
@@ -177,6 +178,15 @@ def test_a_teacher_needs_a_patient_that_it_can_learn_from(has, caplog):
     assert ("left out" in caplog.text) == ("label" not in has)
 
 
+@pytest.mark.parametrize(
+    "frozen, patients, able",
+    [(False, ["flair", "label"], False), (False, ["flair t2 label"], True), (False, ["flair t2"], False),
+     (True, ["flair t2"], True), (True, ["flair label", "t2"], False), (True, [], False)],
+)  # fmt: skip
+def test_who_can_teach_is_one_rule(frozen, patients, able):
+    assert can_teach(["flair", "t2"], frozen, [has.split() for has in patients]) is able
+
+
 def test_samples_are_grouped_by_what_they_have():
     assert groups({"a": [0, 2], "b": []}, ["a", "b", "c"], 3) == {("a", "c"): [0, 2], ("c",): [1]}
 
@@ -219,6 +229,12 @@ def test_an_epoch_holds_the_asked_share_of_unlabelled_patients():
     assert epoch_of(PatientSampler(labelled, seed=1), 1) != epoch_of(natural, 1)
 
 
+def test_an_epoch_holds_a_labelled_patient_however_large_the_share_of_the_others_is():
+    for labelled in ([True, False], [True, False, False, False], [True] * 4):
+        drawn = epoch_of(PatientSampler(labelled, share=0.9), 1)
+        assert [labelled[index] for index in drawn].count(True) == (4 if all(labelled) else 1)
+
+
 def test_processes_share_an_epoch():
     labelled = [True] * 3 + [False] * 4
     parts = [epoch_of(PatientSampler(labelled, rank=rank, world=2), 3) for rank in (0, 1)]
@@ -234,21 +250,38 @@ def test_labelled_patients_alone_need_no_sampler(caplog):
 
 
 def test_patches_of_unlabelled_patients_are_drawn_where_teachers_see_tumour():
-    found_tumour = FoundTumour()
+    found_tumour = FoundTumour([9, 1, 1, 1])
     image = torch.zeros(1, 8, 8, 8)
     image[:, 2:6, 2:6, 2:6] = 1
     before = found_tumour({"case": "a", "image": image})["label_cls_indices"]
-    assert [len(index) for index in before] == [64, 0, 0, 0]  # anywhere in the brain
+    assert [len(index) for index in before] == [64, 64, 64, 64]  # anywhere in the brain
     classes = torch.zeros(8, 8, 8, dtype=torch.uint8)
     classes[3, 4, 5] = 2
     found_tumour.add({"a": voxels_by_class(classes)})
-    restored = FoundTumour()
+    restored = FoundTumour([9, 1, 1, 1])
     restored.load_state_dict(found_tumour.state_dict())
     for known in (found_tumour, restored):
         after = known({"case": "a", "image": image})["label_cls_indices"]
         assert after[2].tolist() == [3 * 64 + 4 * 8 + 5] and len(after[0]) > 100
-    labelled = {"case": "a", "image": image, "label": classes, "label_cls_indices": "own"}
-    assert found_tumour(labelled)["label_cls_indices"] == "own"
+    labelled = {"case": "a", "image": image, "label": classes, "label_cls_indices": [[1, 2], [3], [], []]}
+    assert [index.tolist() for index in found_tumour(labelled)["label_cls_indices"]] == [[1, 2], [3], [], []]
+
+
+@pytest.mark.parametrize("has", ["nothing", "a label without tumour", "a teacher that sees none"])
+def test_where_no_class_that_patches_are_centred_on_is_there_they_lie_anywhere_in_the_brain(has):
+    found_tumour = FoundTumour([0, 1, 1, 1])
+    patient = {"case": "a", "image": torch.zeros(1, 8, 8, 8)}
+    patient["image"][:, 5, 5, 5] = 1
+    empty = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    if has == "a label without tumour":
+        patient = ClassesToIndicesd("label", num_classes=4)(patient | {"label": empty})
+    elif has == "a teacher that sees none":
+        found_tumour.add({"a": voxels_by_class(empty[0])})
+    crop = RandCropByLabelClassesd(
+        "image", "label", spatial_size=[3, 3, 3], ratios=[0, 1, 1, 1], num_classes=4, image_key="image",
+        indices_key="label_cls_indices", warn=False,
+    )  # fmt: skip
+    assert crop(found_tumour(patient))[0]["image"][0, 1, 1, 1] == 1
 
 
 @pytest.fixture

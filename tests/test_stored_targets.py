@@ -17,10 +17,10 @@ from scripts.inference.writers import write_probabilities
 from scripts.labels import REGIONS
 from scripts.method.distillation import DistillationOutput, Part
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.teachers import StoredTeacher
 from scripts.method.terms import DistillationLoss
 from scripts.variants.pseudo_labels import OneTeacherResponse, PseudoLabels
-from scripts.variants.regions import ClassesFromRegions, regions_to_classes
+from scripts.variants.regions import regions_to_classes
+from scripts.variants.stored_teacher import StoredTeacher
 
 STORED = {"stored": ["targets"]}
 BRATS_2018 = target_classes("brats2018", [])
@@ -292,18 +292,3 @@ def test_own_probabilities_teach_a_student_that_has_no_label(cohort, targets, co
     assert result.returncode == 0, result.stderr
     last = read_table(tmp_path / "run" / "history.csv")[-1]
     assert all(float(last[f"loss/{name}"]) > 0 for name in ("student", "pseudo", "pseudo_deep_1", "soft"))
-
-
-def test_a_network_of_regions_gives_classes_that_give_its_regions_back():
-    torch.manual_seed(0)
-    network = torch.nn.Conv3d(1, 3, 3, padding=1)
-    image = torch.randn(2, 1, 5, 6, 7)
-    core, whole, enhancing = network(image).sigmoid().unbind(1)
-    core = torch.maximum(core, enhancing)
-    expected = {"ET": enhancing, "TC": core, "WT": torch.maximum(whole, core)}
-    logits = ClassesFromRegions(network)(image)
-    assert logits.shape == (2, 4, 5, 6, 7)
-    for name, members in REGIONS:  # as a softmax network's are
-        torch.testing.assert_close(logits.softmax(1)[:, list(members)].sum(1), expected[name], atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="4 outputs"):
-        ClassesFromRegions(torch.nn.Conv3d(1, 4, 1))(image)

@@ -9,7 +9,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.terms import DistillationLoss, StudentLabels, Term
+from scripts.method.terms import DistillationLoss, StudentLabels, TeacherResponses, Term
 
 
 def output(seed=0, grad=True):
@@ -132,3 +132,39 @@ def test_a_term_for_patients_that_do_not_exist_is_named():
 
     with pytest.raises(ValueError, match="Misspelt.patients is 'unlabeled', expected one of"):
         Misspelt()
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (lambda: torch.ones(2), r"gives a tensor \(2,\), expected a scalar tensor, or a mapping"),
+        (lambda: 0.5, r"gives 0\.5, expected a scalar tensor"),
+        (lambda: None, "gives None, expected a scalar tensor"),
+        (lambda: {"flair": torch.ones(2)}, r"gives a tensor \(2,\)"),
+        (lambda: torch.ones(2) @ torch.ones(3), r"fails with RuntimeError: .*size.*, in line \d+ of .*test_terms\.py"),
+        (lambda: {}["flair"], r"fails with KeyError: 'flair', in line \d+ of .*test_terms\.py"),
+    ],
+)
+def test_a_term_that_fails_or_gives_no_scalar_is_named(given, words, label):
+    class Mine(Term):
+        def forward(self, output, label):
+            return given()
+
+    with pytest.raises(UserError, match=r"^loss::terms::mine \(test_terms\..*Mine\) " + words):
+        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DataLoader worker (pid 1) is killed")])
+def test_what_is_no_fault_of_a_term_stays_as_it_is(error, label):
+    class Mine(Term):
+        def forward(self, output, label):
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
+    assert raised.value is error
+
+
+def test_responses_without_confidence_say_what_to_do():
+    with pytest.raises(UserError, match="set loss::terms::distil: null, or use OneTeacherResponse"):
+        TeacherResponses(SoftTargetLoss(), None)

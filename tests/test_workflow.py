@@ -1,10 +1,13 @@
 """The line that a command runs, and the keys that MONAI would end with a traceback for."""
 
+import signal
+import sys
+
 import pytest
 
 from conftest import BUNDLE
 from scripts.errors import UserError
-from scripts.workflow import check_keys, config_files, shown
+from scripts.workflow import check_keys, config_files, run_line, shown
 
 CONFIGS = BUNDLE / "configs"
 
@@ -57,7 +60,9 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
         check("train", tmp_path / "broken.yaml")
 
 
-@pytest.mark.parametrize("text", ["- epochs", "epochs", "3", "epochs:\n\t- 3", "epochs: 3\n---\nseed: 1", "\udcff"])
+@pytest.mark.parametrize(
+    "text", ["", "# epochs: 3\n", "- epochs", "epochs", "3", "epochs:\n\t- 3", "epochs: 3\n---\nseed: 1", "\udcff"]
+)
 def test_a_file_of_another_form_is_named(text, tmp_path):
     (tmp_path / "own.yaml").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"own\.yaml"):
@@ -83,3 +88,12 @@ def test_our_own_overlays_and_new_keys_pass(name):
 )
 def test_words_are_shown_as_a_person_types_them(text, typed):
     assert shown(text) == typed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("code", [1, None, 0])  # as torchrun's, as one of a signal, and an end that came first
+def test_a_command_that_a_signal_stops_has_the_signals_exit_code(number, code):
+    own = 128 + number if code is None else code
+    lines = f"signal.signal({int(number)}, lambda *_: sys.exit({own}))", f"os.kill(os.getppid(), {int(number)})"
+    text = "; ".join(["import os, signal, sys, time", *lines, "time.sleep(60)"])
+    assert run_line([sys.executable, "-c", text]) == (0 if code == 0 else 128 + number)

@@ -77,8 +77,10 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
             overlay = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): correct this file.") from error
-        check_form(overlay or {}, {}, path)
-        for key, value in (overlay or {}).items():
+        if overlay is None:
+            raise UserError(f"{path} is empty: write keys into it, or leave it out.")
+        check_form(overlay, {}, path)
+        for key, value in overlay.items():
             set_key(config, f"{path}: {key}", str(key), value)
     for key, value in options.items():
         if PATH.fullmatch(key) and NO_PATH.match(str(value)) and value != "$None":
@@ -127,15 +129,18 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
     """The exit code of a command, which is printed and run in its own process; ``lean`` as in lean.py.
 
     If this process is interrupted or terminated, it passes the signal on and waits for the command's end. Otherwise a
-    second run could write to the same folder at the same time.
+    second run could write to the same folder at the same time. The exit code is then the signal's, also where torchrun,
+    which knows no such codes, gives 1.
     """
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
     typed = command_as_typed()
     environment = os.environ | ({TYPED: typed} if typed else {})
     with subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]], env=environment) as process:
+        passed: list[int] = []
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)
+            passed.append(number)
 
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -143,4 +148,6 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+    if passed and code == 1:
+        return 128 + passed[0]
     return code if code >= 0 else 128 - code

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from monai.utils import ensure_tuple
+
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
@@ -16,6 +18,7 @@ from scripts.data.stored_targets import check_meaning, leave_out, with_targets
 from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.labels import BRATS_2018, CLASSES, TARGETS
+from scripts.method.teachers import can_teach
 
 __all__ = ["gaps", "label_values", "load_cases"]
 
@@ -72,7 +75,7 @@ def load_cases(
     """
     if not datalist and not dataset_dir:
         return {"training": [], "validation": []}
-    student = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+    student = list(ensure_tuple(student_sequence))
     teachers = {name: set(names) for name, names in (sequences or {}).items()}
     listed = read_entries(datalist, fold, training)
     check_folder(listed, dataset_dir)
@@ -111,12 +114,9 @@ def load_cases(
 def seen_by_teachers(
     learnt: Sequence[Mapping], files: Mapping[str, set], teachers: Mapping[str, set], frozen: Collection[str]
 ) -> dict[str, list[str]]:
-    """What there is for teachers that can teach, by training case; cases without label and such a teacher are left out.
-
-    A frozen teacher can teach, and one that has labelled cases with all that it sees.
-    """
-    labelled = [files[entry["case"]] for entry in learnt if "label" in entry]
-    able = [own for name, own in teachers.items() if name in frozen or any(own <= has for has in labelled)]
+    """What there is for teachers that can teach, by training case; those without label and such a teacher are out."""
+    patients = [files[entry["case"]] | ({"label"} & set(entry)) for entry in learnt]
+    able = [own for name, own in teachers.items() if can_teach(own, name in frozen, patients)]
     cases = [e["case"] for e in learnt if "label" in e or any(own <= files[e["case"]] for own in able)]
     return {case: sorted(set().union(*able) & files[case]) for case in cases}
 

@@ -1,10 +1,11 @@
-"""Where teachers see tumour in patients without a label, so that their patches are drawn there too."""
+"""Which voxels a patch may be centred on: by label, else where teachers see tumour, else anywhere in the brain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms.utils import map_classes_to_indices
 
@@ -13,17 +14,23 @@ from scripts.labels import CLASSES
 
 __all__ = ["FoundTumour", "voxels_by_class"]
 
+INDICES = "label_cls_indices"  # as ClassesToIndicesd calls them
 MOST = 1000  # voxels of a class that are kept of a patient
 
 
 class FoundTumour:
-    """Voxels of each class by patient, as far as teachers were asked; before that any voxel of the brain may be drawn.
+    """Voxels of each class by patient without a label, as far as teachers were asked.
 
-    As a transform it adds ``label_cls_indices``, by which RandCropByLabelClassesd centres a patch, to patients without
-    a label. It is no MONAI transform, so caches end before it. Its state travels with checkpoints.
+    As a transform it sets ``label_cls_indices``, by which RandCropByLabelClassesd centres a patch: of patients without
+    a label, and of all in whom every class that patches are centred on is empty. There it is any voxel of the brain.
+    It is no MONAI transform, so caches end before it. Its state travels with checkpoints.
+
+    Args:
+        ratios: of patches centred on each class, as RandCropByLabelClassesd has them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ratios: Sequence[float]) -> None:
+        self.drawn = [index for index, ratio in enumerate(ratios) if ratio > 0]
         self.seen: dict[str, list[torch.Tensor]] = {}
 
     def add(self, voxels: Mapping[str, list[torch.Tensor]]) -> None:
@@ -31,13 +38,10 @@ class FoundTumour:
         self.seen |= voxels
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        if "label" in data:
-            return dict(data)
-        known = self.seen.get(data["case"])
-        if known is None:
-            brain = not_zero(data["image"][0]).flatten().nonzero().flatten()
-            known = [brain, *([brain[:0]] * (len(CLASSES) - 1))]
-        return dict(data) | {"label_cls_indices": [index.numpy().astype("int64") for index in known]}
+        known = data[INDICES] if "label" in data else self.seen.get(data["case"], [()] * len(CLASSES))
+        if not any(len(known[index]) for index in self.drawn):
+            known = [not_zero(data["image"][0]).flatten().nonzero().flatten()] * len(CLASSES)
+        return dict(data) | {INDICES: [np.asarray(index, dtype="int64") for index in known]}
 
     def state_dict(self) -> dict[str, list[torch.Tensor]]:
         """Indices by case and class."""

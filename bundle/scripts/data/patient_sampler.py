@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 class PatientSampler(Sampler[int]):
     """As many patches an epoch as there are training patients, of which a share is of patients without a label.
 
-    Each patient is drawn as often as any other of its kind, give or take one. Seed and epoch alone decide the order.
+    One patch at least is of a labelled patient, if there is one. Each patient is drawn as often as any other of its
+    kind, give or take one. Seed and epoch alone decide the order.
 
     Args:
         labelled: whether each patient has a label.
@@ -58,7 +59,7 @@ class PatientSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed + 1_000_003 * self.epoch) % 2**63)
         grown = min(1.0, (self.epoch - 1) / self.ramp_up) if self.ramp_up else 1.0
-        without = round(self.size * self.share * grown)
+        without = min(round(self.size * self.share * grown), self.size - min(1, len(self.labelled)))
         drawn = [
             draw(self.labelled, self.size - without, generator),
             draw(self.unlabelled, without, generator),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from monai.utils import ensure_tuple
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -88,7 +89,7 @@ class DistillationNetwork(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.amp = amp
-        self.student_sequences = [student_sequence] if isinstance(student_sequence, str) else list(student_sequence)
+        self.student_sequences = list(ensure_tuple(student_sequence))
         self.student = student
         if patients is not None:
             teachers = usable_teachers(teachers, patients, self.student_sequences)
@@ -106,7 +107,7 @@ class DistillationNetwork(nn.Module):
             if any(levels.get(name, 0) < count for name, count in expected.items()):
                 raise ValueError(
                     f"the fusion expects feature levels {expected}, but the teachers' feature_layers give {levels}: "
-                    "name the layers, or take the teacher out of fusion.in_channels."
+                    "name the layers, or set fusion::in_channels::NAME: null."
                 )
         if channels_last:
             lay_channels_last(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class LayerOutputs:
         known = dict(network.named_modules())
         for name in self.layers:
             if name not in known:
-                raise ValueError(f"feature layer {name!r} is not in {type(network).__name__}; it has {sorted(known)}.")
+                near = get_close_matches(name, filter(None, known), n=5, cutoff=0.0)
+                raise ValueError(f"{type(network).__name__} has no layer {name}; nearest are {', '.join(near)}.")
             known[name].register_forward_hook(lambda _, __, output, name=name: self.keep(name, output))
 
     def keep(self, name: str, output: torch.Tensor) -> None:

@@ -41,7 +41,7 @@ class CooperativeFusion(nn.Module):
 
     Args:
         in_channels: per teacher, the channels of its features at each level, e.g. ``{"flair": [64], "t2": [64]}``.
-            One entry is the paper's method (1/2 resolution), two its ablation (1/2 and 1/4).
+            One entry is the paper's method (1/2 resolution), two its ablation (1/2 and 1/4). None takes a teacher away.
         num_classes: classes, background included.
 
     Shapes: {teacher: [(B, C_teacher, h, w, d), one per level]} -> list of logits (B, C, h, w, d), one per level. For
@@ -51,15 +51,16 @@ class CooperativeFusion(nn.Module):
         ValueError: if there is no teacher or no level, or the teachers differ in their number of levels.
     """
 
-    def __init__(self, in_channels: Mapping[str, Sequence[int]], num_classes: int = 4) -> None:
+    def __init__(self, in_channels: Mapping[str, Sequence[int] | None], num_classes: int = 4) -> None:
         super().__init__()
-        counts = {name: len(channels) for name, channels in in_channels.items()}
+        given = {name: channels for name, channels in in_channels.items() if channels is not None}
+        counts = {name: len(channels) for name, channels in given.items()}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             raise ValueError(
                 f"every teacher in the fusion needs the same number of feature levels (≥ 1), got {counts}."
             )
-        self.teachers = list(in_channels)
-        levels = [dict(zip(in_channels, channels)) for channels in zip(*in_channels.values())]
+        self.teachers = list(given)
+        levels = [dict(zip(given, channels)) for channels in zip(*given.values())]
         self.levels: Any = nn.ModuleList(FusionLevel(channels, num_classes) for channels in levels)
 
     def keep(self, teachers: Collection[str]) -> CooperativeFusion | None:

@@ -1,19 +1,20 @@
-"""Teachers: a network and what it sees, or what another program predicted before."""
+"""Teachers: a network, what it sees, and whom it can teach."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
+from monai.utils import ensure_tuple
 from torch import nn
 
-from scripts.labels import CLASSES, SEQUENCES, TARGETS
+from scripts.errors import UserError
+from scripts.labels import SEQUENCES
 from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.weights import load_weights
 
-__all__ = ["StoredTeacher", "Teacher", "sequences_of", "usable_teachers"]
-
+__all__ = ["Teacher", "can_teach", "sequences_of", "usable_teachers"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ class Teacher(nn.Module):
     Shapes: {sequence: (B, 1, H, W, D)} -> logits (B, C, H, W, D), [features (B, F, h, w, d), one per layer].
 
     Raises:
-        ValueError: if a feature layer is not in the network, or the teacher is frozen without a checkpoint.
-        UserError: if the checkpoint is missing or not a state dict of the network.
+        ValueError: if the teacher is frozen without a checkpoint.
+        UserError: if a feature layer is not in the network, or the checkpoint is missing or no state dict of it.
     """
 
     follows = False  # whether its weights change though it does not learn
@@ -46,7 +47,7 @@ class Teacher(nn.Module):
         checkpoint: str | None = None,
     ) -> None:
         super().__init__()
-        self.sequences = [sequences] if isinstance(sequences, str) else list(sequences)
+        self.sequences = list(ensure_tuple(sequences))
         if set(self.sequences) - set(SEQUENCES):
             raise ValueError(f"a teacher's sequences are {self.sequences}, expected some of {list(SEQUENCES)}.")
         if frozen and not checkpoint:
@@ -55,7 +56,13 @@ class Teacher(nn.Module):
         self.network = network
         self.frozen = frozen
         self.checkpoint = checkpoint
-        self.features = LayerOutputs(network, feature_layers)
+        try:
+            self.features = LayerOutputs(network, feature_layers)
+        except ValueError as error:
+            raise UserError(
+                f"the teacher of {self.sequences}: {error} Give teachers::NAME::feature_layers layers that it has, or "
+                "[] and fusion::in_channels::NAME: null."
+            ) from error
         self.feature_layers = list(feature_layers)
         if checkpoint:
             load_weights(network, checkpoint)
@@ -74,42 +81,16 @@ class Teacher(nn.Module):
         return logits_list(output)[0], features
 
 
-class StoredTeacher(Teacher):
-    """A teacher whose class probabilities lie in files (``--targets``), so that a slow one runs once.
-
-    Its logits are log p, with p at least ``floor``. So its soft targets are those of the program that wrote the files,
-    whatever the temperature. Where an augmented patch reaches beyond the volume, the background is certain.
-
-    Args:
-        floor: least probability; 8-bit files round to 1/255.
-
-    Shapes: {"targets": (B, C, H, W, D)} -> logits (B, C, H, W, D), [].
-    """
-
-    def __init__(self, floor: float = 1e-3) -> None:
-        super().__init__(LogProbabilities(floor), [])
-        self.sequences = [TARGETS]
-        self.channels = len(CLASSES)
-        self.frozen = True
-
-
-class LogProbabilities(nn.Module):
-    """log p of class probabilities (B, C, H, W, D), the background first; what is missing to 1 is background."""
-
-    def __init__(self, floor: float) -> None:
-        super().__init__()
-        self.floor = floor
-
-    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
-        missing = 1 - probabilities.sum(dim=1, keepdim=True)
-        background = probabilities[:, :1] + missing
-        return torch.cat([background, probabilities[:, 1:]], dim=1).clamp_min(self.floor).log()
-
-
 def sequences_of(teachers: Mapping[str, Teacher], student_sequence: str | Sequence[str]) -> dict[str, list[str]]:
     """What each teacher sees and the student does not, by its name."""
-    student = [student_sequence] if isinstance(student_sequence, str) else student_sequence
+    student = ensure_tuple(student_sequence)
     return {key: [name for name in teacher.sequences if name not in student] for key, teacher in teachers.items()}
+
+
+def can_teach(seen: Collection[str], frozen: bool, patients: Iterable[Collection[str]]) -> bool:
+    """Whether a patient has all that a teacher sees, and a label unless the teacher is frozen."""
+    needed = {*seen} if frozen else {*seen, "label"}
+    return any(needed <= {*has} for has in patients)
 
 
 def usable_teachers(
@@ -122,11 +103,8 @@ def usable_teachers(
         patients: what each has, by name: sequences and ``label``.
         student_sequences: what all have.
     """
-    usable = {}
-    for name, teacher in teachers.items():
-        needed = {*teacher.sequences, *([] if teacher.frozen else ["label"])} - set(student_sequences)
-        if any(needed <= set(patient) for patient in patients):
-            usable[name] = teacher
+    further = sequences_of(teachers, student_sequences)
+    usable = {name: one for name, one in teachers.items() if can_teach(further[name], one.frozen, patients)}
     if left_out := [name for name in teachers if name not in usable]:
         rest = f"{', '.join(usable)} still teach(es)" if usable else "the student learns from labels alone"
         logger.warning(

@@ -20,7 +20,6 @@ is the mean over all samples that gave one. So its size does not depend on how m
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,6 +31,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resample, resize_label
+from scripts.method.term_values import values_of
 
 __all__ = [
     "DistillationLoss",
@@ -43,7 +43,6 @@ __all__ = [
     "Term",
 ]
 
-logger = logging.getLogger(__name__)
 PATIENTS = ("labelled", "unlabelled", "all")  # for whom a term may count
 
 
@@ -122,6 +121,10 @@ class TeacherResponses(Term):
 
     def __init__(self, soft_target: nn.Module, confidence: TeacherConfidence, weight: float = 1.0) -> None:
         super().__init__(weight)
+        if confidence is None:
+            raise UserError(
+                "TeacherResponses has no confidence: set loss::terms::distil: null, or use OneTeacherResponse instead."
+            )
         self.soft_target = soft_target
         self.confidence = confidence
 
@@ -158,7 +161,8 @@ class DistillationLoss(nn.Module):
     Until ``distilling`` is set, every term has its ``warm_up_weight``, which is 0 for what teachers teach: the gradient
     is then 0 and not missing, as DistributedDataParallel needs it.
 
-    ``values`` holds what was summed last, by name, detached: what is logged is what is optimised.
+    ``values`` holds what was summed last, by name, detached: what is logged is what is optimised. ``found`` holds the
+    terms that ever gave a value.
 
     Args:
         terms: name -> Term, or None for a term that an overlay takes away. A term that gives several values adds their
@@ -170,7 +174,7 @@ class DistillationLoss(nn.Module):
     Shapes: DistillationOutput, label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
     Raises:
-        UserError: for a term that is no Term.
+        UserError: for a term that is no Term; in forward, for one that raises, or gives something else than scalars.
         ValueError: in forward, if the networks have an output at a lower resolution that no term uses.
     """
 
@@ -191,7 +195,7 @@ class DistillationLoss(nn.Module):
         self.distilling = distilling
         self.gather = gather or (lambda mine: [mine])
         self.values: dict[str, torch.Tensor] = {}
-        self.idle: set[str] | None = None
+        self.found: set[str] = set()
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor:
         values = self.of_batch(output, label)
@@ -210,16 +214,12 @@ class DistillationLoss(nn.Module):
         """Weight · value of every term by name: what is summed."""
         self.check_levels(output)
         values: dict[str, torch.Tensor] = {}
-        idle, group = set(), "labelled" if labelled else "unlabelled"
         for name, term in self.terms.items():
             weight: Any = term.weight if self.distilling else term.warm_up_weight
-            value = term(output, label) if term.patients in ("all", group) else {}
-            parts = {name: value} if isinstance(value, torch.Tensor) else {f"{name}_{k}": v for k, v in value.items()}
+            counts = term.patients in ("all", "labelled" if labelled else "unlabelled")
+            parts = values_of(name, term, output, label) if counts else {}
             values |= {key: weight * part for key, part in parts.items()}
-            idle |= set() if parts else {name}
-        if self.idle is None and idle:
-            logger.info(f"Terms of the loss that find nothing to compare: {', '.join(sorted(idle))}.")
-        self.idle = idle
+            self.found |= {name} if parts else set()
         return values
 
     def mean_of_parts(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -227,7 +227,6 @@ class DistillationLoss(nn.Module):
 
         A process's value is its share of that mean, times the number of processes, since their gradients are averaged.
         """
-        self.idle = set()  # a term that one part lacks may find something in the next
         sums: dict[str, torch.Tensor] = {}
         counts: dict[str, int] = defaultdict(int)
         for part in output.parts:

@@ -75,6 +75,9 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str)
     for key in config:
         if key not in known:
             raise UserError(f"{key} is not a key of the config, nor used by it; did you mean {nearest(key, base)}?")
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, Mapping) and "lr" in optimizer and "parameter_groups" in str(optimizer.get("params")):
+        raise UserError("optimizer::lr has no effect, as optimizer::params has a rate for each: write --learning_rate.")
     for part in ("train", "validate"):  # plain mappings, of which MONAI reads only what it knows
         for key in config.get(part, {}).keys() - base.get(part, {}).keys():
             if not re.search(rf"[@%]{part}(::|#){re.escape(key)}\b", str(config)):
@@ -114,15 +117,18 @@ def check_components(name: str, value: Any, base: Any) -> None:
         path = f"{name}::{key}" if name else str(key)
         if known and key not in known and not str(key).startswith("_"):
             raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
+        check_components(path, item, base.get(key))
+        like = base.get(key) if known.get(key) is inspect.Parameter.empty else known.get(key)
         text = isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in tuple("$@%")
         quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
-        if text and (quoted or isinstance(known.get(key), bool)):
+        if text and (quoted or isinstance(like, bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
+        if text and isinstance(item, str) and isinstance(like, (int, float)):
+            raise UserError(f"{path} is {item!r}, expected a number.")
         if item is None and "_target_" not in value and base and key not in base:
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
         if item in (None, "$None") and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
-        check_components(path, item, base.get(key))
 
 
 def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -37,8 +36,6 @@ def check_training(
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
     val_interval: int,
     epochs: int,
-    ckpt_dir: str,
-    pretrained: str | None = None,
 ) -> None:
     """Check everything that would fail, or mislead, after the first steps of a training.
 
@@ -52,11 +49,6 @@ def check_training(
             f"The last validation is at epoch {epochs - rest} of {epochs}: no student of later ones is kept."
         )
     check_processes(idist.get_world_size(), len(cases["validation"]))
-    sources: dict[str, Any] = {f"teachers::{name}::checkpoint": t.checkpoint for name, t in networks.teachers.items()}
-    for key, path in (sources | {"pretrained": pretrained}).items():
-        if path and Path(path).resolve() == Path(ckpt_dir, "model.pt").resolve():
-            raise UserError(f"{key} is {path}, which this training would overwrite: give another --output_dir.")
-    warn_of_seen_patients(pretrained or [], cases["validation"])
     check_networks(networks, roi_size)
     for name, term in loss.terms.items():
         if isinstance(teacher := getattr(term, "teacher", None), str) and teacher not in teachers:

@@ -167,9 +167,11 @@ class RunCheckpoint:
         for key in self.settings | checkpoint["settings"]:
             now, then = (str(part.get(key, "not set")) for part in (self.settings, checkpoint["settings"]))
             if without_modules(now) != without_modules(then):
-                way = "use that to resume" if key in checkpoint["settings"] else "train again"
-                way += ", or use the program's version of then" if "::" in key else ""
-                raise UserError(f"{key} is {now}, but {self.source} was trained with {then}: {way}.")
+                way = "set it to that" if key in checkpoint["settings"] else "train again without --resume"
+                raise UserError(
+                    f"{key} is {now}, but {self.source} was trained with {then}: {way}. If you did not change it, use "
+                    "the program's version of then."
+                )
         try:
             for name, item in self.objects.items():
                 lengths = {key: getattr(item, key) for key in SCHEDULE if hasattr(item, key)}

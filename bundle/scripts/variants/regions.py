@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from scripts.labels import REGION_NAMES
@@ -30,8 +31,14 @@ def regions_to_classes(regions: torch.Tensor) -> torch.Tensor:
 class ClassesFromRegions(nn.Module):
     """Lets a network with three sigmoid outputs be a student or a teacher: it gives the classes' log-probabilities.
 
+    With ``conditional`` the outputs are read as p(WT), p(TC within WT) and p(ET within TC), and their products are the
+    classes' probabilities: they sum to 1, and each class has a gradient at each voxel. So this is how a network learns.
+    Without it they are read as p(WT), p(TC) and p(ET) by ``regions_to_classes``: so were networks trained elsewhere.
+    That rule has no gradient where the outputs are not nested, as those of a network with random weights.
+
     Args:
         network: gives logits of the regions TC, WT and ET, in this order, as the Model Zoo's brats_mri_segmentation.
+        conditional: False for a network that was trained elsewhere with a sigmoid of its own for each region.
 
     Shapes: (B, C, H, W, D) -> logits (B, 4, H, W, D), or a list of such from full to low resolution.
 
@@ -39,18 +46,27 @@ class ClassesFromRegions(nn.Module):
         ValueError: if the network has another number of outputs.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, conditional: bool = True) -> None:
         super().__init__()
         self.network = network
+        self.class_logits = products if conditional else differences
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        levels = [class_logits(regions) for regions in logits_list(self.network(image))]
+        levels = logits_list(self.network(image))
+        if (outputs := levels[0].shape[1]) != len(REGION_NAMES):
+            raise ValueError(f"ClassesFromRegions has a network with {outputs} outputs, expected 3 regions")
+        levels = [self.class_logits(regions.float().movedim(1, 0)).movedim(0, 1) for regions in levels]
         return levels if len(levels) > 1 else levels[0]
 
 
-def class_logits(regions: torch.Tensor) -> torch.Tensor:
-    """(B, 3, h, w, d) logits of regions -> (B, 4, h, w, d) logarithms of class probabilities."""
-    if regions.shape[1] != len(REGION_NAMES):
-        raise ValueError(f"ClassesFromRegions has a network with {regions.shape[1]} outputs, expected 3 regions")
-    classes = regions_to_classes(regions.float().sigmoid().movedim(1, 0)).movedim(0, 1)
-    return classes.clamp_min(LEAST).log()
+def products(regions: torch.Tensor) -> torch.Tensor:
+    """(3, ...) logits of WT, of TC within WT and of ET within TC, ordered as regions -> (4, ...) log-probabilities."""
+    inside = {name: F.logsigmoid(logits) for name, logits in zip(REGION_NAMES, regions)}
+    outside = {name: F.logsigmoid(-logits) for name, logits in zip(REGION_NAMES, regions)}
+    core = inside["WT"] + inside["TC"]
+    return torch.stack([outside["WT"], core + outside["ET"], inside["WT"] + outside["TC"], core + inside["ET"]])
+
+
+def differences(regions: torch.Tensor) -> torch.Tensor:
+    """(3, ...) logits of regions, each on its own -> (4, ...) log-probabilities of classes."""
+    return regions_to_classes(regions.sigmoid()).clamp_min(LEAST).log()

@@ -1,0 +1,50 @@
+"""What a resumed run may not change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+
+from scripts.files import flatten, sha256
+from scripts.labels import TARGETS
+from scripts.running import merged_config
+from scripts.settings.provenance import plain
+
+__all__ = ["learning_settings"]
+
+LEARNING = (  # parts of the config that decide what is learnt, and how
+    "fold", "seed", "strict", "student_sequence", "spacing", "preprocessing", "patches", "augmentation",
+    "intensity_augmentation", "roi_size", "patch_ratios", "unlabelled_share", "unlabelled_ramp_up", "search_interval",
+    "batch_size", "accumulation_steps", "student_widths", "deep_supervision", "network_def", "teachers", "fusion",
+    "confidence", "distillation", "segmentation", "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate",
+    "student_learning_rate", "lr_scheduler", "warm_up_epochs", "distillation_warm_up", "targets",
+    "target_values", "read_targets",
+)  # fmt: skip
+
+
+def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By key: LEARNING, the data's checksum, the training cases, the stored targets, and the number of processes.
+
+    Args:
+        datalist: the data's list.
+        cases: for training; MONAI Label's have no name. Stored targets are known by case and size: a folder may move.
+    """
+    config = plain(merged_config())
+    stored = [(case["case"], os.path.getsize(case[TARGETS])) for case in cases if TARGETS in case]
+    fixed = {
+        "datalist": sha256(datalist),
+        "training cases": digest(case.get("case", case["image"]) for case in cases),
+        "files of targets": digest(stored),
+        "number of processes": idist.get_world_size(),  # which share an epoch
+    }
+    return fixed | dict(flatten({key: config[key] for key in LEARNING if key in config}))
+
+
+def digest(items: Iterable[Any]) -> str:
+    """How many there are, and a short checksum of them."""
+    texts = sorted(map(str, items))
+    return f"{len(texts)} ({hashlib.sha256(repr(texts).encode()).hexdigest()[:8]})"

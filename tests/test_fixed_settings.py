@@ -1,0 +1,26 @@
+"""What a resumed run may not change."""
+
+from scripts.training.fixed_settings import learning_settings
+
+
+def test_training_cases_and_stored_targets_are_fixed_wherever_they_lie(tmp_path):
+    (tmp_path / "list.json").write_text("{}")
+
+    def settings(folder, names=("a", "b"), text="0"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.nii.gz").write_text(text)
+        cases = [{"case": name, "image": "x"} for name in names]
+        return learning_settings(
+            str(tmp_path / "list.json"), [cases[0] | {"targets": str(tmp_path / folder / "a.nii.gz")}, *cases[1:]]
+        )
+
+    def differing(other):
+        return [key for key in first if first[key] != other[key]]
+
+    first = settings("first")
+    assert differing(settings("moved")) == differing(settings("order", ("a", "b"))) == []
+    assert differing(settings("fewer", ("a",))) == ["training cases"]
+    assert differing(settings("other", text="00")) == ["files of targets"]
+    assert differing(learning_settings(str(tmp_path / "list.json"), [{"image": "a"}, {"image": "b"}])) == [
+        "files of targets"
+    ]
