@@ -148,7 +148,7 @@ def test_a_table_without_its_record_is_compared_with_a_warning(run, tmp_path, ca
 def test_a_folder_may_have_a_comma_in_its_name(run, tmp_path, table):
     assert table(run("c,d", [0.5]), run("b", [0.4]))["WT", "dice"]["wins"] == "1"
     c, d = run("c", [0.5]), run("e,f/g", [0.6])
-    assert run_paths(f"{c},{d}") == [c, d] and run_paths(f"{d}, {c},x,y") == [d, f" {c}", "x", "y"]
+    assert run_paths(f"{c},{d}") == [c, d] and run_paths(f"{d}, {c},x,y") == [d, c, "x", "y"]
     assert mean_scores(f"{c},{d}").values["case_0", "WT"]["dice"] == pytest.approx(0.55)
 
 

@@ -198,3 +198,13 @@ def test_what_monai_reads_by_name_is_what_the_engines_use(name, kind):
     workflow = ConfigWorkflow(str(CONFIGS / f"{name}.yaml"), workflow_type=kind, logging_file=False)
     optional = {key: item for key, item in workflow.properties.items() if not item["required"]}
     assert [key for key, item in optional.items() if not workflow._check_optional_id(name=key, property=item)] == []
+
+
+def test_a_server_gets_the_postprocessing_without_patients(tmp_path, monkeypatch):
+    """MONAI Label parses it alone, in any folder."""
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.yaml")
+    monkeypatch.chdir(tmp_path)
+    parser["bundle_root"] = str(BUNDLE)
+    names = [type(step).__name__ for step in parser.get_parsed_content("postprocessing").transforms]
+    assert names == ["Activationsd", "ClassesInImageGridd", "ClearSmallPartsd", "MapLabelValued", "SaveImaged"]

@@ -241,6 +241,7 @@ def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, wor
         ["T1_Gd/a.nii"],
         ["A 1 T1 KM.nii", "A 2 T1+C.nii", "P3/Ax T1 post/vol2.nii"],
         ["Stirling_Eva.nii", "Swanson_Jo.nii", "BraTS2021_00001.nii"],
+        ["phase1/P01.nii", "survey2/P1.nii", "Sub_A.nii", "Neck_Anna.nii", "Press_John.nii"],
     ],
 )
 def test_centres_and_folders_of_the_wanted_sequence_are_no_other_images(tmp_path, files):

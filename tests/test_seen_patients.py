@@ -151,5 +151,7 @@ def test_the_list_of_a_training_in_another_form_is_named(document, tmp_path):
 
 def test_another_scan_of_a_training_patient_is_seen_by_the_datalists_patient():
     trained = {"training": [{"case": "A01-1", "patient": "A01"}]}
-    scans = [{"case": "A01-2", "patient": "A01"}, {"case": "A02-1", "patient": "A02"}, {"case": "A01-3"}]
-    assert seen_cases(trained, scans) == ["A01-2"]
+    scans = [{"case": "A01-2", "patient": "A01"}, {"case": "A02-1", "patient": "A02"}, {"case": "A01-1"}]
+    assert seen_cases(trained, scans) == ["A01-1", "A01-2"]
+    older = {"cases": [{"case": "X_1"}]}  # a record without patients
+    assert seen_cases(older, [{"case": "X_1", "patient": "X"}]) == ["X_1"]

@@ -12,7 +12,7 @@ import torch
 
 from scripts.errors import UserError
 from scripts.files import replacing
-from scripts.inference.record import ForgetEarlierd, record_inference
+from scripts.inference.record import Replacement, record_inference
 from scripts.inference.worklist import find_work
 from scripts.inference.writers import KEEP
 from scripts.locking import FolderLock
@@ -213,14 +213,17 @@ def predicted(tmp_path):
     weights.touch()
     out = tmp_path / "out"
 
-    def predict(names, mirror, overwrite=False, failing=""):
+    def predict(names, mirror, overwrite=False, failing="", meanwhile=None):
         images = [{"case": name, "image": str(tmp_path / f"{name}.nii.gz")} for name in names]
+        written = Replacement(str(out), images, str(weights), {"mirror": mirror}, overwrite)
         record_inference(str(out), images, str(weights), {"mirror": mirror}, overwrite)
-        forget = ForgetEarlierd("pred", str(out), images) if overwrite else dict
+        if meanwhile is not None:  # another share of the folder
+            record_inference(str(out), images, str(weights), {"mirror": meanwhile}, overwrite)
         for name in names:
             if name not in failing:
-                forget({"case": name, "pred": torch.zeros(1)})
-                (out / f"{name}_seg.nii.gz").touch()
+                with replacing(out / f"{name}_seg.nii.gz") as partial:
+                    partial.write_text(str(mirror))
+                written(name)
         record = json.loads((out / "inference.json").read_text())
         values = [g["settings"]["mirror"] for g in (record, *record["earlier"])]
         cases = [{case["case"] for case in g["cases"]} for g in (record, *record["earlier"])]
@@ -247,6 +250,19 @@ def test_a_patient_that_fails_keeps_its_files_and_the_settings_that_made_them(pr
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"inference.json"}
     assert names == {"a_seg.nii.gz", "b_seg.nii.gz", "c_seg.nii.gz", "b_entropy.nii.gz", "b_seg.dcm"}
     assert predicted("b", True, overwrite=True) == {True: {"a", "b", "c"}}
+
+
+def test_shards_that_overwrite_with_other_settings_record_their_own(predicted):
+    predicted("ab", False)
+    assert predicted("a", True, overwrite=True, meanwhile="other") == {"other": set(), False: {"b"}, True: {"a"}}
+
+
+def test_an_entry_without_a_case_is_replaced_too(predicted, tmp_path):
+    predicted("a", False)
+    record = json.loads((tmp_path / "out" / "inference.json").read_text())
+    del record["cases"][0]["case"]
+    (tmp_path / "out" / "inference.json").write_text(json.dumps(record))
+    assert predicted("a", True, overwrite=True) == {True: {"a"}}
 
 
 def test_settings_are_compared_by_value(predicted):

@@ -99,3 +99,8 @@ def class_of_value(label_values: str | Sequence[int] | None, key: str = "label_v
             f'{", ".join(CLASSES)}, such as "[0,1,2,3]".'
         )
     return {value: index for index, value in enumerate(values)}
+
+
+def lenient_values(label_values: str | Sequence[int] | None) -> str | Sequence[int] | None:
+    """The label values; None, with which 3 or 4 is ET, for those up to BraTS 2021: editors such as 3D Slicer save 3."""
+    return None if label_values in ("brats2018", list(BRATS_2018)) else label_values

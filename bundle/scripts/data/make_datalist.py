@@ -209,7 +209,7 @@ def write_datalist(
         entry = datalist_entry(case, root)
         if case.name not in testing:
             entry |= {"fold": fold_of[case.name]} if case.name in fold_of else {}
-            entry["patient"] = case.patient
+        entry["patient"] = case.patient
         entry["checksum"] = reports[case.name].checksum
         parts["testing" if case.name in testing else "training"].append(entry)
     labels = {str(value): name for value, name in sorted(zip(values, CLASSES))}

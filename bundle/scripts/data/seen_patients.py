@@ -16,6 +16,7 @@ from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.files import read_json
 from scripts.folders.case import Case
+from scripts.folders.schemes import patient_of
 
 __all__ = [
     "duplicates", "find_overlap", "read_mapping", "seen_cases", "training_records", "unite_copies",
@@ -152,8 +153,12 @@ def warn_of_seen_patients(weights: str | Sequence[str], cases: Sequence[Mapping[
 
 def seen_cases(document: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of those cases whose patient is in the record of a training, perhaps with another scan; sorted."""
-    trained = {patient_in(entry) for entry in document.get("cases") or document.get("training", [])}
-    return sorted(case["case"] for case in cases if patient_in(case) in trained)
+
+    def names(entry: Mapping[str, Any]) -> set[str]:
+        return {entry["case"], patient_in(entry), patient_of(entry["case"])}  # older records name no patient
+
+    trained = set().union(*map(names, document.get("cases") or document.get("training", [])))
+    return sorted(case["case"] for case in cases if names(case) & trained)
 
 
 def training_records(weights: str) -> Iterator[tuple[Path, dict[str, Any]]]:

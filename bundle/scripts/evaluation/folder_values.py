@@ -10,9 +10,9 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.folders.task_folders import nnunet_values, part
-from scripts.labels import BRATS_2018, CLASSES, VALUE_NAMES
+from scripts.labels import CLASSES, VALUE_NAMES, lenient_values
 
-__all__ = ["folder_values", "lenient_values"]
+__all__ = ["folder_values"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,16 @@ def folder_values(folder: str, key: str) -> Any:
         key: the option that says the values in its place, for messages.
 
     Raises:
-        UserError: if the document says something else.
+        UserError: if a dataset.json says something else.
     """
     here = Path(folder).absolute()
     for where in (here / "evaluation.json", here / "inference.json"):
         if where.is_file():
-            record = read_json(where, key, {"label_values?": (list, NoneType)})
+            try:
+                record = read_json(where, key, {"cases": list, "label_values?": (list, NoneType)})
+            except UserError as error:
+                logger.info(f"{error} It is no record of ours, so it does not say what values mean.")
+                continue
             return lenient_values(record.get("label_values"))
     for where in filter(Path.is_file, (here / "dataset.json", here.parent / "dataset.json")):
         try:
@@ -51,8 +55,3 @@ def labels_of(where: Path, key: str) -> list[int]:
     """Values of background, NCR, ED and ET by a dataset.json; none if it has no labels."""
     spec = read_json(where, key)
     return list(nnunet_values(part(spec, "labels", where.parent), where)) if "labels" in spec else []
-
-
-def lenient_values(label_values: Any) -> Any:
-    """The label values; None, with which 3 or 4 is ET, for those up to BraTS 2021: editors such as 3D Slicer save 3."""
-    return None if label_values in ("brats2018", list(BRATS_2018)) else label_values

@@ -1,6 +1,6 @@
 """Patients and their scans: scans of one patient are no independent observations, so a patient counts once.
 
-``patient`` is the patient of each case as a datalist said; of a case that is not in it the name tells.
+``patient`` is the patient of each case as a datalist said. If a case is not in it, its name tells the patient.
 """
 
 from __future__ import annotations

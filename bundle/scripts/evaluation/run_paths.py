@@ -15,8 +15,9 @@ def run_paths(runs: str) -> list[str]:
     parts, paths = runs.split(","), list[str]()
     while parts:
         joined = [",".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        paths.append(next((path for path in joined if Path(path.strip()).exists()), parts[0]))
-        del parts[: paths[-1].count(",") + 1]
+        path = next((path for path in joined if Path(path.strip()).exists()), parts[0])
+        paths.append(path.strip())
+        del parts[: path.count(",") + 1]
     return paths
 
 
@@ -27,7 +28,7 @@ def named_runs(runs: str) -> dict[str, str]:
         UserError: if the text has another form, or a name twice.
     """
     pairs = [item.partition("=") for item in re.split(r",(?=[^,=/]+=)", str(runs))]  # a folder may hold commas
-    named = {name: folder for name, _, folder in pairs}
+    named = {name.strip(): folder.strip() for name, _, folder in pairs}
     if not all([*named, *named.values()]) or len(named) < len(pairs):
         raise UserError(f"runs is {runs!r}, expected NAME=DIR,NAME=DIR, with each name once.")
     return named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import combinations
 
 from scripts.documents import some
 from scripts.errors import UserError
@@ -25,22 +26,31 @@ def check_same_rules(tables: Sequence[Scores]) -> list[str]:
     Raises:
         UserError: if the tables treat empty regions or small enhancing tumours in different ways.
     """
-    doubts = [sentence for table in tables[1:] for sentence in doubts_of(tables[0], table)]
+    for first, second in combinations([table for table in tables if table.empty_rule], 2):
+        check_rules(first, second)
+    unknown = sorted({str(table.path) for table in tables if table.empty_rule is None})
+    doubts = [f"How {' and '.join(unknown)} count empty regions is not known: no JSON file beside says it. Scores may "
+              "differ by that alone."] if unknown and len(tables) > 1 else []  # fmt: skip
+    doubts += [sentence for table in tables[1:] for sentence in doubts_of(tables[0], table)]
     for sentence in doubts:
         logger.warning(sentence)
     return doubts
 
 
-def doubts_of(first: Scores, second: Scores) -> list[str]:
-    """As ``check_same_rules``, of two tables."""
-    both, doubts = f"{first.path} and {second.path}", []
-    if unknown := [str(table.path) for table in (first, second) if table.empty_rule is None]:
-        doubts.append(f"How {' and '.join(unknown)} count empty regions is not known: no JSON file beside says it. "
-                      "Scores may differ by that alone.")  # fmt: skip
-    for key in () if unknown else ("empty_rule", "et_threshold_ml"):
+def check_rules(first: Scores, second: Scores) -> None:
+    """Raises UserError if two tables treat empty regions or small enhancing tumours in different ways."""
+    for key in ("empty_rule", "et_threshold_ml"):
         values = [getattr(table, key) for table in (first, second)]
         if values[0] != values[1]:
-            raise UserError(f"{both} have the {key} {values[0]!r} and {values[1]!r}: score both in the same way.")
+            raise UserError(
+                f"{first.path} and {second.path} have the {key} {values[0]!r} and {values[1]!r}: score both in the "
+                "same way."
+            )
+
+
+def doubts_of(first: Scores, second: Scores) -> list[str]:
+    """What else may make the scores of two tables differ."""
+    both, doubts = f"{first.path} and {second.path}", []
     if first.smallest_part_ml != second.smallest_part_ml:
         limits = [item.smallest_part_ml for item in (first, second)]
         known = ["not known" if value is None else str(value) for value in limits]

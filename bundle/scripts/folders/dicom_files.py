@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -88,10 +89,10 @@ def sort_files(paths: Iterable[Path], files: FolderFiles) -> FolderFiles:
             found.volumes.append(path)
         else:
             rest.append(path)
-    slices = {(path.parent, ending(path)) for path in found.volumes if path.name.upper() != INDEX}
+    slices = {(path.parent, form(path)) for path in found.volumes if path.name.upper() != INDEX}
     for path in rest:
-        reason, end = reason_for(path), ending(path)
-        named = end in SLICES or ((path.parent, end) in slices and any(map(str.isdigit, path.name)))
+        reason = reason_for(path)
+        named = ending(path) in SLICES or (path.parent, form(path)) in slices
         found.leave_out(path, DAMAGED if reason == OTHER and named else reason)
     return found
 
@@ -99,6 +100,11 @@ def sort_files(paths: Iterable[Path], files: FolderFiles) -> FolderFiles:
 def ending(path: Path) -> str:
     """The ending of a file's name in lower case; that of a number, such as a UID, is none."""
     return "" if path.suffix[1:].isdigit() else path.suffix.lower()
+
+
+def form(path: Path) -> str:
+    """A file's name with # for every number: IM0001 and IM12 are IM#."""
+    return re.sub(r"\d+", "#", path.name.lower())
 
 
 def is_dicom(path: Path) -> bool:

@@ -125,7 +125,7 @@ def other_kind(path: Path) -> str:
     end, name = path.suffix.lower(), path.name.lower()
     if end in IMAGES:
         return "another image format: convert to NIfTI"
-    return IN_PART if end not in TEXTS and ("nii" in name or begins_as_volume(path)) else "no NIfTI file"
+    return IN_PART if end not in TEXTS and (".nii" in name or begins_as_volume(path)) else "no NIfTI file"
 
 
 def begins_as_volume(path: Path) -> bool:

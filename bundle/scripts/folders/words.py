@@ -46,7 +46,13 @@ PERHAPS = (  # after contrast, unless a word of BEFORE is there
     r"\bgd|gad(?:o\w*)?|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh(?:anced)?|dotarem|\bk\+"
 )
 
-# In names of files and folders alone.
+# In names of files and folders. There other words of OTHERS are names, or words of daily use: sub, phase, neck, plane.
+SHORT = {kind: OTHERS[kind] for kind in ("T2", "FLAIR or STIR")}
+SHORT |= {
+    "diffusion": r"dwi|adc|dti",
+    "susceptibility": "swi|swan",
+    "perfusion": "perfusion|asl|dsc|dce|cbf|cbv|ktrans",
+}
 BESIDES = {"another kind of image": rf"pre(?! {EVENT})|ct|pet|pd|segm?|mask"}
 CODE = 3  # letters, at most, of a hospital's code before a number: CT_001, PRE01
 # T1 or T2 as a word, after a plane, or before further letters (T2tse). One letter more is a code (T2K), unless it is of
@@ -70,7 +76,7 @@ def sequence_told(name: str) -> tuple[str, str]:
     if is_of_scheme(name):
         return "", ""
     text = split_words(name)
-    found = {kind: match for kind, words in (OTHERS | BESIDES).items() if (match := whole(words, text))}
+    found = {kind: match for kind, words in (SHORT | BESIDES).items() if (match := whole(words, text))}
     t1 = whole(T1, text)
     before, after = re.search(BEFORE, f"{text}\n{plain(name)}", re.IGNORECASE), whole(f"{AFTER}|{PERHAPS}", text)
     if t1 and "T2" not in found:

@@ -18,7 +18,7 @@ from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.folders.dicom import DICOM_FILES, read_series
 from scripts.inference.writers import stays
-from scripts.labels import CLASS_COLOURS, CLASSES, class_of_value
+from scripts.labels import CLASS_COLOURS, CLASSES, class_of_value, lenient_values
 
 __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 
@@ -45,7 +45,7 @@ class SaveDicomSegd(MapTransform):
     def __init__(self, keys: KeysCollection, output_dir: str, label_values: Sequence[int]) -> None:
         super().__init__(keys)
         self.output_dir = output_dir
-        self.class_of = class_of_value(list(label_values))
+        self.class_of = class_of_value(lenient_values(list(label_values)))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         meta, path = data["image"].meta, Path(self.output_dir, f"{data['case']}_seg.dcm")

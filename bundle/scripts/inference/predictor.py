@@ -36,11 +36,16 @@ class Predictor(EnsembleEvaluator):
 
     A thread postprocesses and writes a patient while the network computes the next one.
 
+    ``written`` is called with the name of each case that is written; a handler may set it.
+
     Raises:
         UserError: at the end of ``run``, if any patient failed; the message is a table of them.
     """
 
     writing: tuple[Mapping[str, Any], Future] | None = None
+
+    def written(self, case: str) -> None:
+        pass
 
     def _iteration(self, engine: EnsembleEvaluator, batchdata: Mapping[str, Any]) -> Any:
         if "fault" in batchdata:
@@ -62,6 +67,7 @@ class Predictor(EnsembleEvaluator):
             def postprocess() -> None:
                 for data, output in items:
                     engine_apply_transform(data, output, posttrans)
+                    self.written(data["case"])
 
             self.writing = items[0][0], WRITER.submit(postprocess)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from scripts.errors import UserError
 from scripts.files import read_json, sha256, write_json
-from scripts.folders.cases import maps_of
+from scripts.folders.cases import label_map, maps_of
 from scripts.locking import FolderLock
 from scripts.settings.provenance import absolute, plain, record_run
 from scripts.training.output_folder import forget_scores
 
-__all__ = ["ForgetEarlierd", "record_groups", "record_inference"]
+__all__ = ["Replacement", "record_groups", "record_inference"]
 
 CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 CASE |= {"brain_mask?": str, "dicom?": dict}
@@ -69,21 +67,20 @@ def record_inference(
 ) -> None:
     """Write inference.json: images of this run and of earlier ones into the folder, and what made their label maps.
 
-    A case that is to be overwritten keeps its entry and settings until ForgetEarlierd replaces them. Maps of other
+    A case that is to be overwritten keeps its entry and settings until a Replacement moves it. Maps of other
     settings that are not made again stay under ``earlier``, with their settings. Shards take turns to add theirs.
 
     Raises:
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
     lock = FolderLock(output_dir, wait=WAIT)  # until the end
-    weights = [sha256(path) for path in ensure_tuple(ckpt_path)]
-    settings = plain({**settings, "weights": weights})  # as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]
+    settings = with_weights(settings, ckpt_path)
     images = [image for image in images if not (overwrite or "fault" in image) or not files_of(image, output_dir)]
     groups = record_groups(output_dir, planned=bool(shard))
     if not overwrite:
         check_settings(groups, settings, output_dir, bool(shard))
-    now = {image["case"] for image in images}
-    rest = [group | {"cases": [case for case in group["cases"] if case.get("case") not in now]} for group in groups]
+    now = {label_map(output_dir, image["image"], image["case"]).name for image in images}
+    rest = [group | {"cases": [case for case in group["cases"] if map_name(case) not in now]} for group in groups]
     same = [case for group in rest if not differing(group, settings) for case in group["cases"]]
     others = [group for group in rest if differing(group, settings) and group["cases"]]
     if overwrite and idist.get_rank() == 0:
@@ -105,41 +102,63 @@ def files_of(image: Mapping[str, Any], output_dir: str) -> list[Path]:
     return [path for path in maps_of(output_dir, image["image"], image["case"]) if path.is_file()]
 
 
-class ForgetEarlierd(MapTransform):
-    """Removes a case's files of an earlier inference, and its entry in the record, for the new ones.
-
-    It stands behind the network, so that a case that fails keeps its files and the settings that made them.
+class Replacement:
+    """A handler that hears of each case that is written. It removes earlier files that were not made again, and moves
+    the case's entry in the record to the settings of now. So a case that fails keeps its files and their settings.
 
     Args:
-        keys: what the network computed, which passes unchanged.
-        output_dir: the folder.
-        images: as for ``record_inference``.
+        output_dir, images, ckpt_path, settings, overwrite: as for ``record_inference``.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str, images: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(keys)
+    def __init__(
+        self,
+        output_dir: str,
+        images: Sequence[Mapping[str, Any]],
+        ckpt_path: str | Sequence[str],
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> None:
         self.output_dir = output_dir
-        self.images = {image["case"]: image for image in images}
+        self.settings = with_weights(settings, ckpt_path)
+        earlier = [(image, files_of(image, output_dir)) for image in images] if overwrite else []
+        self.images = {image["case"]: image for image, files in earlier if files}
+        self.files = {image["case"]: {path: path.stat().st_ino for path in files} for image, files in earlier}
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        image = self.images[data["case"]]
-        if files := files_of(image, self.output_dir):
-            for path in files:
-                path.unlink()
-            move_entry(image, self.output_dir)
-        return dict(data)
+    def attach(self, engine: Any) -> None:
+        """Listen to a Predictor."""
+        engine.written = self
+
+    def __call__(self, case: str) -> None:
+        if image := self.images.get(case):
+            for path, number in self.files[case].items():
+                if path.is_file() and path.stat().st_ino == number:  # a new file has another number
+                    path.unlink()
+            move_entry(image, self.output_dir, self.settings)
 
 
-def move_entry(image: Mapping[str, Any], output_dir: str) -> None:
-    """Let the record say that the settings of now make the files of an image."""
+def with_weights(settings: Mapping[str, Any], ckpt_path: str | Sequence[str]) -> dict[str, Any]:
+    """Settings and checksums of the weights, as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]."""
+    return plain({**settings, "weights": [sha256(path) for path in ensure_tuple(ckpt_path)]})
+
+
+def move_entry(image: Mapping[str, Any], output_dir: str, settings: Mapping[str, Any]) -> None:
+    """Let the record say that these settings made the files of an image."""
     path, lock = Path(output_dir, "inference.json"), FolderLock(output_dir, wait=WAIT)
-    record = read_record(path)
-    for group in (record, *record.get("earlier", [])):
-        group["cases"] = [case for case in group["cases"] if case.get("case") != image["case"]]
-    record["cases"].append(absolute(image, output_dir))
-    record["earlier"] = [group for group in record.get("earlier", []) if group["cases"]]
+    record, entry = read_record(path), absolute(image, output_dir)
+    groups = [record, *record.get("earlier", [])]
+    for group in groups:
+        group["cases"] = [case for case in group.get("cases", []) if map_name(case) != map_name(entry)]
+    made: dict[str, Any] = {"settings": settings, "cases": []}
+    made = next((group for group in groups if not differing(group, settings)), made)
+    made["cases"].append(entry)
+    record["earlier"] = [group for group in [*groups[1:], *([] if made in groups else [made])] if group["cases"]]
     write_json(path, record)
     del lock
+
+
+def map_name(case: Mapping[str, Any]) -> str:
+    """File name of an entry's label map, which tells the case."""
+    return Path(case["prediction"]).name
 
 
 def differing(group: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

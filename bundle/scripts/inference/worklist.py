@@ -210,7 +210,7 @@ def changed_images(label_maps: Mapping[Path, Mapping[str, Any]], output_dir: str
             raise UserError(f"{path} was predicted from {origin(source)}, not from {origin(image)}: {remedy}")
         if said := difference(source, image):
             fault = f"{origin(image)} was changed after {path.name.partition('.nii')[0]} was predicted ({said})"
-            remedy = f"to predict it again remove {path.name}, or give another output_dir"
+            remedy = f"remove {path} to predict it again, or give another output_dir"
             changed[image["case"]] = {"fault": fault, "remedy": remedy}
     return changed
 

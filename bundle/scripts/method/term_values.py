@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import unwrap
 from traceback import extract_tb
 
 import torch
@@ -26,7 +27,7 @@ def values_of(name: str, term: nn.Module, output: DistillationOutput, label: tor
     except Exception as error:  # of the user's own code
         if isinstance(error, (UserError, torch.OutOfMemoryError)) or WORKER in str(error):
             raise
-        own = type(term).forward.__code__.co_filename
+        own = getattr(getattr(unwrap(type(term).forward), "__code__", None), "co_filename", "")
         lines = [f", in line {line} of {own}" for file, line, *_ in extract_tb(error.__traceback__) if file == own]
         raise UserError(
             f"{title} fails with {type(error).__name__}: {reason_of(error)}{''.join(lines[-1:])}."

@@ -123,7 +123,8 @@ def check_components(name: str, value: Any, base: Any) -> None:
         quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
         if text and (quoted or isinstance(like, bool)):
             raise UserError(f"{path} is {item!r}, expected True or False.")
-        if text and isinstance(item, str) and isinstance(like, (int, float)):
+        ours = str(value.get("_target_")).startswith(("scripts.", "torch.optim."))  # others may take "same", as Conv3d
+        if ours and text and isinstance(item, str) and isinstance(like, (int, float)):
             raise UserError(f"{path} is {item!r}, expected a number.")
         if item is None and "_target_" not in value and base and key not in base:
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")

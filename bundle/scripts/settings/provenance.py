@@ -67,7 +67,7 @@ def record_run(
 def compare_with_training(
     ckpt_path: str | Sequence[str], names: Mapping[str, str] | None = None, **settings: Any
 ) -> None:
-    """Warn where the record of the weights' training has another value of a setting; ``names`` calls it otherwise."""
+    """Warn where the record of the weights' training has another value of a setting; ``names`` renames some."""
     for path in ensure_tuple(ckpt_path):
         for record, document in training_records(path):
             trained = document.get("configuration") or {}

@@ -59,6 +59,7 @@ class IdleParts:
             logger.warning(f"{', '.join(idle)} found nothing to compare up to epoch {self.epoch}.")
         if self.waiting:
             logger.warning(
-                f"{', '.join(self.waiting)} did not learn up to epoch {self.epoch}, and may teach all the same: give "
-                "it a term of the loss with a weight above 0 and a place in optimizer::params, freeze it, or remove it."
+                f"These parts did not learn up to epoch {self.epoch}: {', '.join(self.waiting)}. They may still teach. "
+                "Give each a term of the loss with a weight above 0 and a place in optimizer::params, or freeze or "
+                "remove it."
             )
