@@ -11,7 +11,7 @@ from monai.utils import ensure_tuple
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
-from scripts.data.entries import check_folder, entry_files, network_entry
+from scripts.data.entries import check_files_are_there, entry_files, network_entry
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.stored_targets import check_meaning, leave_out, with_targets
@@ -78,7 +78,7 @@ def load_cases(
     student = list(ensure_tuple(student_sequence))
     teachers = {name: set(names) for name, names in (sequences or {}).items()}
     listed = read_entries(datalist, fold, training)
-    check_folder(listed, dataset_dir)
+    check_files_are_there(listed, dataset_dir)
     entries = with_targets(listed, targets, set().union(*teachers.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]

@@ -12,10 +12,10 @@ from scripts.faults import report_lacking
 from scripts.folders.schemes import patient_of
 from scripts.labels import SEQUENCES, TARGETS
 
-__all__ = ["check_folder", "datalist_images", "entry_files", "network_entry", "patient_in"]
+__all__ = ["check_files_are_there", "datalist_images", "entry_files", "network_entry", "patient_in"]
 
 
-def check_folder(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
+def check_files_are_there(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
     """Raises UserError if there is no such folder, or it holds no file of these entries."""
     if not dataset_dir or not Path(dataset_dir).is_dir():
         raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
@@ -44,7 +44,7 @@ def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = 
     entries = [*document.get("training", []), *document.get("testing", [])]
     if not entries:
         raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
-    check_folder(entries, dataset_dir)
+    check_files_are_there(entries, dataset_dir)
     lacking = [entry["case"] for entry in entries if set(sequences) - set(entry_files(entry, dataset_dir))]
     report_lacking(lacking, len(entries), sequences, f"datalist {datalist}")
     entries = [entry for entry in entries if entry["case"] not in lacking]
