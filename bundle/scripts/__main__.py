@@ -41,10 +41,11 @@ def train(
     Args:
         dataset_dir: the folder of the patients.
         datalist: the list that ``datalist`` made of them.
-        method: overlays of configs/ by name, such as student_alone, or paths of your own, separated by commas.
+        method: overlays of configs/ by name, separated by commas: student_alone, other_hospital, stored_targets,
+            four_sequence_teacher, four_sequences, two_levels, paper, full_resolution, demo; or paths of your own.
         output_dir: folder of the run, which gets models/, history.csv and training.json.
         processes: number of processes that train together, one GPU each where there are GPUs.
-        keys: any key of configs/train.yaml, such as --epochs 60 or --network_def::attention cbam.
+        keys: any key of configs/train.yaml, such as --epochs 60, or --resume auto to go on with a run that was stopped.
     """
     overlays = f"{method},multi_gpu_train" if processes > 1 else method
     options = {"dataset_dir": dataset_dir, "datalist": datalist, "output_dir": output_dir, **keys}

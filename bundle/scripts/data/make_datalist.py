@@ -61,14 +61,15 @@ def make_datalist(
     says how many have what.
 
     Args:
-        dataset_dir: a folder in a naming scheme of folders/schemes.py, or in any other with the patterns below.
+        dataset_dir: a folder of BraTS, MSD Task01 or another known data set (docs/train.md), or of other names, with the
+            patterns below.
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names. The validation list becomes fold
             0, the training list fold 1. Cases in neither list are named and left out.
         folds: number of folds (5), disjoint by patient, stratified by tumour size and source. 1 is for a test set.
             With ``split`` only the training list is divided and the validation list is left out, so that settings can
             be chosen without it.
-        seed: of the fold assignment.
+        seed: seed of the division into folds.
         strict: stop at faulty files and at patients seen in training. False leaves their cases out and names them.
         sequences: sequences that every case must have, T1ce among them (t1ce).
         unlabelled: where all cases without a label are listed: "training", to learn from them by distillation, or
@@ -81,7 +82,7 @@ def make_datalist(
         t2: the same for T2.
         flair: the same for FLAIR.
         label: the same for the labels.
-        patient: regular expression of a case's name, whose group is the patient, as "(.*)_\\d+".
+        patient: regular expression for the case's name; its group names the patient, such as "(.*)_\\d+".
         label_values: what values in labels mean: nnunet, brats2018, brats2023, msd, or the values of background, NCR,
             ED, ET; by default as the naming scheme says.
 

@@ -63,7 +63,7 @@ def score(
             says, or a dataset.json above it, else 0, 1, 2, and 3 or 4.
         pred_values: the same, of the predictions alone.
         truth_values: the same, of the truth alone.
-        workers: processes that score patients at the same time; by default one for every four patients, and at most
+        workers: processes that score patients at the same time; 0 takes one for every four patients, and at most
             one a core. The result is the same with any number.
 
     Raises:
