@@ -32,7 +32,10 @@ def mean_weights(ckpt_paths: str | Sequence[str], output: str) -> None:
     shapes = [{name: tuple(weight.shape) for name, weight in student.items()} for student in students]
     if others := [path for path, shape in zip(paths, shapes) if shape != shapes[0]]:
         raise UserError(f"{others[0]} holds other weights than {paths[0]}: give students of one architecture.")
-    mean = {name: torch.stack([student[name] for student in students]).mean(dim=0) for name in students[0]}
+    mean = {
+        name: torch.stack([student[name] for student in students]).mean(dim=0) if first.is_floating_point() else first
+        for name, first in students[0].items()
+    }
     with replacing(Path(output)) as partial:
         torch.save(mean, partial)
     print(f"mean of {len(paths)} -> {output}")

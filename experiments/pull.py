@@ -72,9 +72,13 @@ def pull(run: str, batches: int = 8, **options: str) -> None:
 def pulls(terms: Mapping[str, torch.Tensor], weights: list[torch.Tensor]) -> dict[str, tuple[float, float]]:
     """Length over the labels', and cosine, of the gradient of each other term, and of these together.
 
-    Terms that do not reach the student, such as the labels' terms of teachers, are left out.
+    Terms that do not reach the student, such as the labels' terms of teachers, are left out. A batch without a label
+    gives nothing.
     """
-    labels = gradient(sum(term for name, term in terms.items() if name.startswith(LABELS)), weights)
+    supervised = [term for name, term in terms.items() if name.startswith(LABELS)]
+    if not supervised:
+        return {}
+    labels = gradient(torch.stack(supervised).sum(), weights)
     others = {name: gradient(term, weights) for name, term in terms.items() if not name.startswith(LABELS)}
     others = {name: found for name, found in others.items() if found.any()}
     if others:

@@ -123,6 +123,10 @@ def test_a_key_that_changes_nothing_or_ends_in_a_traceback_is_named(key, value, 
     assert str(error.value).startswith(message)
 
 
+def test_a_term_of_one_overlay_is_taken_away_by_another(tmp_path):
+    start("stored_targets", overlay(tmp_path, **{"loss::terms::soft": None}))
+
+
 def test_a_key_below_train_that_the_config_refers_to_is_taken():
     metric = {"_target_": "IgniteMetricHandler", "metric_fn": {"_target_": "DiceMetric"}}
     start(**{"train::key_metric": {"train_dice": metric}, "train::trainer::key_train_metric": "@train::key_metric"})

@@ -57,6 +57,13 @@ def test_documented_lists_of_files_give_an_engine(names, data_options, tmp_path)
         assert set(trainer.network.teachers) == wanted
 
 
+def test_confidence_is_on_the_device_also_where_the_loss_does_without_it(data_options):
+    parser = parser_of(["train"], [*TINY, *data_options], device="meta", **{"loss::terms::distil": None})
+    handlers = parser.get_parsed_content("train::handlers")
+    (handler,) = (handler for handler in handlers if type(handler).__name__ == "ConfidenceUpdate")
+    assert handler.confidence.weights.device.type == "meta"
+
+
 @pytest.mark.parametrize(
     "overlay, shape",
     [("four_sequences", (4,)), ("paper_inference", (1, 128, 128, 128)), ("full_resolution", (1,))],

@@ -1,14 +1,16 @@
 """What a resumed run may not change."""
 
+from scripts.training import fixed_settings
 from scripts.training.fixed_settings import learning_settings
 
 
-def test_training_cases_and_stored_targets_are_fixed_wherever_they_lie(tmp_path):
+def test_training_cases_and_stored_targets_are_fixed_wherever_they_lie(tmp_path, monkeypatch):
     (tmp_path / "list.json").write_text("{}")
 
     def settings(folder, names=("a", "b"), text="0"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.nii.gz").write_text(text)
+        monkeypatch.setattr(fixed_settings, "merged_config", lambda: {"targets": str(tmp_path / folder)})
         cases = [{"case": name, "image": "x"} for name in names]
         return learning_settings(
             str(tmp_path / "list.json"), [cases[0] | {"targets": str(tmp_path / folder / "a.nii.gz")}, *cases[1:]]

@@ -8,10 +8,12 @@ from scripts.errors import UserError
 def test_each_weight_is_the_mean_of_the_students(tmp_path):
     paths = [str(tmp_path / f"{number}.pt") for number in range(2)]
     for path, value in zip(paths, (1.0, 4.0)):
-        torch.save({"a.weight": torch.full((2, 3), value), "a.bias": torch.tensor([value, -value])}, path)
+        steps = torch.tensor(int(value))  # as batch norm counts them
+        torch.save({"a.weight": torch.full((2, 3), value), "a.bias": torch.tensor([value, -value]), "n": steps}, path)
     mean_weights(",".join(paths), str(tmp_path / "mean.pt"))
     mean = torch.load(tmp_path / "mean.pt", weights_only=True)
     assert mean["a.weight"].tolist() == [[2.5] * 3] * 2 and mean["a.bias"].tolist() == [2.5, -2.5]
+    assert mean["n"] == 1
 
 
 def test_weights_that_do_not_fit_together_are_named(tmp_path):

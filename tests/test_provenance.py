@@ -8,6 +8,7 @@ import yaml
 
 from conftest import BUNDLE
 from scripts.data.seen_patients import training_records
+from scripts.settings import provenance
 from scripts.settings.provenance import compare_with_training
 
 
@@ -48,3 +49,13 @@ def test_the_shipped_weights_say_what_they_were_trained_with(caplog):
     assert not caplog.records
     compare_with_training(weights, **settings | {"window_size": [96, 96, 96]})
     assert "window_size is [96, 96, 96], but" in caplog.text
+
+
+@pytest.mark.parametrize("target, warns", [("scripts.data.moved.Step", False), ("scripts.data.steps.Other", True)])
+def test_other_preprocessing_is_warned_of_but_not_a_class_that_moved(target, warns, tmp_path, caplog, monkeypatch):
+    configuration = {"preprocessing": {"transforms": [{"_target_": "scripts.data.steps.Step"}]}}
+    (tmp_path / "training.json").write_text(json.dumps({"configuration": configuration}))
+    now = {"preprocessing": {"transforms": [{"_target_": target}]}}
+    monkeypatch.setattr(provenance, "merged_config", lambda: now)
+    compare_with_training(str(tmp_path / "models" / "model.pt"))
+    assert ("preprocessing is not that" in caplog.text) == warns

@@ -25,6 +25,7 @@ def test_pulls_are_those_of_the_gradients():
     assert found["distil_t2"] == pytest.approx((2.0, 0.0))
     assert "teacher_t2" not in found
     assert found["together"] == pytest.approx((5**0.5, -15 / 125**0.5 / 5))
+    assert pulls({"distil_t2": 10 * b}, weights) == {}  # a batch without a label
 
 
 def test_a_folder_without_a_training_is_rejected(tmp_path):

@@ -9,6 +9,7 @@ from monai.metrics import DiceMetric
 
 from conftest import real_data
 from scripts.errors import UserError
+from scripts.evaluation import score as scoring
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.score import score
 from scripts.labels import NO_OVERLAP_MM, REGIONS
@@ -109,6 +110,17 @@ def test_a_threshold_on_enhancing_tumour_gives_results_both_ways(folders, truth)
     with pytest.raises(UserError, match="m_et_cleared"):
         score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
     assert (folders / "m_et_cleared.json").read_text() == "{}"
+
+
+def test_where_there_is_the_plain_table_there_is_the_cleared_one(folders, monkeypatch):
+    """cross_validate takes the plain table for a fold that is done."""
+
+    def killed(path, *_, **__):
+        raise KeyboardInterrupt(path.name)
+
+    monkeypatch.setattr(scoring, "write_scores", killed)
+    with pytest.raises(KeyboardInterrupt, match="^m_et_cleared.csv$"):  # it is written first
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), et_threshold_ml=1.0)
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json"])

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from scripts.data.datalist import load_cases
+from scripts.data.checks import CaseReport
+from scripts.data.datalist import find_faults, load_cases
 from scripts.data.make_datalist import make_datalist
 from scripts.data.seen_patients import find_overlap, read_mapping, seen_cases, warn_of_seen_patients
 from scripts.errors import UserError
@@ -155,3 +156,17 @@ def test_another_scan_of_a_training_patient_is_seen_by_the_datalists_patient():
     assert seen_cases(trained, scans) == ["A01-1", "A01-2"]
     older = {"cases": [{"case": "X_1"}]}  # a record without patients
     assert seen_cases(older, [{"case": "X_1", "patient": "X"}]) == ["X_1"]
+
+
+def test_examinations_in_two_folds_are_found_by_name_where_the_datalist_names_no_patient():
+    entries = [{"case": f"BraTS-GLI-00005-00{time}", "image": "x.nii.gz", "fold": time} for time in (0, 1)]
+    reports = [CaseReport(checksum=number) for number in (1, 2)]
+    (fault,) = find_faults(entries, reports)
+    assert "duplicate patient" in fault.fault and fault.case == "BraTS-GLI-00005-001"
+
+
+def test_patients_of_a_training_are_known_by_name_where_its_datalist_names_none(tmp_path):
+    entry = {"case": "BraTS-GLI-00005-000", "image": "x.nii.gz", "fold": 0}
+    (tmp_path / "train.json").write_text(json.dumps({"training": [entry]}))
+    (fault,) = find_overlap([("BraTS-GLI-00005-001", "BraTS-GLI-00005", 7)], str(tmp_path / "train.json"))
+    assert "BraTS-GLI-00005-000" in fault.fault

@@ -11,7 +11,7 @@ from monai.utils import ensure_tuple
 from scripts.data.checked_files import CheckedFiles
 from scripts.data.checks import CaseReport, check_case, check_cases
 from scripts.data.editions import warn_of_absent_classes
-from scripts.data.entries import check_files_are_there, entry_files, network_entry
+from scripts.data.entries import check_files_are_there, entry_files, network_entry, patient_in
 from scripts.data.foreign_lists import read_datalist
 from scripts.data.seen_patients import duplicates
 from scripts.data.stored_targets import check_meaning, leave_out, with_targets
@@ -157,7 +157,9 @@ def find_faults(
         of_t1ce: whether the reports' checksums are of T1ce, as the datalist's are.
     """
     pairs = list(zip(entries, reports))
-    rows = [(e["case"], e.get("patient", e["case"]), e.get("fold", "no fold"), report.checksum) for e, report in pairs]
+    rows = [
+        (entry["case"], patient_in(entry), entry.get("fold", "no fold"), report.checksum) for entry, report in pairs
+    ]
     fault = "is not the volume of which the datalist was made", "restore the file, or make the datalist again"
     replaced = [
         Fault(entry["case"], entry["image"], *fault)

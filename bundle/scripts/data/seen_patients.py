@@ -84,7 +84,7 @@ def find_overlap(cases: Sequence[tuple[str, str, int]], trained_on: str, mapping
     if not entries:
         raise UserError(f"trained_on {trained_on} lists no patient under training: give the training's datalist.")
     for entry in entries:
-        seen |= dict.fromkeys((entry["case"], entry.get("patient", entry["case"])), entry["case"])
+        seen |= dict.fromkeys((entry["case"], patient_in(entry)), entry["case"])
         checksums[entry.get("checksum", 0)] = entry["case"]
     names = {name for case, patient, _ in cases for name in (case, patient)}
     same = read_mapping(mapping, names, set(seen)) if mapping else {}

@@ -175,7 +175,7 @@ def score_pairs(
     plain, cleared = Path(output), cleared_path(output)
     for stale in (cleared, cleared.with_suffix(".json")):
         stale.unlink(missing_ok=True)  # of an earlier threshold
-    for index, threshold in enumerate(thresholds):
+    for index, threshold in reversed([*enumerate(thresholds)]):  # where there is the plain table, the work is done
         scores = [item for result in results for item in result.scores[index]]
         path = cleared if threshold else plain
         print_table(write_scores(path, scores, empty_rule, et_threshold_ml=threshold, **about))

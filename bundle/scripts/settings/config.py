@@ -5,6 +5,7 @@ MONAI ignores a key that nothing reads, so a misspelt option would change nothin
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import re
@@ -66,11 +67,17 @@ def add_code(folder: str) -> None:
         sys.path.append(path)
 
 
+@functools.cache
+def keys_of_overlays() -> set[str]:
+    """All keys of the bundle's overlays, as they are written there: ``a::b``."""
+    overlays = [path for path in CONFIGS.glob("*.yaml") if path.stem not in ("train", "inference")]
+    return {key for path in overlays for key in ConfigParser.load_config_file(path)}
+
+
 def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str) -> None:
     """Raises UserError for a key, at the top or in train or validate, that is not in the base and nothing refers to."""
     tracking = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"]
-    overlays = [path for path in CONFIGS.glob("*.yaml") if path.stem not in ("train", "inference")]
-    others = {key for path in overlays for key in ConfigParser.load_config_file(path) if "::" not in key}
+    others = {key for key in keys_of_overlays() if "::" not in key}
     known = {*base, *others, *WORKFLOW_KEYS, *tracking, *re.findall(r"[@%](\w+)", str(config)), run_id}
     for key in config:
         if key not in known:
@@ -126,7 +133,7 @@ def check_components(name: str, value: Any, base: Any) -> None:
         ours = str(value.get("_target_")).startswith(("scripts.", "torch.optim."))  # others may take "same", as Conv3d
         if ours and text and isinstance(item, str) and isinstance(like, (int, float)):
             raise UserError(f"{path} is {item!r}, expected a number.")
-        if item is None and "_target_" not in value and base and key not in base:
+        if item is None and "_target_" not in value and base and key not in base and path not in keys_of_overlays():
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
         if item in (None, "$None") and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")

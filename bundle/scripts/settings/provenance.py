@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -20,7 +21,7 @@ from scripts.folders.cases import label_map
 from scripts.running import merged_config, monai_command
 from scripts.workflow import command_as_typed
 
-__all__ = ["compare_with_training", "plain", "record_run"]
+__all__ = ["compare_with_training", "plain", "record_run", "without_modules"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def compare_with_training(
                         f"{name} is {value!r}, but {path} was trained with {then!r} ({record}): pass --{name} {typed}."
                     )
             now, then = plain(merged_config()).get("preprocessing"), trained.get("preprocessing")
-            if now and then and now != then:
+            if now and then and without_modules(str(now)) != without_modules(str(then)):
                 logger.warning(f"The preprocessing is not that of the training of {path}: add its --method ({record}).")
 
 
@@ -96,3 +97,8 @@ def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
 def plain(config: Any) -> Any:
     """The config as JSON holds it; an object that a program put there becomes its text."""
     return json.loads(json.dumps(config, default=str))
+
+
+def without_modules(text: str) -> str:
+    """A config's text with the bundle's classes by name alone, so that a class may move to another file."""
+    return re.sub(r"\bscripts\.(\w+\.)+", "", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from ignite.engine import Engine, Events
 from scripts.documents import check_form
 from scripts.errors import UserError, reason_of
 from scripts.files import flatten, replacing, sha256
+from scripts.settings.provenance import without_modules
 from scripts.training.stopping import StopEvents
 
-__all__ = ["RunCheckpoint", "checkpoints_in", "without_modules"]
+__all__ = ["RunCheckpoint", "checkpoints_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -191,11 +191,6 @@ class RunCheckpoint:
         if step := engine.state.iteration % engine.state.epoch_length:
             rest = f"epoch {done + 1}/{wanted} goes on after step {step} of {engine.state.epoch_length}"
         logger.info(f"Resumed {self.source}: {rest}.")
-
-
-def without_modules(text: str) -> str:
-    """A config's text with the bundle's classes by name alone, so that a class may move to another file."""
-    return re.sub(r"\bscripts\.(\w+\.)+", "", text)
 
 
 def checkpoints_in(ckpt_dir: str) -> list[Path]:

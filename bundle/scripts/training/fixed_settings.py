@@ -21,8 +21,7 @@ LEARNING = (  # parts of the config that decide what is learnt, and how
     "intensity_augmentation", "roi_size", "patch_ratios", "unlabelled_share", "unlabelled_ramp_up", "search_interval",
     "batch_size", "accumulation_steps", "student_widths", "deep_supervision", "network_def", "teachers", "fusion",
     "confidence", "distillation", "segmentation", "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate",
-    "student_learning_rate", "lr_scheduler", "warm_up_epochs", "distillation_warm_up", "targets",
-    "target_values", "read_targets",
+    "student_learning_rate", "lr_scheduler", "warm_up_epochs", "distillation_warm_up", "target_values", "read_targets",
 )  # fmt: skip
 
 

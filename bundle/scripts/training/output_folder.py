@@ -12,8 +12,8 @@ from scripts.files import read_json, sha256
 from scripts.folders.folder_files import RECORDS
 from scripts.folders.map_files import label_map
 from scripts.running import merged_config
-from scripts.settings.provenance import plain
-from scripts.training.checkpoint import checkpoints_in, without_modules
+from scripts.settings.provenance import plain, without_modules
+from scripts.training.checkpoint import checkpoints_in
 
 __all__ = ["check_new_evaluation", "check_new_run", "forget_evaluation", "forget_scores"]
 
