@@ -24,6 +24,7 @@ from scripts.command import run_command
 from scripts.errors import UserError
 from scripts.evaluation.compare import mean_of_seeds, paired_columns, paired_difference, pooled
 from scripts.evaluation.patients import count_patients
+from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.summary import Estimate, Scores, cell, read_scores
 from scripts.files import check_output
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
@@ -35,10 +36,10 @@ COLUMNS = [(region, metric) for metric in METRICS for region in TABLE_ORDER]
 
 
 def arms_table(
-    runs: str | Sequence[str],
+    runs: str,
     baseline: str = "alone",
     picture: str | None = None,
-    undrawn: str | Sequence[str] = (),
+    undrawn: str = "",
     bar: float = 0.03,
     span: float = 0.12,
 ) -> None:
@@ -51,7 +52,7 @@ def arms_table(
     """
     if picture:
         check_output(picture, "picture", ".png")
-    seeds = {arm: list(by_seed.values()) for arm, by_seed in scored_runs(split(runs)).items()}
+    seeds = {arm: list(by_seed.values()) for arm, by_seed in scored_runs(run_paths(runs)).items()}
     if baseline not in seeds:
         raise UserError(f"{runs} holds no metrics.csv of {baseline}: run arms.py first, or give another.")
     base = mean_of_shared(seeds[baseline])
@@ -75,12 +76,8 @@ def arms_table(
         cells = [cell(metric, rows[arm][region, metric]) for region, metric in COLUMNS]
         print(f"| {arm} | {count_patients(cases, base.patient)} | {len(seeds[arm])} | {' | '.join(cells)} |")
     if picture:
-        drawn = {arm: row for arm, row in rows.items() if arm not in split(undrawn)}
+        drawn = {arm: row for arm, row in rows.items() if arm not in undrawn.split(",")}
         draw(drawn, {arm: len(tables) for arm, tables in seeds.items()}, baseline, picture, bar, span)
-
-
-def split(names: str | Sequence[str]) -> list[str]:
-    return names.split(",") if isinstance(names, str) else list(names)  # fire splits some texts at commas
 
 
 def scored_runs(lists: Sequence[str]) -> dict[str, dict[str, Scores]]:

@@ -8,7 +8,6 @@ Each folder holds NAME_probabilities.nii.gz as ``predict --probabilities True`` 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -18,19 +17,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.evaluation.run_paths import run_paths
 from scripts.inference.writers import write_probabilities
 from scripts.labels import PROBABILITIES
 
 __all__ = ["blend"]
 
 
-def blend(folders: str | Sequence[str], output_dir: str) -> None:
+def blend(folders: str, output_dir: str) -> None:
     """Write the mean of each patient's probabilities (H, W, D, C).
 
     Raises:
         UserError: if the folders hold other patients.
     """
-    sources = [Path(folder) for folder in (folders.split(",") if isinstance(folders, str) else folders)]
+    sources = [Path(folder) for folder in run_paths(folders)]
     names = [{path.name for path in source.glob(f"*_{PROBABILITIES}.nii.gz")} for source in sources]
     if not names[0] or any(other != names[0] for other in names):
         counts = [len(other) for other in names]

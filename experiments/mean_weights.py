@@ -6,7 +6,6 @@ python experiments/mean_weights.py --ckpt_paths A.pt,B.pt --output MEAN.pt
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,19 +14,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.evaluation.run_paths import run_paths
 from scripts.files import replacing
 from scripts.method.weights import read_weights
 
 __all__ = ["mean_weights"]
 
 
-def mean_weights(ckpt_paths: str | Sequence[str], output: str) -> None:
+def mean_weights(ckpt_paths: str, output: str) -> None:
     """Write the mean of each weight to ``output``, which works if the students have a common start and are still alike.
 
     Raises:
         UserError: if a file is missing or holds no weights, or other weights than the first.
     """
-    paths = ckpt_paths.split(",") if isinstance(ckpt_paths, str) else list(ckpt_paths)
+    paths = run_paths(ckpt_paths)
     students = [read_weights(path) for path in paths]
     shapes = [{name: tuple(weight.shape) for name, weight in student.items()} for student in students]
     if others := [path for path, shape in zip(paths, shapes) if shape != shapes[0]]:

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
+from scripts.evaluation.pairs import Meaning, Pair, read_volumes
 from scripts.evaluation.run_paths import named_runs
-from scripts.evaluation.score import Meaning, Pair, read_pair
 from scripts.evaluation.summary import estimate
 from scripts.files import format_table
-from scripts.folders.cases import find_label_maps
+from scripts.folders.map_files import find_label_maps
 from scripts.labels import CLASSES
 
 __all__ = ["missed"]
@@ -81,10 +81,10 @@ def label_maps(pattern: str) -> list[Mapping[str, Path]]:
 def tumour_of(paths: Sequence[Path], truth: Path) -> tuple[np.ndarray, list[np.ndarray]]:
     """The truth in classes, and what each label map takes for tumour, on the truth's grid."""
     try:
-        pairs = [read_pair(Pair(path.name, path, truth), Meaning(), Meaning()) for path in paths]
+        pairs = [read_volumes(Pair(path.name, path, truth), Meaning(), Meaning()) for path in paths]
     except ValueError as error:
         raise UserError("{}: {}: {}.".format(*error.args)) from error
-    return pairs[0][1], [classes > 0 for classes, _, _ in pairs]
+    return pairs[0][1].voxels, [predicted.voxels > 0 for predicted, _ in pairs]
 
 
 def text(values: Sequence[float] | np.ndarray) -> str:

@@ -106,8 +106,7 @@ def rank(config: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> It
     settings = {"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", "cache": "none", "num_workers": 0}
     settings |= {
         "cases::training": False,
-        "cases::frozen": [],
-        "teacher_sequences": [],
+        "cases::teachers": {},
         "teacher_inputs": [],
         "teacher_images": [],
     }  # no teacher is built

@@ -46,10 +46,12 @@ def stage(app: Path) -> None:
                 shutil.copytree(Path(folder, "monaibundle"), app, dirs_exist_ok=True)
         (app / "main.py").rename(theirs)
     shutil.copy(HERE / "label_app.py", app / "main.py")
+    from scripts.files import sha256
+
     target = app / "model" / NAME
     parts, weights, copied = set(PARTS), target / "models" / "model.pt", target / "models" / "shipped.sha256"
     trained = (target / "eval" / "history.csv").is_file()
-    if weights.is_file() and (trained or (copied.is_file() and copied.read_text() != checksum(weights))):
+    if weights.is_file() and (trained or (copied.is_file() and copied.read_text() != sha256(weights))):
         print(f"{weights} is no copy of the shipped weights, so it is kept. For the shipped weights delete {app}.")
         parts -= {"models"}
 
@@ -58,13 +60,8 @@ def stage(app: Path) -> None:
 
     shutil.copytree(BUNDLE, target, ignore=leave, dirs_exist_ok=True)
     if "models" in parts and weights.is_file():
-        copied.write_text(checksum(weights))
+        copied.write_text(sha256(weights))
     adapt(target / "configs" / "inference.yaml")
-
-
-def checksum(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def adapt(config: Path) -> None:
@@ -89,9 +86,10 @@ def find_studies(studies: str, t1ce: str = "") -> list[dict[str, Any]]:
     if not studies or not Path(studies).is_dir():
         sys.exit(f"STUDIES is {studies!r}, which is no folder: give a folder of patients: make label STUDIES=DIR")
     from scripts.errors import UserError
-    from scripts.folders.cases import Choice, find_images
+    from scripts.folders.cases import find_images
+    from scripts.folders.choice import Choice
+    from scripts.folders.dicom_files import is_dicom
     from scripts.folders.folder_files import list_files
-    from scripts.folders.studies import is_dicom
 
     if Path(studies, "labels", "final").is_dir() and not t1ce:  # of an early server, which took the volumes here
         volumes = [path for path in sorted(Path(studies).iterdir()) if path.name.lower().endswith(ENDINGS)]

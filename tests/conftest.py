@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +32,12 @@ SHARED = ROOT.parent / "shared"
 # MTCM-KD itself: three teachers that learn with the student, and CDSFL.
 METHOD = ["configs/train.yaml"]
 ALONE = [*METHOD, "configs/student_alone.yaml"]
+
+
+def seeing(frozen: Collection[str] = (), **sequences: Sequence[str]) -> dict[str, Any]:
+    """Teachers by name, as the data know them: what they see, and whether they learn."""
+    return {name: SimpleNamespace(sequences=own, frozen=name in frozen) for name, own in sequences.items()}
+
 
 # Small enough for a run of seconds; every other setting is train.yaml's.
 TINY = [

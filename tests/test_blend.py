@@ -22,4 +22,4 @@ def test_the_mean_of_two_folders_is_that_of_their_probabilities(tmp_path):
     assert np.array_equal(mean.affine, affine)
     (tmp_path / "b" / "case_probabilities.nii.gz").unlink()
     with pytest.raises(UserError, match=r"hold \[1, 0\] patients"):
-        blend([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "out"))
+        blend(f"{tmp_path}/a,{tmp_path}/b", str(tmp_path / "out"))

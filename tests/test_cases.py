@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from scripts.errors import UserError
-from scripts.folders.cases import Case, Choice, case_of, find_cases, find_images, find_label_maps, maps_of
+from scripts.folders.case import Case
+from scripts.folders.cases import find_cases, find_images
+from scripts.folders.choice import Choice
+from scripts.folders.map_files import case_of, find_label_maps, maps_of
 
 OLD = ("flair", "t1", "t1ce", "t2", "seg")
 

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from conftest import seeing
 from scripts.data import checked_files, checks
 from scripts.data.checks import check_case
 from scripts.data.datalist import load_cases
@@ -52,11 +53,11 @@ def image(cohort, case=0, role="t1ce"):
 
 
 def test_files_are_read_once_for_training_resuming_and_evaluating(start, cohort):
-    first, read = start(sequences={"t": ["flair"]})
+    first, read = start(teachers=seeing(t=["flair"]))
     assert len(read) == 4 * 3 + 2 * 2 + 6  # T1ce also for each label, which must lie in its brain
     for path in (cohort / "data").glob("*/*.nii.gz"):
         spoil(path)  # what is read now is unreadable
-    assert start(sequences={"t": ["flair"]}) == (first, [])
+    assert start(teachers=seeing(t=["flair"])) == (first, [])
     assert start(training=False)[1] == []
     assert start(fold=1)[1] == []  # student and label alone
 
@@ -81,7 +82,7 @@ def test_a_file_of_another_size_is_read_again(start, cohort):
 def test_what_was_not_asked_before_is_read(start):
     start()
     assert {name.split("_")[2] for name in start(student_sequence="flair")[1]} == {"flair.nii.gz"}
-    assert len(start(sequences={"t": ["t2"]})[1]) == 4
+    assert len(start(teachers=seeing(t=["t2"]))[1]) == 4
 
 
 def test_faults_are_reported_again_without_reading(start, cohort):
@@ -171,7 +172,7 @@ def test_a_datalist_that_is_made_reads_for_its_first_training(cohort, reads):
     make_datalist(str(cohort / "data"), str(cohort / "new.json"), folds=3)
     assert len(reads) == 30 + 6  # T1ce also for each label
     for _ in range(2):
-        load_cases(str(cohort / "new.json"), str(cohort / "data"), sequences={"t": ["flair", "t1", "t2"]})
+        load_cases(str(cohort / "new.json"), str(cohort / "data"), teachers=seeing(t=["flair", "t1", "t2"]))
     assert len(reads) == 30 + 6
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
+from conftest import seeing
 from scripts.data.datalist import gaps, label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
@@ -17,7 +18,7 @@ from scripts.inference.checked_images import CheckedImages
 
 
 def test_training_gets_every_sequence_and_validation_the_students(cohort):
-    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), 1, "t1", {"both": ["flair", "t1ce"]})
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), 1, "t1", seeing(both=["flair", "t1ce"]))
     assert set(parts["training"][0]) == {"case", "patient", "image", "flair", "t1ce", "label"}
     assert set(parts["validation"][0]) == {"case", "patient", "image", "label"}
     assert parts["training"][0]["image"].endswith("_t1.nii.gz")
@@ -27,7 +28,7 @@ def test_training_gets_every_sequence_and_validation_the_students(cohort):
 
 
 def test_without_a_fold_every_patient_is_for_training_and_the_log_says_what_scores_mean(cohort, caplog):
-    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, "t1ce", {"flair": ["flair"]})
+    parts = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, "t1ce", seeing(flair=["flair"]))
     names = [[entry["case"] for entry in part] for part in parts.values()]
     assert names[0] == names[1] and len(set(names[0])) == 6
     assert "flair" in parts["training"][0] and "flair" not in parts["validation"][0]
@@ -64,8 +65,8 @@ def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_
     for key in ("fold", "label", "flair", "t1", "t2"):
         del alone[key]
     write_json(cohort / "datalist.json", document)
-    teachers = {"flair": ["flair"], "both": ["t1", "t2"]}
-    cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), sequences=teachers)
+    teachers = seeing(flair=["flair"], both=["t1", "t2"])
+    cases = load_cases(str(cohort / "datalist.json"), str(cohort / "data"), teachers=teachers)
     has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in cases["training"]}
     assert has[train[0]["case"]] == {"t1", "t2", "label"}
     assert has[train[1]["case"]] == {"flair", "t2"}
@@ -84,11 +85,11 @@ def test_cases_without_a_label_are_used_if_a_teacher_is_frozen_or_can_learn(coho
             del entry[key]
     write_json(cohort / "datalist.json", document)
     options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
-    options["sequences"] = {"flair": ["flair"]}
-    used = [case["case"] for case in load_cases(**options)["training"]]
+    used = [case["case"] for case in load_cases(**options, teachers=seeing(flair=["flair"]))["training"]]
     assert without["case"] not in used and len(used) == len(document["training"]) - 1
     assert "1 case(s) are not used for training" in caplog.text and without["case"] in caplog.text
-    assert without["case"] in [case["case"] for case in load_cases(**options, frozen=["flair"])["training"]]
+    taught = load_cases(**options, teachers=seeing(["flair"], flair=["flair"]))["training"]
+    assert without["case"] in [case["case"] for case in taught]
 
 
 def test_a_faulty_case_teaches_no_teacher(cohort):
@@ -101,7 +102,7 @@ def test_a_faulty_case_teaches_no_teacher(cohort):
     write_json(cohort / "datalist.json", document)
     (cohort / "data" / faulty["flair"]).write_bytes(b"no volume")
     options = {"datalist": str(cohort / "datalist.json"), "dataset_dir": str(cohort / "data"), "fold": None}
-    cases = load_cases(**options, sequences={"flair": ["flair"]}, strict=False)
+    cases = load_cases(**options, teachers=seeing(flair=["flair"]), strict=False)
     used = {case["case"] for case in cases["training"]}
     assert used == {entry["case"] for entry in document["training"]} - {faulty["case"], without["case"]}
 

@@ -6,7 +6,7 @@ import pytest
 
 from scripts.data.folds import HELD_OUT, assign_folds, choose_folds, read_split, warn_of_parted_patients
 from scripts.errors import UserError
-from scripts.folders.cases import Case
+from scripts.folders.case import Case
 
 
 def patients(*names):

@@ -24,7 +24,7 @@ from scripts.method.terms import DistillationLoss
 SMALL = Path(__file__).parent / "golden" / "small.npz"
 LARGE = Path(os.environ.get("MTCM_GOLDEN") or SHARED / "golden" / "mtcm_kd_a.npz")
 TEACHERS = ("flair", "t2", "t1")
-SEGMENTATION = {"seg_volumetric": SegmentationLoss(), "seg_per_slice": SegmentationLoss("slice")}
+SEGMENTATION = {"seg_volumetric": SegmentationLoss(), "seg_per_slice": SegmentationLoss("slice", smooth_absent=0)}
 SOFT_TARGET = {
     "kd_T4_mean": SoftTargetLoss(4.0),
     "kd_T20_sum": SoftTargetLoss(20.0, reduction="sum", scale="linear"),

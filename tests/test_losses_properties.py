@@ -13,7 +13,7 @@ settings = hypothesis.settings(max_examples=40, deadline=None, derandomize=True,
 
 DISTANCES = [SoftTargetLoss(), SoftTargetLoss(20, "sum", "linear"), SoftTargetLoss(tumour_focus=1.0, whole_tumour=True)]
 DISTANCES += [StandardisedLoss(), ChannelWiseLoss(), CorrelationLoss(), RegionLoss()]
-SEGMENTATION = [SegmentationLoss(), SegmentationLoss("slice"), SegmentationLoss(smooth_absent=0)]
+SEGMENTATION = [SegmentationLoss(), SegmentationLoss("slice", smooth_absent=0), SegmentationLoss(smooth_absent=0)]
 
 
 @st.composite

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
-from conftest import real_data
+from conftest import real_data, seeing
 from scripts.data.datalist import label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
@@ -125,7 +125,7 @@ def test_msd_keeps_its_channel_and_label_order(tmp_path):
             nib.save(nib.Nifti1Image(voxels, np.diag([20, 20, 20, 1])), tmp_path / folder / f"BRATS_{i:03d}.nii.gz")
     make_datalist(str(tmp_path), str(tmp_path / "list.json"), folds=2)
     assert label_values(str(tmp_path / "list.json")) == [0, 2, 1, 3]
-    parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), sequences={"both": ["flair", "t2"]})
+    parts = load_cases(str(tmp_path / "list.json"), str(tmp_path), teachers=seeing(both=["flair", "t2"]))
     assert parts["training"][0]["channels"] == {"image": [2], "flair": 0, "t2": 3, "volumes": 4}
 
 
@@ -157,7 +157,7 @@ def test_faults_are_found_before_training_and_when_the_datalist_is_made(cohort, 
     datalist = cohort / "datalist.json"
     entries = json.loads(datalist.read_text())["training"]
     fold = next(entry["fold"] for entry in entries if entry["fold"] != entries[2]["fold"])
-    options = {"dataset_dir": str(cohort / "data"), "fold": fold, "sequences": {"all": ["flair", "t2", "t1"]}}
+    options = {"dataset_dir": str(cohort / "data"), "fold": fold, "teachers": seeing(all=["flair", "t2", "t1"])}
     with pytest.raises(UserError, match=row):
         load_cases(str(datalist), **options)
     parts = load_cases(str(datalist), **options, strict=False)
@@ -203,7 +203,7 @@ def test_a_folder_without_labels_is_listed_if_asked_for_and_can_be_predicted(coh
     assert all("fold" not in entry and "label" not in entry for entry in document[part])
     assert len(datalist_images(str(cohort / "new.json"), str(cohort / "data"))) == 6
     with pytest.raises(UserError, match="no labelled case .* two labelled patients: .* below one folder"):
-        load_cases(str(cohort / "new.json"), str(cohort / "data"), sequences={"flair": ["flair"]})
+        load_cases(str(cohort / "new.json"), str(cohort / "data"), teachers=seeing(flair=["flair"]))
 
 
 def test_values_of_a_folder_without_labels_are_as_given(cohort):
@@ -224,7 +224,7 @@ def test_a_labelled_and_an_unlabelled_folder_are_joined_by_links(cohort):
         (cohort / "joined" / name).symlink_to(cohort / name)
     output = str(cohort / "joined.json")
     make_datalist(str(cohort / "joined"), output, folds=2, unlabelled="training")
-    cases = load_cases(output, str(cohort / "joined"), sequences={"flair": ["flair"]})
+    cases = load_cases(output, str(cohort / "joined"), teachers=seeing(flair=["flair"]))
     assert sorted(e["case"] for e in cases["training"] if "label" not in e) == ["phantom_0004", "phantom_0005"]
     assert len([entry for entry in cases["training"] if "label" in entry]) == 2
 

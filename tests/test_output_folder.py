@@ -48,7 +48,7 @@ def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, resum
 @pytest.mark.parametrize("weights, patient", [("other", "a"), ("same", "b"), ("same", "a")])
 def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patient, tmp_path):
     (tmp_path / "model.pt").write_text("same")
-    document = {"cases": [{"case": "a"}], "weights": {"then": sha256(str(tmp_path / "model.pt"))}, "configuration": {}}
+    document = {"cases": [{"case": "a"}], "weights": {"then": sha256(tmp_path / "model.pt")}, "configuration": {}}
     write_json(tmp_path / "evaluation.json", document)
     (tmp_path / "model.pt").write_text(weights)
     arguments = str(tmp_path), str(tmp_path / "model.pt"), [{"case": patient, "image": f"{patient}_t1ce.nii.gz"}]
@@ -63,7 +63,7 @@ def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patie
 @pytest.mark.parametrize("target, fits", [("scripts.older.place.Inferer", True), ("scripts.here.Other", False)])
 def test_an_evaluation_is_the_same_when_a_class_has_moved_to_another_file(target, fits, tmp_path, monkeypatch):
     (tmp_path / "model.pt").write_text("weights")
-    weights = {"then": sha256(str(tmp_path / "model.pt"))}
+    weights = {"then": sha256(tmp_path / "model.pt")}
     configuration = {"preprocessing": {"_target_": target}}
     write_json(tmp_path / "evaluation.json", {"cases": [], "weights": weights, "configuration": configuration})
     now = {"preprocessing": {"_target_": "scripts.inference.here.Inferer"}}

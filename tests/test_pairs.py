@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from scripts.evaluation.pairs import class_of_value, to_classes, warn_of_meanings
+from scripts.evaluation.pairs import to_classes, warn_of_meanings
+from scripts.labels import class_of_value
 
 
 @pytest.mark.parametrize(

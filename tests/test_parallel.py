@@ -14,6 +14,7 @@ import pytest
 from conftest import BUNDLE
 from scripts import environment
 from scripts.data import checks
+from scripts.data.checked_files import CheckedFiles
 from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
 from scripts.evaluation.parallel import FEWEST, choose_workers, map_in_order
@@ -69,7 +70,8 @@ def test_checks_take_a_thread_a_core_and_at_most_sixteen(cores, threads, monkeyp
     taken = []
     monkeypatch.setattr(checks, "cores", lambda: cores)
     monkeypatch.setattr(checks, "ThreadPoolExecutor", lambda count: taken.append(count) or ThreadPoolExecutor(count))
-    assert len(checks.check_cases(lambda index: checks.CaseReport(), 2)) == 2
+    jobs = [{"name": name, "files": {}, "roles": ["t1ce"], "labels": set()} for name in "ab"]
+    assert len(checks.check_cases(jobs, CheckedFiles())) == 2
     assert taken == [threads]
 
 

@@ -193,7 +193,7 @@ def test_patients_and_truth_that_are_not_there_are_named_on_the_page(run):
 
 def test_the_shipped_weights_are_known_after_a_move_and_unknown_ones_are_named(run):
     about = json.loads((run / "evaluation.json").read_text())
-    checksum = sha256(str(BUNDLE / "models" / "model.pt"))
+    checksum = sha256(BUNDLE / "models" / "model.pt")
     for weights, known in (({"/away/model.pt": checksum}, True), ({"/away/model.pt": "0"}, False)):
         (run / "evaluation.json").write_text(json.dumps(about | {"weights": weights}))
         report(str(run))

@@ -14,7 +14,9 @@ import pytest
 from scripts.data.folds import read_split
 from scripts.data.make_datalist import make_datalist
 from scripts.errors import UserError
-from scripts.folders.cases import Choice, case_of, find_cases, find_images, find_label_maps, survey
+from scripts.folders.cases import find_cases, find_images, survey
+from scripts.folders.choice import Choice
+from scripts.folders.map_files import case_of, find_label_maps
 from scripts.folders.schemes import patient_of, read_name
 from scripts.inference.worklist import find_work
 

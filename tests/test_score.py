@@ -277,8 +277,7 @@ def test_values_and_sizes_that_are_rounded_are_scored_as_whole_ones(folders, tru
 
 WRONG = [
     {"pred_values": "brats2022"}, {"truth_values": [0, 1, 1, 2]}, {"label_values": "0124"},
-    {"pred": "no"}, {"empty_rule": "skip"}, {"et_threshold_ml": -1}, {"output": "."}, {"label_values": [0, 1]},
-    {"workers": -1},
+    {"pred": "no"}, {"empty_rule": "skip"}, {"output": "."}, {"label_values": [0, 1]},
 ]  # fmt: skip
 
 

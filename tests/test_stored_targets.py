@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from conftest import BUNDLE, TINY
+from conftest import BUNDLE, TINY, seeing
 from scripts.data.datalist import load_cases
 from scripts.data.stored_targets import ClassProbabilitiesd, find_targets, target_classes
 from scripts.errors import UserError
@@ -22,7 +22,7 @@ from scripts.variants.pseudo_labels import OneTeacherResponse, PseudoLabels
 from scripts.variants.regions import regions_to_classes
 from scripts.variants.stored_teacher import StoredTeacher
 
-STORED = {"stored": ["targets"]}
+STORED = seeing(stored=["targets"])
 BRATS_2018 = target_classes("brats2018", [])
 
 
@@ -117,7 +117,7 @@ def targets(cohort, tmp_path):
 
 
 def load(cohort, **options):
-    return load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, sequences=STORED, **options)
+    return load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, teachers=STORED, **options)
 
 
 def test_predictions_are_found_by_case(cohort, targets):
@@ -207,8 +207,8 @@ def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(
     options = {"fold": None, "targets": str(targets), "target_classes": BRATS_2018, "strict": False}
     paths = str(cohort / "datalist.json"), str(cohort / "data")
     with pytest.raises(UserError, match="4 fault"):
-        load_cases(*paths, sequences=STORED, **{**options, "strict": True})
-    alone = load_cases(*paths, sequences=STORED, **options)
+        load_cases(*paths, teachers=STORED, **{**options, "strict": True})
+    alone = load_cases(*paths, teachers=STORED, **options)
     has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in alone["training"]}
     assert has == {
         "phantom_0000": {"label", "targets"},
@@ -218,7 +218,7 @@ def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(
     assert [entry["case"] for entry in alone["validation"]] == list(has)
     assert "Left out 1 case(s) with faults: phantom_0004" in caplog.text
     assert "Left out 3 target(s) with faults: phantom_0001, phantom_0002, phantom_0003" in caplog.text
-    both = load_cases(*paths, sequences={**STORED, "flair": ["flair"]}, **options)
+    both = load_cases(*paths, teachers=STORED | seeing(flair=["flair"]), **options)
     has = {entry["case"]: set(entry) - {"case", "patient", "image"} for entry in both["training"]}
     assert has["phantom_0001"] == {"label", "flair"} and has["phantom_0002"] == has["phantom_0003"] == {"flair"}
 

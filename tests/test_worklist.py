@@ -168,12 +168,6 @@ def test_two_shards_at_a_time_predict_what_one_command_does(cohort_source, comma
     assert {case["case"] for case in cases[0]} == {case["case"] for case in cases[1]}
 
 
-@pytest.mark.parametrize("sequence", ["t3", ["t1", "t3"]])
-def test_only_the_four_sequences_can_be_predicted_from(cohort_source, sequence):
-    with pytest.raises(UserError, match="student_sequence is "):
-        find_work(str(cohort_source / "data"), sequence)
-
-
 def test_patterns_beside_a_datalist_are_rejected(cohort_source):
     datalist = str(cohort_source / "datalist.json")
     with pytest.raises(UserError, match="datalist is .*, which names files itself: leave out --t1ce"):

@@ -9,7 +9,7 @@ from monai.transforms import Compose, CropForegroundd, EnsureChannelFirstd, Load
 from scipy.stats import entropy
 
 from scripts.data.volumes import Volume
-from scripts.folders.cases import label_map
+from scripts.folders.map_files import label_map
 from scripts.inference.dicom_seg import read_classes
 from scripts.inference.writers import KEEP, AtomicWriter, SaveUncertaintyd, case_name
 

@@ -17,7 +17,7 @@ from fire.parser import DefaultParseValue
 from scripts.documents import nearest
 from scripts.errors import UserError, print_sentence
 
-__all__ = ["Positional", "check_options", "choose_command", "command_line_options", "nearest", "run_command"]
+__all__ = ["Positional", "check_options", "choose_command", "command_line_options", "run_command"]
 
 Positional = str  # annotates text that may be given without its option: compare RUN_A RUN_B
 TEXTS = ("str", "str | None", "Positional")
@@ -81,26 +81,38 @@ def call(function: Callable[..., Any], words: Sequence[str]) -> None:
 def check_options(words: Sequence[str], parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
     """Text by option. Raises UserError for a word that a function does not take, or a value that does not fit."""
     named = {name: str(item.annotation) for name, item in parameters.items() if item.kind < item.VAR_KEYWORD}
-    anything, given, options = len(named) < len(parameters), command_line_options(words), dict[str, str]()
+    given, options = command_line_options(words), dict[str, str]()
     for option, name, value in split_words(words):
         if not (name := name or next((key for key in named if named[key] == "Positional" and key not in options), "")):
             raise UserError(f"{value!r} follows no option: write --KEY VALUE, and a pattern in quotes, as '*_t1.nii'.")
         positive = name if name in named else name.removeprefix("no")
         if value is None and named.get(positive) == "bool":
             name, value = positive, str(name == positive)
-        rule, expected = KINDS.get(named.get(name, "").removesuffix(" | None"), (None, "a value"))
         if name not in named:
-            left = [key for key in named if key not in given] + [option[1:]] * (anything and option[1] != "-")
-            near = difflib.get_close_matches(name, left, n=1, cutoff=0.8 if anything else 0.6)
-            if near or not anything or option[1] != "-":
-                known = f"did you mean --{near[0]}?" if near else f"there are --{', --'.join(named)}."
-                raise UserError(f"{option} is not an option here; {known}")
+            reject_unknown(option, name, named, given, anything=len(named) < len(parameters))
         elif options.get(name, value) != value:
             raise UserError(f"--{name} is given twice, as {options[name]!r} and {value!r}: give it once.")
-        elif not (rule(DefaultParseValue(value or "")) if rule else value or parameters[name].default == value == ""):
-            raise UserError(f"--{name} is {repr(value) if value else 'empty'}, expected {expected}.")
+        else:
+            check_kind(name, value, parameters[name])
         options[name] = "True" if value is None else value
     return options
+
+
+def reject_unknown(option: str, name: str, named: Mapping[str, str], given: Mapping[str, str], anything: bool) -> None:
+    """Raises UserError for an option that a function does not name; with ``anything``, if it looks misspelt."""
+    left = [key for key in named if key not in given] + [option[1:]] * (anything and option[1] != "-")
+    near = difflib.get_close_matches(name, left, n=1, cutoff=0.8 if anything else 0.6)
+    if near or not anything or option[1] != "-":
+        known = f"did you mean --{near[0]}?" if near else f"there are --{', --'.join(named)}."
+        raise UserError(f"{option} is not an option here; {known}")
+
+
+def check_kind(name: str, value: str | None, parameter: inspect.Parameter) -> None:
+    """Raises UserError for a value that is empty, unless that is the default, or not of the parameter's kind."""
+    rule, expected = KINDS.get(str(parameter.annotation).removesuffix(" | None"), (None, "a value"))
+    fits = rule(DefaultParseValue(value or "")) if rule else value or parameter.default == value == ""
+    if not fits:
+        raise UserError(f"--{name} is {repr(value) if value else 'empty'}, expected {expected}.")
 
 
 def split_words(words: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:

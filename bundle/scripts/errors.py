@@ -8,7 +8,9 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["WORKER_ENDED", "UserError", "find_sentence", "print_sentence", "reason_of"]
+__all__ = [
+    "WORKER_ENDED", "UserError", "find_sentence", "kind_and_reason", "print_sentence", "reason_of", "root_of",
+]  # fmt: skip
 
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
 WORKER_ENDED = "A loading process was killed (memory?): run again (train: --resume True), with fewer --num_workers."
@@ -22,6 +24,18 @@ def reason_of(error: BaseException, line: int = 0) -> str:
     """One line of an error's text, up to 200 characters and without its full stop; its kind if it has no text."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[line].strip()[:200].rstrip(".")
+
+
+def root_of(error: BaseException) -> BaseException:
+    """The error that caused this one: MONAI wraps errors into errors of the transform."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def kind_and_reason(error: BaseException) -> str:
+    """The error's kind and the first line of its text."""
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def find_sentence(error: BaseException) -> str | None:
@@ -45,9 +59,7 @@ def print_sentence(kind: type[BaseException], error: BaseException, trace: Trace
         print(sentence, file=sys.stderr, flush=True)
         at_once = stopped and not hasattr(sys, "ps1")  # while other threads run, Python's own end may abort
         return os._exit(130) if at_once else None
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = root_of(error)
     frames = traceback.extract_tb(cause.__traceback__)
     if isinstance(cause, ValueError) and frames and Path(__file__).parent in Path(frames[-1].filename).parents:
         parts = [str(error).partition(" with keywords")[0]] if error is not cause else []

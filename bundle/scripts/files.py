@@ -145,7 +145,7 @@ def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) ->
     return document
 
 
-def sha256(path: str) -> str:
+def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file; an empty path gives the digest of empty input."""
     return hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
 

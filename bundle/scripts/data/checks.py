@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,27 +33,24 @@ class CaseReport:
     label_checksum: int = 0  # 0 of an empty one
 
 
-def check_cases(
-    check: Callable[[int], CaseReport], count: int, checked: CheckedFiles | None = None
-) -> list[CaseReport]:
-    """Reports of ``check(index)`` for all cases, in order, on every rank. Threads and ranks share the work.
+def check_cases(jobs: Sequence[Mapping[str, Any]], checked: CheckedFiles) -> list[CaseReport]:
+    """Reports of ``check_case(**job)`` for all jobs, in order, on every rank. Threads and ranks share the work.
 
-    ``checked`` is what the checks use; it is written at the end, also if they are interrupted.
+    ``checked``, the files that were checked before, is written at the end, also if the checks are interrupted.
     """
     idist: Any = sys.modules.get("ignite.distributed")  # a training has it; importing it takes seconds
     rank, world = (idist.get_rank(), idist.get_world_size()) if idist else (0, 1)
-    checked = checked or CheckedFiles()
-    indices = range(rank, count, world)
+    own = jobs[rank::world]
     try:
         with ThreadPoolExecutor(min(16, cores())) as pool:
-            reports = pool.map(check, indices)
-            mine = list(tqdm(reports, "checking files", len(indices), leave=False, disable=bool(rank) or None))
+            reports = pool.map(lambda job: check_case(**job, checked=checked), own)
+            mine = list(tqdm(reports, "checking files", len(own), leave=False, disable=bool(rank) or None))
         shards = idist.all_gather((mine, checked.new)) if world > 1 else [(mine, checked.new)]
         checked.new = {key: report for _, new in shards for key, report in new.items()}
     finally:
         if rank == 0:
             checked.write()
-    return [shards[index % world][0][index // world] for index in range(count)]
+    return [shards[index % world][0][index // world] for index in range(len(jobs))]
 
 
 def check_case(

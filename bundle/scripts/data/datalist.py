@@ -9,7 +9,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.checks import CaseReport, check_case, check_cases
+from scripts.data.checks import CaseReport, check_cases
 from scripts.data.editions import warn_of_absent_classes
 from scripts.data.entries import check_files_are_there, entry_files, network_entry, patient_in
 from scripts.data.foreign_lists import read_datalist
@@ -18,7 +18,7 @@ from scripts.data.stored_targets import check_meaning, leave_out, with_targets
 from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.labels import BRATS_2018, CLASSES, TARGETS
-from scripts.method.teachers import can_teach
+from scripts.method.teachers import Teacher, can_teach, sequences_of
 
 __all__ = ["gaps", "label_values", "load_cases"]
 
@@ -43,8 +43,7 @@ def load_cases(
     dataset_dir: str,
     fold: int | None = 0,
     student_sequence: str | Sequence[str] = "t1ce",
-    sequences: Mapping[str, Sequence[str]] | None = None,
-    frozen: Collection[str] = (),
+    teachers: Mapping[str, Teacher] | None = None,
     strict: bool = True,
     training: bool = True,
     targets: str | None = None,
@@ -57,9 +56,8 @@ def load_cases(
         dataset_dir: the folder that its paths are relative to.
         fold: the validation fold. The other folds are for training. None trains and validates on every patient.
         student_sequence: what ``image`` holds; several names are stacked.
-        sequences: what each teacher sees besides, by its name. A training case may lack any of them, and cases without
-            a label are for training if some teacher sees them that is frozen or has labelled cases to learn from.
-        frozen: names of the teachers that do not learn.
+        teachers: by name. A training case may lack any sequence that they see, and cases without a label are for
+            training if some teacher sees them that is frozen or has labelled cases to learn from.
         strict: stop at faulty files. False leaves their cases, or faulty targets alone, out and names them.
         training: False reads the validation cases only.
         targets: folder of what another program predicted, for a StoredTeacher.
@@ -76,13 +74,14 @@ def load_cases(
     if not datalist and not dataset_dir:
         return {"training": [], "validation": []}
     student = list(ensure_tuple(student_sequence))
-    teachers = {name: set(names) for name, names in (sequences or {}).items()}
+    seen = {name: set(own) for name, own in sequences_of(teachers or {}, student).items()}
+    frozen = {name for name, teacher in (teachers or {}).items() if teacher.frozen}
     listed = read_entries(datalist, fold, training)
     check_files_are_there(listed, dataset_dir)
-    entries = with_targets(listed, targets, set().union(*teachers.values()))
+    entries = with_targets(listed, targets, set().union(*seen.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
     learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
-    extra = seen_by_teachers(learnt, files, teachers, frozen)
+    extra = seen_by_teachers(learnt, files, seen, frozen)
     validation: dict[str, list[str]] = {
         entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
     }
@@ -102,7 +101,7 @@ def load_cases(
         return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
 
     learnt = [entry for entry in learnt if entry["case"] not in left_out]
-    extra = seen_by_teachers(learnt, files, teachers, frozen)
+    extra = seen_by_teachers(learnt, files, seen, frozen)
     learning = data(extra)
     check_meaning(learning, values, target_classes or {})
     if unused := [entry["case"] for entry in learnt if entry["case"] not in extra]:
@@ -135,15 +134,18 @@ def check_entries(
     target_labels: Collection[int] = (),
 ) -> list[CaseReport]:
     """What checking the files of each case (``needed`` and the label) showed."""
-
-    def check(index: int) -> CaseReport:
-        entry = entries[index]
-        roles = [*dict.fromkeys(needed[entry["case"]]), *(["label"] if "label" in entry else [])]
-        return check_case(
-            entry["case"], entry_files(entry, dataset_dir), roles, values, entry.get("channels"), checked, target_labels
-        )
-
-    return check_cases(check, len(entries), checked)
+    jobs = [
+        {
+            "name": entry["case"],
+            "files": entry_files(entry, dataset_dir),
+            "roles": [*dict.fromkeys(needed[entry["case"]]), *(["label"] if "label" in entry else [])],
+            "labels": values,
+            "channels": entry.get("channels"),
+            "target_labels": target_labels,
+        }
+        for entry in entries
+    ]
+    return check_cases(jobs, checked)
 
 
 def find_faults(

@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.errors import UserError
 from scripts.files import read_json
-from scripts.folders.cases import Case
+from scripts.folders.case import Case
 from scripts.folders.grouping import FEW
 from scripts.folders.schemes import is_of_scheme
 

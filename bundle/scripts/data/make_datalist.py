@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.data.checked_files import CheckedFiles
-from scripts.data.checks import CaseReport, check_case, check_cases
+from scripts.data.checks import CaseReport, check_cases
 from scripts.data.datalist_summary import summary
 from scripts.data.editions import detect_label_values, possible_labels, values_of, warn_of_absent_classes
 from scripts.data.folds import HELD_OUT, choose_folds, read_split, warn_of_parted_patients
@@ -25,7 +25,9 @@ from scripts.data.seen_patients import duplicates, find_overlap, unite_copies
 from scripts.errors import UserError
 from scripts.faults import Fault, report_faults
 from scripts.files import check_output, replacing, write_json
-from scripts.folders.cases import Case, Choice, survey
+from scripts.folders.case import Case
+from scripts.folders.cases import survey
+from scripts.folders.choice import Choice
 from scripts.folders.folder_files import FolderFiles
 from scripts.folders.schemes import endings_text, read_name
 from scripts.labels import CLASSES, SEQUENCES
@@ -110,7 +112,10 @@ def make_datalist(
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
     faults = [Fault(read_name(path).case, str(path), fault, remedy) for path, fault, remedy in files.broken]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
-    faults += patients_seen(cases, reports, trained_on, mapping) if trained_on else []
+    if trained_on:
+        faults += find_overlap(
+            [(one.name, one.patient, reports[one.name].checksum) for one in cases], trained_on, mapping
+        )
     faulty = set() if strict else {fault.case for fault in faults}  # else a fold might be left empty
     divided = [case for case in labelled if case.name not in faulty] or labelled
     sizes = {name: report.tumour_ml for name, report in reports.items()}
@@ -170,13 +175,17 @@ def find_parts(
 
 def check_files(cases: Sequence[Case], required: list[str], checked: CheckedFiles) -> dict[str, CaseReport]:
     """What checking the files of each case showed, by case: those that it must have, and those that it has."""
-
-    def check(index: int) -> CaseReport:
-        case = cases[index]
-        roles = dict.fromkeys([*required, *(role for role in (*SEQUENCES, "label") if role in case.files)])
-        return check_case(case.name, case.files, [*roles], possible_labels(case), case.channels, checked)
-
-    return dict(zip((case.name for case in cases), check_cases(check, len(cases), checked)))
+    jobs = [
+        {
+            "name": case.name,
+            "files": case.files,
+            "roles": [*dict.fromkeys([*required, *(role for role in (*SEQUENCES, "label") if role in case.files)])],
+            "labels": possible_labels(case),
+            "channels": case.channels,
+        }
+        for case in cases
+    ]
+    return dict(zip((case.name for case in cases), check_cases(jobs, checked)))
 
 
 def patients_in_two_folds(
@@ -186,13 +195,6 @@ def patients_in_two_folds(
     places = {name: "held out" if fold == HELD_OUT else fold for name, fold in fold_of.items()}
     places = {case.name: places.get(case.name, "no fold") for case in cases}
     return duplicates([(case.name, case.patient, places[case.name], reports[case.name].checksum) for case in cases])
-
-
-def patients_seen(
-    cases: Sequence[Case], reports: Mapping[str, CaseReport], trained_on: str, mapping: str | None
-) -> list[Fault]:
-    """A fault for each case whose patient is in the datalist of a training."""
-    return find_overlap([(case.name, case.patient, reports[case.name].checksum) for case in cases], trained_on, mapping)
 
 
 def write_datalist(

@@ -21,7 +21,7 @@ from scripts.faults import Fault, report_faults
 from scripts.folders.folder_files import list_files
 from scripts.folders.map_files import choose_label_maps, reason_against
 from scripts.folders.schemes import strip_suffix
-from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS
+from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS, class_of_value
 from scripts.variants.regions import regions_to_classes
 
 __all__ = [
@@ -119,11 +119,7 @@ def target_classes(target_values: str | None, label_values: Sequence[int]) -> di
     Raises:
         UserError: if the name is unknown.
     """
-    if target_values is None:
-        return {value: index for index, value in enumerate(label_values)}
-    if target_values not in LABEL_VALUES:
-        raise UserError(f"target_values is {target_values!r}, expected one of {', '.join(LABEL_VALUES)}.")
-    return LABEL_VALUES[target_values]
+    return dict(class_of_value(label_values if target_values is None else target_values, "target_values"))
 
 
 def check_meaning(

@@ -100,9 +100,8 @@ class Resampled(MapTransform, InvertibleTransform):
     from the volume's corner).
 
     Args:
-        keys: images and the label, each (C, H, W, D).
+        keys: images and ``label``, each (C, H, W, D).
         spacing: voxel size in mm after resampling, or None to keep each volume's voxel size.
-        label_key: the key of the label.
         allow_missing_keys: skip keys that are absent.
     """
 
@@ -110,12 +109,10 @@ class Resampled(MapTransform, InvertibleTransform):
         self,
         keys: KeysCollection,
         spacing: Sequence[float] | None = None,
-        label_key: str = "label",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spacing = spacing
-        self.label_key = label_key
         self.resample = SpatialResample(padding_mode="border", dtype=torch.float64)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -125,7 +122,7 @@ class Resampled(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             image = result[key]
             affine, shape = same_view(image.affine.numpy(), image.shape[1:], self.spacing)
-            mode = "nearest" if key == self.label_key else "bilinear"
+            mode = "nearest" if key == "label" else "bilinear"
             resampled = self.resample(image, dst_affine=affine, spatial_size=shape, mode=mode)
             result[key] = resampled if torch.allclose(affine, image.affine) else without_traces(resampled)
         return result
@@ -174,25 +171,21 @@ class FillGapsd(MapTransform):
     """Sequences and a label that a patient lacks become volumes that say so, so that a batch can be stacked.
 
     Args:
-        keys: what every sample of a batch must hold.
-        like: the key of a volume that each sample has, whose shape and type the gaps take.
-        label_key: the label's key. Its type becomes uint8 in every sample.
+        keys: what every sample of a batch must hold. Gaps take shape and type of ``image``; ``label`` becomes uint8.
 
     Shapes: (1, H, W, D) for each gap, (4, H, W, D) for the prediction of another program.
     """
 
-    def __init__(self, keys: KeysCollection, like: str = "image", label_key: str = "label") -> None:
+    def __init__(self, keys: KeysCollection) -> None:
         super().__init__(keys, allow_missing_keys=True)
-        self.like = like
-        self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.keys:
             if key not in data:
-                volume = data[self.like][:1].repeat(len(CLASSES) if key == TARGETS else 1, 1, 1, 1)
-                result[key] = fill(volume.byte() if key == self.label_key else volume)
-            elif key == self.label_key:
+                volume = data["image"][:1].repeat(len(CLASSES) if key == TARGETS else 1, 1, 1, 1)
+                result[key] = fill(volume.byte() if key == "label" else volume)
+            elif key == "label":
                 result[key] = data[key].byte()
         return result
 

@@ -92,12 +92,9 @@ def cross_validate(
 
 
 def check_options(files: Sequence[str], folds: int | None, overrides: Mapping[str, Any]) -> None:
-    """Raises UserError for a key that is set for each fold, a config that does not exist, or fewer than 2 folds."""
+    """Raises UserError for a key that is set for each fold, a config that cannot be read, or fewer than 2 folds."""
     if wrong := sorted(set(OWN) & set(overrides)):
         raise UserError(f"--{wrong[0]} is set for each fold by cross-validation: leave it out.")
-    for path in files:
-        if not Path(path).is_file():
-            raise UserError(f"config_file {path} does not exist: give its path relative to the bundle's folder.")
     check_keys([*files, EVALUATE], overrides)
     evaluation = evaluation_files(files)
     check_keys(evaluation, options_for(evaluation, files, overrides))

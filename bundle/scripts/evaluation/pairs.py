@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
 from scripts.data.plausible import header_faults
@@ -20,9 +19,7 @@ from scripts.labels import CLASSES, VALUE_NAMES, WHICH_IS_ET, class_of_value, un
 __all__ = [
     "Meaning",
     "Pair",
-    "class_of_value",
     "count_pairs",
-    "read_pair",
     "read_volumes",
     "to_classes",
     "warn_of_meanings",
@@ -146,16 +143,6 @@ def values_in(voxels: np.ndarray) -> set[Any]:
     flat = voxels.ravel("K")  # in the order in memory
     others = flat[flat != 0]
     return set(np.unique(others).tolist()) | ({0} if len(others) < len(flat) else set())
-
-
-def read_pair(pair: Pair, pred: Meaning, true: Meaning) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
-    """Prediction and truth (H, W, D) in network classes, on the truth's grid, and its voxel size in mm.
-
-    Raises:
-        ValueError: (file, fault, remedy).
-    """
-    predicted, truth = read_volumes(pair, pred, true)
-    return predicted.voxels, truth.voxels, tuple(float(size) for size in voxel_sizes(truth.affine))
 
 
 def read_volumes(pair: Pair, pred: Meaning, true: Meaning) -> tuple[Volume, Volume]:

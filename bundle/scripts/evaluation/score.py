@@ -21,16 +21,16 @@ from scripts.errors import UserError
 from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.metrics import bounding_box, region_metrics
-from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_pair, read_volumes, warn_of_meanings
+from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_volumes, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.faults import Fault, report_faults
 from scripts.files import check_output, read_json
-from scripts.folders.cases import find_label_maps, label_map
+from scripts.folders.map_files import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
-__all__ = ["cleared_path", "Meaning", "Pair", "read_pair", "score", "score_cases"]
+__all__ = ["cleared_path", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def score_pairs(
     """Write and print the scores of all pairs, or write nothing and report every faulty file; ``about`` as for
     ``write_scores``.
     """
-    check_options(output, empty_rule, et_threshold_ml, workers)
+    check_options(output, empty_rule)
     thresholds = [0.0, float(et_threshold_ml)] if et_threshold_ml else [0.0]
     task = partial(score_pair, meanings=meanings, thresholds=thresholds, empty_rule=empty_rule)
     in_order = map_in_order(task, pairs, choose_workers(workers, len(pairs)))
@@ -216,17 +216,13 @@ def cleared_path(output: str) -> Path:
     return Path(output).with_stem(f"{Path(output).stem}_et_cleared")
 
 
-def check_options(output: str, empty_rule: str, et_threshold_ml: float, workers: int) -> None:
+def check_options(output: str, empty_rule: str) -> None:
     """Raises UserError for an option that scoring cannot use, before any file is read."""
     check = partial(check_output, key="output", suffix=".csv", beside=MARKS, own=OWN)
     check(output)
     check(str(cleared_path(output)))
     if empty_rule not in EMPTY_RULES:
         raise UserError(f"empty_rule is {empty_rule!r}, expected one of {sorted(EMPTY_RULES)}.")
-    if not isinstance(et_threshold_ml, (int, float)) or et_threshold_ml < 0:
-        raise UserError(f"et_threshold_ml is {et_threshold_ml!r}, expected a volume in ml, or 0.")
-    if not isinstance(workers, int) or workers < 0:
-        raise UserError(f"workers is {workers!r}, expected a whole number of at least 0.")
 
 
 def case_scores(

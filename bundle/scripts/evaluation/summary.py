@@ -105,14 +105,14 @@ class Scores:
         return found
 
 
-def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
+def estimate(values: np.ndarray) -> Estimate:
     """Mean and percentile bootstrap interval of (N,) values, without NaN (Efron and Tibshirani 1993)."""
     from scipy.stats import bootstrap  # takes half a second, which processes that score do not need to spend
 
     values, mean = values[~np.isnan(values)], mean_of(values)
     if len(values) < 2:
         return Estimate(mean, np.nan, np.nan, len(values))
-    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=seed)
+    result = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
     low, high = result.confidence_interval
     return Estimate(mean, float(low), float(high), len(values))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,14 @@ from scripts.folders.case import Case
 from scripts.folders.choice import Choice
 from scripts.folders.folder_files import FolderFiles, add_file, leave_out_predictions, list_files
 from scripts.folders.grouping import Named, build_cases
-from scripts.folders.map_files import case_of, find_label_maps, label_map, maps_of
 from scripts.folders.schemes import endings_text, read_name, strip_suffix
 from scripts.folders.task_folders import CHANNEL, find_task, read_task
 from scripts.folders.words import sequence_told
 from scripts.labels import ENDINGS
 
 __all__ = [
-    "Case",
-    "Choice",
-    "case_of",
     "find_cases",
     "find_images",
-    "find_label_maps",
-    "label_map",
-    "maps_of",
     "survey",
 ]
 
@@ -136,12 +130,22 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
 def task_images(task: Path, files: FolderFiles, sequence: str) -> list[dict[str, Any]]:
     """Images of MSD Task01 or of an nnU-Net data set."""
     cases = sorted(read_task(task, files, labelled=False), key=lambda case: case.name)
-    lacking = [case.name for case in cases if sequence not in case.files]
-    report_lacking(lacking, len(cases), [sequence], f"dataset_dir {task}")
+    return case_images(cases, [sequence], task)
+
+
+def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: str | Path) -> list[dict[str, Any]]:
+    """Images of the cases that have these sequences, as ``{"image": path, "case": name}``; of several, a list of paths.
+
+    Raises:
+        UserError: if no case has.
+    """
+    lacking = [case.name for case in cases if set(sequences) - set(case.files)]
+    report_lacking(lacking, len(cases), sequences, f"dataset_dir {dataset_dir}")
     images = []
-    for case in (case for case in cases if sequence in case.files):
-        image: dict[str, Any] = {"image": str(case.files[sequence]), "case": case.name}
-        images.append(image | ({"channels": {"image": [case.channels[sequence]]}} if case.channels else {}))
+    for case in (case for case in cases if case.name not in lacking):
+        paths = [str(case.files[name]) for name in sequences]
+        channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
+        images.append({"image": paths if len(paths) > 1 else paths[0], "case": case.name} | channels)
     return images
 
 

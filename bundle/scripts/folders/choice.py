@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.documents import some
 from scripts.errors import UserError
 from scripts.folders.schemes import CHOSEN, PLAIN, Name, read_name
 
@@ -59,11 +60,10 @@ class Choice:
         texts = {case: path if "/" in str(self.patient) else case for case, path in places.items()}
         found = {case: match[1] for case, text in texts.items() if (match := re.fullmatch(str(self.patient), text))}
         if rest := [text for case, text in texts.items() if not found.get(case)]:
-            shown = ", ".join(rest[:10]) + (f" and {len(rest) - 10} more" if len(rest) > 10 else "")
             fits = "fits no case, such as" if len(rest) == len(texts) else "does not fit"
             raise UserError(
-                f"patient is {self.patient!r}, which {fits} {shown}: it must fit the whole name of every case, and its "
-                "group must not be empty."
+                f"patient is {self.patient!r}, which {fits} {some(rest, 10)}: it must fit the whole name of every "
+                "case, and its group must not be empty."
             )
         return found
 

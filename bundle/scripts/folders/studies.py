@@ -13,11 +13,13 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.files import format_table
 from scripts.folders.dicom import EXPORT, Series, Study, read_all_series
-from scripts.folders.dicom_files import find_dicom, is_dicom, is_lost, may_hold_slices
+from scripts.folders.dicom_files import find_dicom, is_lost, may_hold_slices
 from scripts.folders.folder_files import FolderFiles
 from scripts.folders.series import Verdict, choose, judge
 
-__all__ = ["find_series", "is_dicom"]
+__all__ = [
+    "find_series",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from scripts.data.volumes import (
     read_header,
     read_volume,
 )
-from scripts.errors import UserError, reason_of
+from scripts.errors import UserError, kind_and_reason, root_of
 from scripts.folders.dicom import DICOM_FILES, write_series
 from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
 
-__all__ = ["REMEDY", "CheckImaged", "CheckedImages", "root_cause"]
+__all__ = ["REMEDY", "CheckImaged", "CheckedImages"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class CheckedImages(Dataset):
             return self.transform(loaded, start=1)
         except Exception as error:  # the other images must still be predicted
             logger.debug("a transform failed", exc_info=True)
-            return entry | {"fault": root_cause(error), "remedy": REMEDY}
+            return entry | {"fault": kind_and_reason(root_of(error)), "remedy": REMEDY}
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
         """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
@@ -92,7 +92,7 @@ class CheckedImages(Dataset):
         try:
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
-            raise ValueError(f"unreadable or truncated ({root_cause(error)})") from error
+            raise ValueError(f"unreadable or truncated ({kind_and_reason(root_of(error))})") from error
         if isinstance(entry["image"], list):
             loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
         else:
@@ -152,10 +152,3 @@ def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
         if faults:
             raise ValueError(f"{file.name}: {faults[0][0]}", faults[0][1])
     return torch.as_tensor(first.affine)
-
-
-def root_cause(error: BaseException) -> str:
-    """Type and first line of the error that caused this one: MONAI wraps errors into errors of the transform."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {reason_of(error)}"

@@ -22,10 +22,8 @@ def load_exported(path: str, device: torch.device) -> nn.Module:
     """An exported network, which computes in float32. Shapes: (B, C, H, W, D) -> logits (B, K, H, W, D).
 
     Raises:
-        UserError: if the file is missing or not what its name says, or onnxruntime is not installed.
+        UserError: if the file cannot be read or is not what its name says, or onnxruntime is not installed.
     """
-    if not Path(path).is_file():
-        raise UserError(f"ckpt_path {path} does not exist: export it first, see docs/README.md.")
     try:
         return ScriptedNetwork(path, device) if Path(path).suffix == ".ts" else OnnxNetwork(path, device)
     except UserError:

@@ -25,7 +25,7 @@ from monai.transforms import Invertd
 from tqdm import tqdm
 
 from scripts.data.entries import datalist_images
-from scripts.errors import UserError, reason_of
+from scripts.errors import UserError, kind_and_reason
 from scripts.files import read_json, sha256, write_json
 from scripts.folders.task_folders import nnunet_values
 from scripts.inference.writers import write_probabilities
@@ -80,8 +80,9 @@ def nnunet(
             if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nnunetv2"):
                 raise UserError("nnU-Net is not installed: pip install nnunetv2.") from error
             raise UserError(
-                f"model_folder {folder} cannot be loaded ({short(error)}): give the folder that nnUNetv2_train made. "
-                "If a library is named, install one that fits (pip check), such as the torchvision of this torch."
+                f"model_folder {folder} cannot be loaded ({kind_and_reason(error)}): give the folder that "
+                "nnUNetv2_train made. If a library is named, install one that fits (pip check), such as the "
+                "torchvision of this torch."
             ) from error
         manager, reader = predictor.label_manager, predictor.plans_manager.image_reader_writer_class()
         heads = [member_classes(head, values) for head in manager.all_regions or manager.all_labels]
@@ -93,7 +94,7 @@ def nnunet(
 
         return predict
 
-    weights = [sha256(str(path)) for path in sorted(folder.glob(f"fold_*/{checkpoint}"))]
+    weights = [sha256(path) for path in sorted(folder.glob(f"fold_*/{checkpoint}"))]
     if not weights:
         raise UserError(
             f"model_folder {folder} holds no fold_*/{checkpoint}: give the folder that nnUNetv2_train made."
@@ -163,7 +164,7 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
     except Exception as error:  # of any class that it names
         raise UserError(
             f"bundle_dir {folder} holds no bundle: configs/inference.json needs network_def, preprocessing and "
-            f"inferer, and configs/metadata.json channels ({short(error)})."
+            f"inferer, and configs/metadata.json channels ({kind_and_reason(error)})."
         ) from error
     weights = folder / "models" / "model.pt"
     load_weights(network, str(weights))
@@ -181,7 +182,7 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
         return regions_to_classes(torch.as_tensor(back).as_subclass(torch.Tensor)[regions]).numpy()
 
     channels = sequences_of_names(inputs, where)
-    digest, source = [sha256(str(weights))], f"bundle_dir {folder}"
+    digest, source = [sha256(weights)], f"bundle_dir {folder}"
     return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, digest, source)
 
 
@@ -228,8 +229,8 @@ def predict_all(
                 raise
             except Exception as error:  # another program's, which fails in many ways
                 raise UserError(
-                    f"{source} cannot predict {image['case']} ({short(error)}): its network must take the channels "
-                    f"{', '.join(channels)}, as its folder says."
+                    f"{source} cannot predict {image['case']} ({kind_and_reason(error)}): its network must take the "
+                    f"channels {', '.join(channels)}, as its folder says."
                 ) from error
             folder.mkdir(parents=True, exist_ok=True)
             write_json(made, record)  # once it can predict
@@ -240,8 +241,3 @@ def predict_all(
 
 def path_of(folder: Path, case: str) -> Path:
     return folder / f"{case}_{PROBABILITIES}.nii.gz"
-
-
-def short(error: Exception) -> str:
-    """The error's kind and the first line of its text."""
-    return f"{type(error).__name__}: {reason_of(error)}"

@@ -28,19 +28,17 @@ class ClassesInImageGridd(MapTransform):
     where background has more than half in all neighbours, it has more than half in their mean.
 
     Args:
-        keys: class probabilities; background is the first class.
-        image_key: the preprocessed image, whose metadata hold the grid of its file.
+        keys: class probabilities; background is the first class. The metadata of ``image`` hold the grid of its file.
 
     Shapes: (C, h, w, d) -> (1, H, W, D), uint8.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image") -> None:
+    def __init__(self, keys: KeysCollection) -> None:
         super().__init__(keys)
-        self.image_key = image_key
         self.resample = SpatialResample(mode="bilinear", padding_mode="border", dtype=torch.float64)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result, image = dict(data), data[self.image_key]
+        result, image = dict(data), data["image"]
         affine = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64).cpu()
         shape = [int(length) for length in image.meta["spatial_shape"]]
         for key in self.key_iterator(result):

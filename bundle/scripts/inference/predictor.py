@@ -16,9 +16,9 @@ from monai.engines.utils import IterationEvents, engine_apply_transform
 from monai.utils import ensure_tuple
 
 from scripts.device import lay_channels_last
-from scripts.errors import UserError, find_sentence
+from scripts.errors import UserError, find_sentence, kind_and_reason, root_of
 from scripts.faults import Fault, report_faults
-from scripts.inference.checked_images import REMEDY, root_cause
+from scripts.inference.checked_images import REMEDY
 from scripts.inference.exported import is_exported, load_exported
 from scripts.method.weights import load_weights
 
@@ -83,13 +83,11 @@ class Predictor(EnsembleEvaluator):
 
     def fail(self, batchdata: Mapping[str, Any], error: Exception) -> None:
         """Remember a patient that failed. Raises UserError if the next one would fail in the same way."""
-        sentence, cause = find_sentence(error), error
-        while isinstance(cause.__cause__, Exception):
-            cause = cause.__cause__
-        if sentence and getattr(cause, "errno", None) not in OF_ONE:
+        sentence = find_sentence(error)
+        if sentence and getattr(root_of(error), "errno", None) not in OF_ONE:
             raise UserError(sentence) from error
         logger.debug("a prediction failed", exc_info=error)
-        self.add_fault(batchdata, sentence or root_cause(error))
+        self.add_fault(batchdata, sentence or kind_and_reason(root_of(error)))
 
     def add_fault(self, batchdata: Mapping[str, Any], fault: str, remedy: str = REMEDY) -> None:
         """Remember a patient that failed."""

@@ -15,13 +15,13 @@ from monai.utils import ensure_tuple
 from scripts.data.brain_mask import with_masks
 from scripts.data.entries import datalist_images
 from scripts.errors import UserError
-from scripts.faults import report_lacking
 from scripts.folders.case import stamp
-from scripts.folders.cases import Case, Choice, find_cases, find_images, label_map, maps_of
+from scripts.folders.cases import case_images, find_cases, find_images
+from scripts.folders.choice import Choice
+from scripts.folders.map_files import label_map, maps_of
 from scripts.folders.studies import find_series
 from scripts.inference.record import record_groups
 from scripts.inference.writers import KEEP
-from scripts.labels import SEQUENCES
 
 __all__ = ["find_work"]
 
@@ -98,11 +98,9 @@ def list_images(
         series: which series of each DICOM study to take; see ``find_series``.
 
     Raises:
-        UserError: if the sequence is not one of the four, options do not go together, or there are no images.
+        UserError: if options do not go together, or there are no images.
     """
     sequences = ensure_tuple(sequence)
-    if set(sequences) - set(SEQUENCES):
-        raise UserError(f"student_sequence is {sequence!r}, expected one or several of {list(SEQUENCES)}.")
     choice = Choice(names or {})
     if series and (datalist or choice.globs or len(sequences) > 1):
         raise UserError(f"series is {series!r}, which is of DICOM: leave it out, or datalist, patterns and sequences.")
@@ -157,22 +155,6 @@ def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> 
     name = label_map.name.removesuffix("seg.nii.gz")
     wanted = [ending for ending in endings if not ending.endswith(".dcm") or "dicom" in image]
     return "fault" not in image and not all(label_map.with_name(name + ending).is_file() for ending in wanted)
-
-
-def case_images(cases: Sequence[Case], sequences: Sequence[str], dataset_dir: str) -> list[dict[str, Any]]:
-    """Images of those cases that have all of several sequences, as ``{"image": paths, "case": name}``.
-
-    Raises:
-        UserError: if no case has.
-    """
-    lacking = [case.name for case in cases if set(sequences) - set(case.files)]
-    report_lacking(lacking, len(cases), sequences, f"dataset_dir {dataset_dir}")
-    images = []
-    for case in (case for case in cases if case.name not in lacking):
-        image = {"image": [str(case.files[name]) for name in sequences], "case": case.name}
-        channels = {"channels": {"image": [case.channels[name] for name in sequences]}} if case.channels else {}
-        images.append(image | channels)
-    return images
 
 
 def check_own(images: Sequence[Mapping[str, Any]], output_dir: str) -> None:

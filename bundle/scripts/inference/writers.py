@@ -15,7 +15,7 @@ from monai.transforms import Compose, Invertd, MapTransform, SaveImaged
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from scripts.files import replacing
-from scripts.folders.cases import case_of
+from scripts.folders.map_files import case_of
 from scripts.labels import PROBABILITIES
 
 __all__ = [

@@ -27,7 +27,7 @@ class DistillationOutput(NamedTuple):
     """What one training forward gives: logits (B, C, h, w, d) and features (B, F, h, w, d).
 
     Where patients lack sequences or labels, ``parts`` holds an output for each group of samples that have the same,
-    with the teachers that see them; beside it stands the student's output alone, of the whole batch.
+    with the teachers that see them. ``student`` is then of the whole batch, and the other fields are empty.
     """
 
     student: list[torch.Tensor]  # from full resolution down, as many as it has heads

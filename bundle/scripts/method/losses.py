@@ -37,8 +37,8 @@ class SegmentationLoss(nn.Module):
 
     Args:
         reduction: "volume" or "slice".
-        smooth_absent: k as a share of the voxels of a volume (or of a slice); 0 is a full miss. None is 0.01 by volume,
-            and 0 by slice, as the authors do: a perfect prediction then still costs about 0.3.
+        smooth_absent: k as a share of the voxels of a volume (or of a slice). 0 is a full miss, as the authors do: by
+            slice a perfect prediction then still costs about 0.3.
 
     Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
@@ -46,12 +46,10 @@ class SegmentationLoss(nn.Module):
         ValueError: if reduction is unknown, smooth_absent is negative, or the shapes do not match.
     """
 
-    def __init__(self, reduction: str = "volume", smooth_absent: float | None = None) -> None:
+    def __init__(self, reduction: str = "volume", smooth_absent: float = 0.01) -> None:
         super().__init__()
         if reduction not in ("volume", "slice"):
             raise ValueError(f'reduction must be "volume" or "slice", got {reduction!r}.')
-        if smooth_absent is None:
-            smooth_absent = 0.01 if reduction == "volume" else 0.0
         if smooth_absent < 0:
             raise ValueError(f"smooth_absent must be at least 0, got {smooth_absent}.")
         self.axes = (2, 3, 4) if reduction == "volume" else (0, 2, 3)

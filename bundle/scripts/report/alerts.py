@@ -99,6 +99,6 @@ def records_of(run: Run) -> dict[str, list[tuple[Path, dict[str, Any]]]]:
     found = {}
     for weights, checksum in (run.record.get("weights") or {}).items():
         found[weights] = list(training_records(weights))
-        if not found[weights] and own.is_file() and sha256(str(own)) == checksum:
+        if not found[weights] and own.is_file() and sha256(own) == checksum:
             found[weights] = list(training_records(str(own)))
     return found

@@ -20,7 +20,8 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from scripts.command import command_line_options, nearest
+from scripts.command import command_line_options
+from scripts.documents import nearest
 from scripts.errors import UserError, print_sentence
 from scripts.running import caller, keep_text, merged_config, monai_command
 from scripts.settings.declaration import TEXT, check_values
@@ -126,17 +127,24 @@ def check_components(name: str, value: Any, base: Any) -> None:
             raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
         check_components(path, item, base.get(key))
         like = base.get(key) if known.get(key) is inspect.Parameter.empty else known.get(key)
-        text = isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in tuple("$@%")
-        quoted = item in ("True", "False") and "_target_" in value and not str(key).startswith("_")
-        if text and (quoted or isinstance(like, bool)):
-            raise UserError(f"{path} is {item!r}, expected True or False.")
-        ours = str(value.get("_target_")).startswith(("scripts.", "torch.optim."))  # others may take "same", as Conv3d
-        if ours and text and isinstance(item, str) and isinstance(like, (int, float)):
-            raise UserError(f"{path} is {item!r}, expected a number.")
+        if isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in tuple("$@%"):
+            check_value(path, item, like, "" if str(key).startswith("_") else str(value.get("_target_", "")))
         if item is None and "_target_" not in value and base and key not in base and path not in keys_of_overlays():
             raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
         if item in (None, "$None") and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
+
+
+def check_value(path: str, value: Any, like: Any, target: str) -> None:
+    """Raises UserError for text or a number where the default is True or False, and for text where it is a number.
+
+    ``like`` is the default, ``target`` the _target_ that takes the key; empty where there is none.
+    """
+    if isinstance(like, bool) or (value in ("True", "False") and target):
+        raise UserError(f"{path} is {value!r}, expected True or False.")
+    ours = target.startswith(("scripts.", "torch.optim."))  # others may take "same", as Conv3d
+    if ours and isinstance(value, str) and isinstance(like, (int, float)):
+        raise UserError(f"{path} is {value!r}, expected a number.")
 
 
 def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from monai.utils import ensure_tuple
 from scripts.data.seen_patients import training_records
 from scripts.environment import machine, revision, versions
 from scripts.files import sha256, write_json
-from scripts.folders.cases import label_map
+from scripts.folders.map_files import label_map
 from scripts.running import merged_config, monai_command
 from scripts.workflow import command_as_typed
 

@@ -104,7 +104,7 @@ class RunCheckpoint:
             except Exception:  # unpickling fails in many ways
                 faults.append(f"{path} is damaged")
         source = found[0]
-        marks = idist.all_gather(sha256(str(source)) if source else "")
+        marks = idist.all_gather(sha256(source) if source else "")
         if len(set(marks)) > 1:
             raise UserError(
                 f"{self.folder / NAMES[0]} is not the same for all processes, which would continue from different "

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.documents import figure
+from scripts.documents import figure, some
 from scripts.files import read_table, write_table
 from scripts.labels import REGION_NAMES
 
@@ -68,8 +68,9 @@ class History:
         epoch = engine.state.epoch
         self.rows = [row for row in read_history(self.path) if int(row["epoch"]) < epoch]
         if lacking := sorted(set(range(1, epoch)) - {int(row["epoch"]) for row in self.rows}):
-            epochs = ", ".join(map(str, lacking[:10])) + (f" and {len(lacking) - 10} more" if lacking[10:] else "")
-            logger.warning(f"{self.path} has no row of epoch {epochs}, which this run has done: curves lack them.")
+            logger.warning(
+                f"{self.path} has no row of epoch {some(lacking, 10)}, which this run has done: curves lack them."
+            )
 
     def __call__(self, engine: Engine) -> None:
         self.read_earlier(engine)

@@ -82,7 +82,7 @@ class MlflowRun:
         if absolute(sent.get("uri", "")) != self.uri:
             return {"uri": self.uri, "epoch": 0, "stages": [], "records": {}}
         paths = {stage: self.folder / f"{stage}.json" for stage in sent["stages"]}  # older files have no checksums
-        return {"records": {stage: sha256(str(path)) for stage, path in paths.items() if path.is_file()}} | sent
+        return {"records": {stage: sha256(path) for stage, path in paths.items() if path.is_file()}} | sent
 
     @property
     def client(self) -> Any:
@@ -98,10 +98,10 @@ class MlflowRun:
             self.client.set_tag(self.sent["run_id"], "mlflow.parentRunId", self.parent)
         for stage in STAGES:
             path, records = self.folder / f"{stage}.json", self.sent["records"]
-            if path.is_file() and records.get(stage) != sha256(str(path)):
+            if path.is_file() and records.get(stage) != sha256(path):
                 self.send_settings(stage, read_json(path, "run"))
                 stages = [*self.sent["stages"], *([] if stage in self.sent["stages"] else [stage])]
-                self.remember(stages=stages, records=records | {stage: sha256(str(path))})
+                self.remember(stages=stages, records=records | {stage: sha256(path)})
         for epoch, values in epochs_after(self.folder / "history.csv", self.sent["epoch"]):
             self.send_metrics(values, epoch)
             self.remember(epoch=epoch)
@@ -186,7 +186,7 @@ class MlflowRun:
 
         weights, settings = self.folder / "models" / "model.pt", self.folder / "training.json"
         configuration = read_json(settings, "run").get("configuration") if settings.is_file() else None
-        if not configuration or not weights.is_file() or sha256(str(weights)) == self.sent.get("student"):
+        if not configuration or not weights.is_file() or sha256(weights) == self.sent.get("student"):
             return
         try:
             student = ConfigParser(configuration).get_parsed_content("network_def")
@@ -203,7 +203,7 @@ class MlflowRun:
         mlflow.set_tracking_uri(self.uri)
         with mlflow.start_run(run_id=self.sent["run_id"]):
             mlflow.pytorch.log_model(network, name="student", signature=signature, serialization_format="pickle")
-        self.remember(student=sha256(str(weights)))
+        self.remember(student=sha256(weights))
 
     def finish(self) -> None:
         """Send the folder's tables, reports, pictures, checkpoints and the student, and close the run."""

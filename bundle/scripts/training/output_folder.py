@@ -119,14 +119,9 @@ def forget_scores(output_dir: str) -> None:
         return
     page = Path(output_dir, "report.json")
     ours = page.is_file() and "calibration_error" in page.read_text(encoding="utf-8", errors="ignore")
-    remove(output_dir, [*SCORES, *(REPORT if ours else ())], "label maps are made again")
-
-
-def remove(folder: str, patterns: Sequence[str], reason: str) -> None:
-    """Remove files and log their names."""
-    found = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+    found = [path for name in (*SCORES, *(REPORT if ours else ())) if (path := Path(output_dir, name)).is_file()]
     for path in found:
         path.unlink()
     if found:
         names = ", ".join(path.name for path in found)
-        logger.warning(f"{folder}: {names} of an earlier run removed, because {reason}.")
+        logger.warning(f"{output_dir}: {names} of an earlier run removed, because label maps are made again.")

@@ -1,1 +1,1 @@
-"""What the paper does not have: other forms of distillation, teachers from elsewhere, networks of regions."""
+"""What the paper does not have: other forms of distillation, stored targets as a teacher, networks of regions."""
