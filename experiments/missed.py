@@ -22,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.command import run_command
 from scripts.errors import UserError
-from scripts.evaluation.pairs import Meaning, Pair, read_volumes
+from scripts.evaluation.meaning import Meaning
+from scripts.evaluation.pairs import Pair, read_volumes
 from scripts.evaluation.run_paths import named_runs
 from scripts.evaluation.summary import estimate
+from scripts.faults import FileFault
 from scripts.files import format_table
 from scripts.folders.map_files import find_label_maps
 from scripts.labels import CLASSES
@@ -82,8 +84,8 @@ def tumour_of(paths: Sequence[Path], truth: Path) -> tuple[np.ndarray, list[np.n
     """The truth in classes, and what each label map takes for tumour, on the truth's grid."""
     try:
         pairs = [read_volumes(Pair(path.name, path, truth), Meaning(), Meaning()) for path in paths]
-    except ValueError as error:
-        raise UserError("{}: {}: {}.".format(*error.args)) from error
+    except FileFault as error:
+        raise UserError(f"{error.path}: {error}: {error.remedy}.") from error
     return pairs[0][1].voxels, [predicted.voxels > 0 for predicted, _ in pairs]
 
 

@@ -8,7 +8,7 @@ import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from conftest import seeing
-from scripts.data.datalist import gaps, label_values, load_cases
+from scripts.data.datalist import has_gaps, label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
 from scripts.data.transforms import SelectChannelsd
@@ -72,7 +72,7 @@ def test_training_cases_may_lack_sequences_and_labels_but_validation_cases_have_
     assert has[train[1]["case"]] == {"flair", "t2"}
     assert alone["case"] not in has  # nobody can teach anything about it
     assert [entry["case"] for entry in cases["validation"]] == [test[1]["case"]]
-    assert gaps(cases["training"], ["flair"]) and not gaps(cases["validation"], [])
+    assert has_gaps(cases["training"], ["flair"]) and not has_gaps(cases["validation"], [])
     labels_alone = load_cases(str(cohort / "datalist.json"), str(cohort / "data"))
     assert all("label" in entry for entry in labels_alone["training"])
 

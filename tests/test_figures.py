@@ -1,6 +1,7 @@
 import pytest
 
-from scripts.report.figures import calibration_error, history_figures
+from scripts.evaluation.calibration_table import calibration_error
+from scripts.report.figures import history_figures
 
 
 def test_calibration_error_by_hand():

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from scripts.evaluation.pairs import to_classes, warn_of_meanings
+from scripts.evaluation.meaning import to_classes
+from scripts.evaluation.pairs import warn_of_meanings
+from scripts.faults import FileFault
 from scripts.labels import class_of_value
 
 
@@ -18,8 +20,9 @@ def test_values_on_disk_become_network_classes_and_others_are_named(label_values
     class_of = class_of_value(label_values)
     voxels = np.array(sorted(class_of), np.float32)
     assert to_classes(voxels, class_of).tolist() == classes
-    with pytest.raises(ValueError, match=r"unknown label values \[7, 9\].*expected \[0, 1, 2"):
+    with pytest.raises(FileFault, match=r"unknown label values \[7, 9\]") as error:
         to_classes(np.append(voxels, [9, 7, 7]), class_of)
+    assert error.value.remedy.startswith("expected [0, 1, 2")
 
 
 def counts(**voxels):

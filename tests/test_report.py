@@ -17,7 +17,7 @@ from PIL import Image
 
 from conftest import BUNDLE
 from scripts.errors import UserError
-from scripts.evaluation.pairs import Meaning
+from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.score import score
 from scripts.files import sha256, write_text
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scripts.errors import UserError
 from scripts.files import format_table
 
-__all__ = ["Fault", "report_faults", "report_lacking"]
+__all__ = ["Fault", "FileFault", "report_faults", "report_lacking"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,21 @@ class Fault(NamedTuple):
     file: str
     fault: str
     remedy: str
+
+
+class FileFault(ValueError):
+    """What is wrong with a file, and what to do about it.
+
+    Args:
+        fault: in a few words.
+        remedy: empty where only the caller knows it.
+        path: of the file; empty where the caller knows it.
+    """
+
+    def __init__(self, fault: str, remedy: str = "", path: str | Path = "") -> None:
+        super().__init__(fault)
+        self.remedy = remedy
+        self.path = path
 
 
 def report_faults(faults: Sequence[Fault], strict: bool, advice: str = ADVICE, what: str = "case(s)") -> set[str]:

@@ -13,6 +13,7 @@ from nibabel.orientations import io_orientation
 from scripts.data.skull import MOST_ML
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
 from scripts.errors import UserError
+from scripts.faults import FileFault
 
 __all__ = ["brain_of", "marked", "with_masks"]
 
@@ -52,25 +53,25 @@ def brain_of(path: str, image: Volume, name: str) -> np.ndarray:
         name: the image's file name.
 
     Raises:
-        ValueError: (fault, remedy) if there is no mask, it cannot be read, lies on another grid, or marks no brain.
+        FileFault: if there is no mask, it cannot be read, lies on another grid, or marks no brain.
     """
     remedy = "give the mask of this image (hd-bet --save_bet_mask), in its grid"
     try:
         mask = read_volume("mask", {"mask": Path(path)}, 1)
     except FileNotFoundError as error:
-        raise ValueError(f"there is no brain mask {path}", "make it (hd-bet), or correct --brain_mask") from error
+        raise FileFault(f"there is no brain mask {path}", "make it (hd-bet), or correct --brain_mask") from error
     except ValueError as error:
-        raise ValueError(f"brain mask {path}: {error}", remedy) from error
+        raise FileFault(f"brain mask {path}: {error}", remedy) from error
     mask = reorient(mask, io_orientation(image.affine))
     if faults := grid_faults(mask, image, name):
-        raise ValueError(f"brain mask {path}: {faults[0][0]}", remedy)
+        raise FileFault(f"brain mask {path}: {faults[0][0]}", remedy)
     inside = marked(mask.voxels)
     shown = image.voxels.any(-1) if image.voxels.ndim == 4 else image.voxels != 0
     voxel_ml = float(np.prod(voxel_sizes(image.affine))) / 1000
     whole, brain = (np.count_nonzero(where) * voxel_ml for where in (inside, inside & shown))
     if brain < LEAST_ML or whole > MOST_ML:
         fault = f"brain mask {path} marks {whole:,.0f} ml, where the image is not 0 in {brain:,.0f} ml"
-        raise ValueError(f"{fault}, expected a brain of {LEAST_ML} to {MOST_ML:,} ml", remedy)
+        raise FileFault(f"{fault}, expected a brain of {LEAST_ML} to {MOST_ML:,} ml", remedy)
     return inside
 
 

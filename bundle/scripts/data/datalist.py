@@ -20,7 +20,7 @@ from scripts.faults import Fault
 from scripts.labels import BRATS_2018, CLASSES, TARGETS
 from scripts.method.teachers import Teacher, can_teach, sequences_of
 
-__all__ = ["gaps", "label_values", "load_cases"]
+__all__ = ["has_gaps", "label_values", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def seen_by_teachers(
     return {case: sorted(set().union(*able) & files[case]) for case in cases}
 
 
-def gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
+def has_gaps(data: Sequence[Mapping[str, Any]], sequences: Sequence[str]) -> bool:
     """Whether any training case lacks one of the sequences, or the label."""
     return any(name not in entry for entry in data for name in (*sequences, "label"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.files import read_table
 
-__all__ = ["BINS", "bin_row", "merge_calibration", "read_calibration"]
+__all__ = ["BINS", "bin_row", "calibration_error", "merge_calibration", "read_calibration"]
 
 BINS = 10
 COLUMNS = ("region", "bin", "voxels", "probability", "frequency")
@@ -36,3 +36,14 @@ def merge_calibration(paths: Sequence[Path]) -> list[dict[str, Any]]:
             key = (row["region"], int(row["bin"]))
             sums[key] = sums.get(key, np.zeros(3)) + np.array([1.0, *means]) * voxels
     return [bin_row(region, index, *total) for (region, index), total in sums.items()]
+
+
+def calibration_error(rows: Sequence[Mapping[str, str]], region: str) -> float:
+    """Expected calibration error: mean of |probability - frequency| over bins, weighted by voxels (Naeini 2015).
+
+    The first bin does not count: it holds nearly all of the brain and would hide the others.
+    """
+    bins = [row for row in rows if row["region"] == region and int(row["bin"]) > 0]
+    voxels = np.array([int(row["voxels"]) for row in bins])
+    gaps = np.array([abs(float(row["probability"]) - float(row["frequency"])) for row in bins])
+    return float((voxels * gaps).sum() / max(voxels.sum(), 1))

@@ -20,12 +20,13 @@ from scripts.data.volumes import content_checksum
 from scripts.errors import UserError
 from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
+from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.metrics import bounding_box, region_metrics
-from scripts.evaluation.pairs import Meaning, Pair, count_pairs, read_volumes, warn_of_meanings
+from scripts.evaluation.pairs import Pair, count_pairs, read_volumes, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
-from scripts.faults import Fault, report_faults
+from scripts.faults import Fault, FileFault, report_faults
 from scripts.files import check_output, read_json
 from scripts.folders.map_files import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
@@ -188,9 +189,8 @@ def score_pair(
     """Scores of one case, or what is wrong with a file."""
     try:
         volumes = read_volumes(pair, *meanings)
-    except ValueError as error:
-        path, fault, remedy = error.args
-        return Fault(pair.case, str(path), fault, remedy)
+    except FileFault as error:
+        return Fault(pair.case, str(error.path), str(error), error.remedy)
     (classes, truth), spacing = (volume.voxels for volume in volumes), voxel_sizes(volumes[1].affine).tolist()
     checksums = content_checksum(volumes[0]), content_checksum(volumes[1])
     # Nothing lies outside the box, but all slices along the first axis count in slice_mean_dice.

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.errors import reason_of
+from scripts.faults import FileFault
 from scripts.files import replacing
 from scripts.folders.folder_files import FolderFiles
 
@@ -186,7 +187,7 @@ def read_series(files: Sequence[str | Path]) -> tuple[list[Any], Any]:
     """The images of a series with their pixels, and the volume of them, as highdicom's Volume (slice, row, column).
 
     Raises:
-        ValueError: (fault, remedy) if they are damaged, compressed in a way that no package here reads, or no volume.
+        FileFault: if they are damaged, compressed in a way that no package here reads, or no volume.
     """
     import highdicom
     import pydicom
@@ -204,7 +205,7 @@ def read_series(files: Sequence[str | Path]) -> tuple[list[Any], Any]:
                     images, dtype=np.float32, atol=EVEN_MM, orientation_tol=TURNED
                 )
     except Exception as error:  # pydicom, its decoders and highdicom fail in many ways
-        raise ValueError(f"DICOM series: {reason_of(error)}", EXPORT) from error
+        raise FileFault(f"DICOM series: {reason_of(error)}", EXPORT) from error
     return images, volume
 
 

@@ -26,6 +26,7 @@ from scripts.data.volumes import (
     read_volume,
 )
 from scripts.errors import UserError, kind_and_reason, root_of
+from scripts.faults import FileFault
 from scripts.folders.dicom import DICOM_FILES, write_series
 from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
@@ -61,10 +62,10 @@ class CheckedImages(Dataset):
         except UserError:  # such as a full disk: the next one would fail in the same way
             raise
         except ValueError as error:
-            fault, remedy = (*error.args, REMEDY)[:2]
+            remedy = getattr(error, "remedy", "") or REMEDY
             if "dicom" in self.data[index] and remedy == STRIP:
                 remedy += f" (a mask of {entry['image']})"
-            return entry | {"fault": fault, "remedy": remedy}
+            return entry | {"fault": str(error), "remedy": remedy}
         finally:
             if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
                 self.reading = {index + 1: READER.submit(self.read, self.data[index + 1])}
@@ -75,9 +76,9 @@ class CheckedImages(Dataset):
             return entry | {"fault": kind_and_reason(root_of(error)), "remedy": REMEDY}
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry with its image read. Raises ValueError (fault, and remedy if known) for a file that is wrong."""
+        """The entry with its image read. Raises ValueError, or FileFault with a remedy, for one that is wrong."""
         if "fault" in entry:
-            raise ValueError(entry["fault"], entry["remedy"])
+            raise FileFault(entry["fault"], entry["remedy"])
         series = entry.get("dicom", {}).get("files")
         if series:
             write_series(series, Path(entry["image"]))
@@ -86,7 +87,7 @@ class CheckedImages(Dataset):
         if isinstance(entry["image"], list):
             affine = check_images(entry["image"], channels)
         elif not Path(entry["image"]).is_file():
-            raise ValueError("the file is not there", "restore it, or leave it out of the datalist")
+            raise FileFault("the file is not there", "restore it, or leave it out of the datalist")
         elif misnamed(Path(entry["image"])):
             raise ValueError(WRONG_END)
         try:
@@ -116,7 +117,8 @@ class CheckImaged(MapTransform):
             try:
                 check_image(data[key], path)
             except ValueError as error:
-                raise UserError(": ".join(map(str, (path or key, *error.args)))) from error
+                about = (path or key, error, getattr(error, "remedy", ""))
+                raise UserError(": ".join(filter(None, map(str, about)))) from error
         return dict(data)
 
 
@@ -125,7 +127,7 @@ def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str
     there is one, and look at it.
 
     Raises:
-        ValueError: (fault, and remedy if known) for an image that is no skull-stripped brain on a known grid.
+        ValueError: or FileFault with a remedy, for an image that is no skull-stripped brain on a known grid.
     """
     if path:
         check_type(path)
@@ -135,14 +137,14 @@ def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str
     if brain_mask:
         volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
     if faults := image_faults(volume):
-        raise ValueError(*faults[0])
+        raise FileFault(*faults[0])
 
 
 def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
     """Look at each of a patient's files, which are read as one image, and compare their grids; the affine.
 
     Raises:
-        ValueError: (fault, and remedy if known) for the first that is wrong.
+        ValueError: or FileFault with a remedy, for the first that is wrong.
     """
     first = read_volume("image", {"image": Path(paths[0])}, channels)
     files = [Path(path) for path in dict.fromkeys(paths)]
@@ -150,5 +152,5 @@ def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
         volume = read_volume("image", {"image": file}, channels)
         faults = [*image_faults(volume), *grid_faults(volume, first, files[0].name), *copy_faults(file, files[:index])]
         if faults:
-            raise ValueError(f"{file.name}: {faults[0][0]}", faults[0][1])
+            raise FileFault(f"{file.name}: {faults[0][0]}", faults[0][1])
     return torch.as_tensor(first.affine)

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts.evaluation.calibration_table import BINS
+from scripts.evaluation.calibration_table import BINS, calibration_error
 from scripts.evaluation.summary import Scores
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.curves import PANELS, columns_of, draw_panel
@@ -19,7 +19,6 @@ from scripts.report.words import METRICS
 
 __all__ = [
     "Chart",
-    "calibration_error",
     "calibration_figure",
     "distribution_figures",
     "history_figures",
@@ -89,17 +88,6 @@ def history_figures(rows: Sequence[Mapping[str, str]]) -> list[Chart]:
             alt = f"{title} over {len(rows)} epochs; at the end {at_the_end}"
             charts.append(render_chart(partial(draw_panel, rows=rows, title=title, columns=columns), title, alt))
     return charts
-
-
-def calibration_error(rows: Sequence[Mapping[str, str]], region: str) -> float:
-    """Expected calibration error: mean of |probability - frequency| over bins, weighted by voxels (Naeini 2015).
-
-    The first bin does not count: it holds nearly all of the brain and would hide the others.
-    """
-    bins = [row for row in rows if row["region"] == region and int(row["bin"]) > 0]
-    voxels = np.array([int(row["voxels"]) for row in bins])
-    gaps = np.array([abs(float(row["probability"]) - float(row["frequency"])) for row in bins])
-    return float((voxels * gaps).sum() / max(voxels.sum(), 1))
 
 
 def calibration_figure(rows: Sequence[Mapping[str, str]]) -> Chart:

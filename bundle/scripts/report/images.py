@@ -10,7 +10,8 @@ from nibabel.orientations import io_orientation
 
 from scripts.data.volumes import open_whole
 from scripts.errors import UserError
-from scripts.evaluation.pairs import Meaning
+from scripts.evaluation.meaning import Meaning
+from scripts.faults import FileFault
 
 __all__ = ["image_shape", "read_classes", "read_image"]
 
@@ -52,8 +53,7 @@ def read_classes(path: Path, meaning: Meaning) -> np.ndarray:
     voxels = read_image(path)
     try:
         return meaning.classes(voxels, path)
-    except ValueError as error:
+    except FileFault as error:
         raise UserError(
-            f"{path}: {error.args[1]}; the run's record or scores know {sorted(meaning.class_of)}: predict or score it "
-            "again."
+            f"{path}: {error}; the run's record or scores know {sorted(meaning.class_of)}: predict or score it again."
         ) from error

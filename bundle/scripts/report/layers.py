@@ -13,8 +13,8 @@ from nibabel.affines import voxel_sizes
 
 from scripts.data.brain_mask import marked
 from scripts.errors import UserError
+from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.metrics import bounding_box
-from scripts.evaluation.pairs import Meaning
 from scripts.labels import CLASSES, REGIONS
 from scripts.report.images import read_classes, read_image
 

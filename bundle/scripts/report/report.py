@@ -13,13 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import UserError
-from scripts.evaluation.calibration_table import read_calibration
+from scripts.evaluation.calibration_table import calibration_error, read_calibration
 from scripts.evaluation.patients import patients
 from scripts.labels import TABLE_ORDER
 from scripts.report.alerts import Alerts
 from scripts.report.comparison import compare_runs
 from scripts.report.draft import Draft
-from scripts.report.figures import Chart, calibration_error, calibration_figure, distribution_figures, history_figures
+from scripts.report.figures import Chart, calibration_figure, distribution_figures, history_figures
 from scripts.report.layers import Patient, read_patient
 from scripts.report.page import Page
 from scripts.report.run_folder import STAGES, Run, open_run, read_record

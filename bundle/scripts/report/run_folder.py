@@ -12,13 +12,13 @@ from typing import Any
 
 from scripts.documents import check_form, some
 from scripts.errors import UserError
-from scripts.evaluation.pairs import Meaning
+from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.patients import named_patients, patients
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
 from scripts.labels import class_of_value, lenient_values
 from scripts.report.layers import LabelMap
-from scripts.report.now import checksums_of, replaced_images, replaced_maps
+from scripts.report.replaced_files import checksums_of, replaced_images, replaced_maps
 
 __all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
 
