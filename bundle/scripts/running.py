@@ -17,9 +17,9 @@ from monai.bundle import ConfigParser
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.files import flatten
-from scripts.workflow import shown
+from scripts.workflow import own_command
 
-__all__ = ["caller", "keep_text", "merged_config", "monai_command"]
+__all__ = ["caller", "keep_text", "merged_config", "monai_command", "typed_options"]
 
 
 def keep_text(keys: Set[str]) -> None:
@@ -39,7 +39,7 @@ def keep_text(keys: Set[str]) -> None:
         *above, last = (int(step) if step.isdigit() else step for step in key.split("::"))
         reduce(getitem, above, config)[last] = expanduser(text)
         resolver.items[key].update_config(expanduser(text))
-    for key, text in (command_line_options(sys.argv[1:]) if monai_command() else {}).items():
+    for key, text in typed_options().items():
         top, *inner = re.split("::|#", key)
         parsed = DefaultParseValue(text)
         value = expanduser(text) if key in keys or isinstance(parsed, str) else parsed
@@ -73,6 +73,9 @@ def caller(kind: type, attribute: str, default: Any) -> Any:
 
 def monai_command() -> str | None:
     """``python -m monai.bundle ...`` with its options; None where another program called MONAI."""
-    if not re.search(r"monai[/\\]bundle[/\\]__main__\.py$", sys.argv[0]):
-        return None
-    return " ".join(map(shown, ["python", "-m", "monai.bundle", *sys.argv[1:]]))
+    return own_command(r"monai[/\\]bundle")
+
+
+def typed_options() -> dict[str, str]:
+    """The text of each option of MONAI's command; empty where another program called MONAI."""
+    return command_line_options(sys.argv[1:]) if monai_command() else {}

@@ -18,7 +18,16 @@ import yaml
 from scripts.documents import check_form, nearest
 from scripts.errors import UserError
 
-__all__ = ["STOPPED", "check_keys", "command_as_typed", "config_files", "run_line", "shown", "workflow_line"]
+__all__ = [
+    "STOPPED",
+    "check_keys",
+    "command_as_typed",
+    "config_files",
+    "own_command",
+    "run_line",
+    "shown",
+    "workflow_line",
+]
 
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
 PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets")
@@ -118,11 +127,14 @@ def shown(text: str) -> str:
 
 def command_as_typed() -> str | None:
     """The command that the user typed, ``python -m scripts ...`` or MONAI's; None where another program called."""
-    if line := os.environ.get(TYPED):
-        return line
-    own = re.search(r"(scripts|monai[/\\]bundle)[/\\]__main__\.py$", sys.argv[0])
-    module = re.sub(r"[/\\]", ".", own[1]) if own else None
-    return " ".join(map(shown, ["python", "-m", module, *sys.argv[1:]])) if module else None
+    return os.environ.get(TYPED) or own_command(r"scripts|monai[/\\]bundle")
+
+
+def own_command(module: str) -> str | None:
+    """The command of this process, ``python -m MODULE ...`` with its options; None if it runs none of these modules."""
+    own = re.search(rf"({module})[/\\]__main__\.py$", sys.argv[0])
+    name = re.sub(r"[/\\]", ".", own[1]) if own else ""
+    return " ".join(map(shown, ["python", "-m", name, *sys.argv[1:]])) if own else None
 
 
 def run_line(line: Sequence[str], lean: bool = False) -> int:

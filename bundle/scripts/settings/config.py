@@ -9,7 +9,6 @@ import functools
 import inspect
 import logging
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Mapping
@@ -20,10 +19,9 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from scripts.command import command_line_options
 from scripts.documents import nearest
 from scripts.errors import UserError, print_sentence
-from scripts.running import caller, keep_text, merged_config, monai_command
+from scripts.running import caller, keep_text, merged_config, monai_command, typed_options
 from scripts.settings.declaration import TEXT, check_values
 
 __all__ = ["check_config"]
@@ -43,10 +41,9 @@ def check_config(code_dir: str | None = None) -> None:
     Raises:
         UserError: names the key, the value and what was expected, or the nearest key that exists.
     """
-    if line := monai_command():
+    if monai_command():
         sys.excepthook = print_sentence
     warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")  # of MONAI, about a reader that is not used
-    options = command_line_options(shlex.split(line or ""))
     if code_dir:
         add_code(str(code_dir))
     keep_text(TEXT)
@@ -57,7 +54,7 @@ def check_config(code_dir: str | None = None) -> None:
     check_names(config, base, run_id)
     check_components("", config, base)
     check_values(config)
-    check_options(options, config, run_id)
+    check_options(typed_options(), config, run_id)
 
 
 def add_code(folder: str) -> None:
