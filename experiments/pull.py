@@ -4,8 +4,8 @@ python experiments/pull.py --run OUT [--batches 8] [--KEY VALUE ...]
 
 It takes the gradient of each term at the student's weights and prints two means over batches of training patients: its
 length over that of the labels' gradient (at all resolutions together), and the cosine of the angle between the two.
-OUT is the output_dir of a training that is done; KEY is any of its config, such as dataset_dir where the patients have
-moved.
+OUT is the output_dir of a training that is done, by this version of the program. KEY is any of its config, such as
+dataset_dir where the patients have moved.
 """
 
 from __future__ import annotations

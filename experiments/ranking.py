@@ -104,12 +104,8 @@ def rank(config: Mapping[str, Any], folders: Mapping[str, Sequence[Path]]) -> It
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "train.yaml")
     settings = {"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", "cache": "none", "num_workers": 0}
-    settings |= {
-        "cases::training": False,
-        "cases::teachers": {},
-        "teacher_inputs": [],
-        "teacher_images": [],
-    }  # no teacher is built
+    # no teacher is built:
+    settings |= {"cases::training": False, "cases::teachers": {}, "teacher_inputs": [], "teacher_images": []}
     parser.update({**settings, **config})
     dataset, inferer = (parser.get_parsed_content(f"validate::{key}") for key in ("dataset", "inferer"))
     empty = parser.get_parsed_content("network_def")

@@ -25,6 +25,7 @@ LISTS = {
     "full": ["train", "full_resolution"],
     "demo": ["train", "demo"],
     "demo alone": ["train", "demo", "student_alone"],
+    "demo of the paper": ["train", "paper", "demo"],
     "several processes": ["train", "multi_gpu_train"],
     "evaluate": ["train", "evaluate"],
     "evaluate full": ["train", "full_resolution", "evaluate"],

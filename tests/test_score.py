@@ -118,9 +118,11 @@ def test_where_there_is_the_plain_table_there_is_the_cleared_one(folders, monkey
     def killed(path, *_, **__):
         raise KeyboardInterrupt(path.name)
 
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
     monkeypatch.setattr(scoring, "write_scores", killed)
     with pytest.raises(KeyboardInterrupt, match="^m_et_cleared.csv$"):  # it is written first
         score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), et_threshold_ml=1.0)
+    assert not (folders / "m.csv").exists()  # the earlier table
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json"])

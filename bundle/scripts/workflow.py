@@ -82,6 +82,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """
     config: dict[str, Any] = {}
     for path in files:
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist: give its path relative to the bundle's folder.")
         try:
             overlay = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -176,7 +176,7 @@ def test_nothing_is_left(end, commands, small, tmp_path, trials, count):
 def test_memory_does_not_grow(method, workers, commands, small, tmp_path, trials, count):
     """Memory and open files of the last ten epochs, against those of epochs 20 to 29.
 
-    A moment's look may find files that close soon, so a growth of one file in ten epochs passes."""
+    Files that are about to close may be counted, so one more file in ten epochs passes."""
     epochs = count(60, 300)
 
     def trial(_):

@@ -63,8 +63,8 @@ def make_datalist(
     says how many have what.
 
     Args:
-        dataset_dir: a folder of BraTS, MSD Task01 or another known data set (docs/train.md), or of other names, with
-            the patterns below.
+        dataset_dir: a folder of BraTS, MSD Task01 or another known data set (docs/train.md); any other folder
+            needs the patterns below.
         output: the JSON file to write. Its paths are relative to dataset_dir; ``image`` is T1ce.
         split: a JSON file with lists ``training`` and ``validation`` of case names. The validation list becomes fold
             0, the training list fold 1. Cases in neither list are named and left out.

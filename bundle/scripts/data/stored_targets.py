@@ -109,15 +109,15 @@ def leave_out(faults: Sequence[Fault], entries: Sequence[Mapping[str, Any]], str
     return report_faults(others, strict), report_faults(of_targets, strict, what="target(s)")
 
 
-def target_classes(target_values: str | None, label_values: Sequence[int]) -> dict[int, int]:
+def target_classes(target_values: str | Sequence[int] | None, label_values: Sequence[int]) -> dict[int, int]:
     """Network class of each value in another program's label maps.
 
     Args:
-        target_values: name of their meaning, as for ``score --label_values``; None is that of the datalist's labels.
+        target_values: their meaning, as for ``score --label_values``; None is that of the datalist's labels.
         label_values: value of each network class in the datalist's labels.
 
     Raises:
-        UserError: if the name is unknown.
+        UserError: for an unknown name or list.
     """
     return dict(class_of_value(label_values if target_values is None else target_values, "target_values"))
 

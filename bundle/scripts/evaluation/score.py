@@ -174,8 +174,8 @@ def score_pairs(
         "truth_checksum": {pair.case: result.checksums[1] for pair, result in zip(pairs, results)},
     }
     plain, cleared = Path(output), cleared_path(output)
-    for stale in (cleared, cleared.with_suffix(".json")):
-        stale.unlink(missing_ok=True)  # of an earlier threshold
+    for stale in (plain, cleared, cleared.with_suffix(".json")):
+        stale.unlink(missing_ok=True)  # of an earlier scoring, perhaps by another threshold
     for index, threshold in reversed([*enumerate(thresholds)]):  # where there is the plain table, the work is done
         scores = [item for result in results for item in result.scores[index]]
         path = cleared if threshold else plain

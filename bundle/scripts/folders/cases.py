@@ -18,11 +18,7 @@ from scripts.folders.task_folders import CHANNEL, find_task, read_task
 from scripts.folders.words import sequence_told
 from scripts.labels import ENDINGS
 
-__all__ = [
-    "find_cases",
-    "find_images",
-    "survey",
-]
+__all__ = ["find_cases", "find_images", "survey"]
 
 
 def find_cases(dataset_dir: str | Path, choice: Choice | None = None, labelled: bool = True) -> list[Case]:

@@ -213,7 +213,7 @@ def write_series(files: Sequence[str | Path], path: Path) -> None:
     """Write a series as NIfTI (column, row, slice), as its pixels mean: whole numbers as int16 where they fit.
 
     Raises:
-        ValueError: as ``read_series``.
+        FileFault: as ``read_series``.
     """
     volume = read_series(files)[1].permute_spatial_axes([2, 1, 0])
     voxels = volume.array

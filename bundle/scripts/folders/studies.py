@@ -17,9 +17,7 @@ from scripts.folders.dicom_files import find_dicom, is_lost, may_hold_slices
 from scripts.folders.folder_files import FolderFiles
 from scripts.folders.series import Verdict, choose, judge
 
-__all__ = [
-    "find_series",
-]
+__all__ = ["find_series"]
 
 logger = logging.getLogger(__name__)
 

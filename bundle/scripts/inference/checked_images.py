@@ -76,7 +76,7 @@ class CheckedImages(Dataset):
             return entry | {"fault": kind_and_reason(root_of(error)), "remedy": REMEDY}
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry with its image read. Raises ValueError, or FileFault with a remedy, for one that is wrong."""
+        """The entry with its image read. Raises ValueError for a wrong file: FileFault if the remedy is known."""
         if "fault" in entry:
             raise FileFault(entry["fault"], entry["remedy"])
         series = entry.get("dicom", {}).get("files")
@@ -127,7 +127,7 @@ def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str
     there is one, and look at it.
 
     Raises:
-        ValueError: or FileFault with a remedy, for an image that is no skull-stripped brain on a known grid.
+        ValueError: FileFault if the remedy is known, for an image that is no skull-stripped brain on a known grid.
     """
     if path:
         check_type(path)
@@ -144,7 +144,7 @@ def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
     """Look at each of a patient's files, which are read as one image, and compare their grids; the affine.
 
     Raises:
-        ValueError: or FileFault with a remedy, for the first that is wrong.
+        ValueError: FileFault if the remedy is known, for the first that is wrong.
     """
     first = read_volume("image", {"image": Path(paths[0])}, channels)
     files = [Path(path) for path in dict.fromkeys(paths)]

@@ -37,8 +37,8 @@ class SegmentationLoss(nn.Module):
 
     Args:
         reduction: "volume" or "slice".
-        smooth_absent: k as a share of the voxels of a volume (or of a slice). 0 is a full miss, as the authors do: by
-            slice a perfect prediction then still costs about 0.3.
+        smooth_absent: k as a share of the voxels of a volume (or of a slice). 0 is a full miss, as the authors
+            do. By slice, a perfect prediction then still costs about 0.3.
 
     Shapes: logits (B, C, H, W, D), label (B, 1, H, W, D) with classes 0..C-1 -> scalar.
 
