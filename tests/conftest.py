@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,22 +56,25 @@ def few_threads():
     torch.manual_seed(0)
 
 
-def wait_for_epochs(folder: Path, epochs: int) -> None:
+def wait_for_epochs(folder: Path, epochs: int, process: subprocess.Popen) -> None:
     """Until history.csv of a training holds so many: the checkpoint holds those before."""
     deadline, history = time.monotonic() + 120, folder / "history.csv"
     while not (history.is_file() and history.read_text().count("\n") > epochs):
+        assert process.poll() is None, f"{folder}: the training ended with {process.returncode}"
         assert time.monotonic() < deadline, f"{folder}: no epoch in two minutes"
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A port of loopback at which nobody listens."""
+    """A port of loopback at which nobody listens, outside of those that the system gives to connections."""
 
     def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
+        for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        raise AssertionError("no port is free")
 
     return find
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, PersistentDataset
-from monai.transforms import Compose, CropForegroundd, Invertd, LoadImaged, RandGaussianNoised
+from monai.transforms import Compose, CropForegroundd, Invertd, LoadImaged, RandGaussianNoised, ScaleIntensityd
 
 from scripts.data.caching import cached_dataset
 from scripts.errors import UserError
@@ -102,3 +102,11 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(tmp_path, small_files):
         data[0]
     assert not list((tmp_path / "cache").iterdir())
     assert float(data[0]["image"].min()) == 5
+
+
+def test_other_transforms_get_other_cache_files(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    for factor in (0.0, 1.0):
+        steps = Compose([LoadImaged("image"), ScaleIntensityd("image", minv=None, maxv=None, factor=factor)])
+        data = cached_dataset([{"image": str(tmp_path / "a.nii.gz")}], steps, None, "disk", str(tmp_path / "cache"))
+        assert float(data[0]["image"].max()) == 1 + factor

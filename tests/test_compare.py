@@ -7,10 +7,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from scripts.errors import UserError
-from scripts.evaluation.compare import compare, mean_scores, paired_difference
+from scripts.evaluation.compare import compare, mean_scores, paired_difference, pooled
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.score import recorded
-from scripts.evaluation.summary import write_scores
+from scripts.evaluation.summary import read_scores, write_scores
 from test_summary import scores
 
 
@@ -265,3 +265,16 @@ def test_the_table_is_written_before_anything_is_printed(run, tmp_path, monkeypa
 def test_folders_with_dollars_are_drawn_as_they_are(run, tmp_path):
     compare(run("$a_$", [0.5]), run("$x^^2$", [0.6]), picture=str(tmp_path / "ab.png"))
     assert (tmp_path / "ab.png").is_file()
+
+
+def test_a_patient_in_two_folds_is_named(tmp_path):
+    for fold in "01":
+        write_scores(tmp_path / fold / "metrics.csv", scores([0.5]), "brats")
+    with pytest.raises(UserError, match=r"case_0 is scored in two folds, the second .*1/metrics\.csv"):
+        pooled([read_scores(tmp_path / fold) for fold in "01"])
+
+
+def test_cases_with_an_empty_region_in_any_seed_are_listed(tmp_path):
+    for number, seed in enumerate("ab"):
+        write_scores(tmp_path / seed / "metrics.csv", scores([0.5, 0.5], empty=[number]), "brats")
+    assert mean_scores(f"{tmp_path}/a,{tmp_path}/b").empty_cases["ET"] == ["case_0", "case_1"]

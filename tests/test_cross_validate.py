@@ -2,7 +2,7 @@ import csv
 import json
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from conftest import ALONE, BUNDLE, METHOD, TINY, wait_for_epochs
 from scripts.errors import UserError
 from scripts.evaluation import cross_validate as module
-from scripts.evaluation.cross_validate import check_options, cross_validate, datalist_options, run_fold
+from scripts.evaluation.cross_validate import check_options, collect, cross_validate, datalist_options, run_fold
 from scripts.evaluation.summary import read_scores, write_scores
 from test_summary import scores
 
@@ -70,14 +70,11 @@ def test_every_patient_is_scored_out_of_fold_and_finished_folds_are_kept(line, t
 @pytest.mark.slow
 def test_a_training_ends_with_the_cross_validation_that_is_stopped(line, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", *map(str, line), "--epochs", "500"], cwd=BUNDLE)
-    checkpoint = tmp_path / "cv" / "fold_0" / "models" / "checkpoint.pt"
-    wait_for_epochs(tmp_path / "cv" / "fold_0", 1)
+    wait_for_epochs(tmp_path / "cv" / "fold_0", 1, process)
+    (training,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.terminate()
     assert process.wait(timeout=60) == 143
-    time.sleep(1)
-    written = checkpoint.stat().st_mtime_ns
-    time.sleep(3)  # some epochs
-    assert checkpoint.stat().st_mtime_ns == written
+    assert not Path(f"/proc/{training}").exists()
 
 
 @pytest.mark.parametrize(
@@ -171,3 +168,15 @@ def test_merged_scores_keep_the_checksums_of_all_folds(tmp_path):
     merged = read_scores(tmp_path)
     assert merged.truth_checksum == {"case_0": 0, "case_1": 1}
     assert merged.prediction_checksum == {"case_0": 3, "case_1": 3}
+
+
+def test_both_tables_of_all_folds_are_merged(tmp_path):
+    for fold in "01":
+        folder = tmp_path / f"fold_{fold}"
+        for name in ("metrics.csv", "metrics_et_cleared.csv"):
+            values = [score._replace(case=f"{score.case}{fold}") for score in scores([0.5])]
+            write_scores(folder / name, values, "brats", et_threshold_ml=0.5 * ("et" in name))
+        (folder / "evaluation.json").write_text('{"cases": [], "weights": {}}')
+    collect(tmp_path, 2)
+    cleared = read_scores(tmp_path / "metrics_et_cleared.csv")
+    assert cleared.cases == ["case_00", "case_01"] and cleared.et_threshold_ml == 0.5

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -251,7 +250,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(processes, data, one_
 
 def kill_a_rank(process, out):
     """Kill the second worker of a torchrun when the checkpoint of an epoch is there."""
-    wait_for_epochs(out, 2)
+    wait_for_epochs(out, 2, process)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {
         dict(entry.split("=", 1) for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in entry).get(
@@ -268,9 +267,7 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_its_checkpoint(data, tmp_path)
     out = tmp_path / "dies"
     process = start(data, out, [], 2, "--epochs", "1000")
     kill_a_rank(process, out)
-    died = time.time()
     assert process.wait(timeout=60) != 0
-    assert time.time() - died < 60
     epoch = torch.load(out / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"]  # one step an epoch
     assert not list((out / "models").glob(".part_*"))
     options = ["--epochs", str(epoch + 1), "--resume", "True"]

@@ -17,7 +17,7 @@ from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
-from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp
+from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp, key_metric
 from scripts.training.steps import ClipGradient, FiniteSteps
 from scripts.training.tumour_search import TumourSearch
 
@@ -44,7 +44,7 @@ def test_teachers_that_change_are_asked_every_few_epochs_and_their_mean_probabil
     """A loud teacher is outvoted, and one without its sequence is not asked."""
 
     class Patients(list):
-        data = ({"label": ""}, {})
+        data = ({"label": ""}, {}, {})
 
     def teacher(sequence, *logits):
         volume = torch.tensor(logits)[None, :, None, None, None].expand(1, 4, 2, 2, 2)
@@ -55,7 +55,7 @@ def test_teachers_that_change_are_asked_every_few_epochs_and_their_mean_probabil
     network = SimpleNamespace(training=True, eval=lambda: None, train=lambda mode: None, teachers=teachers)
     network.student_sequences = ["t1ce"]
     zeros = torch.zeros(1, 2, 2, 2)
-    patients, asked = Patients([{}, {"case": "p", "image": zeros, "flair": zeros}]), []
+    patients, asked = Patients([{}, *({"case": case, "image": zeros, "flair": zeros} for case in "pq")]), []
 
     def add(voxels):
         asked.extend((epoch, case, [n for n, index in enumerate(own) if len(index)]) for case, own in voxels.items())
@@ -65,7 +65,7 @@ def test_teachers_that_change_are_asked_every_few_epochs_and_their_mean_probabil
     for epoch in range(1, 9):
         state = SimpleNamespace(epoch=epoch, iteration=4 * (epoch - 1), epoch_length=4, device=torch.device("cpu"))
         search(SimpleNamespace(state=state))
-    assert asked == [(epoch, "p", [2]) for epoch in epochs]
+    assert asked == [(epoch, case, [2]) for epoch in epochs for case in "pq"]
 
 
 def test_kernels_stay_free_from_the_first_epoch_on(monkeypatch):
@@ -357,3 +357,18 @@ def test_gradients_below_the_norm_stay_as_they_are_and_a_norm_of_nothing_is_reje
     torch.testing.assert_close(clipped, plain, rtol=0, atol=0)
     with pytest.raises(ValueError, match="got 0"):
         ClipGradient(0)
+
+
+def test_dice_of_an_epoch_that_did_not_measure_it_is_no_earlier_ones():
+    handler = ConfidenceUpdate(TeacherConfidence(["flair", "t2"]))
+    engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    handler.confidence.volumes += 1
+    handler.update(engine)
+    assert "dice/flair" in engine.state.metrics
+    handler.update(engine)
+    assert set(engine.state.metrics) == {"weight/flair", "weight/t2"}
+
+
+def test_a_schedule_follows_the_key_metric():
+    state = SimpleNamespace(metrics={"val_mean_dice": 0.3, "other": 0.5}, key_metric_name="val_mean_dice")
+    assert key_metric(SimpleNamespace(state=state)) == 0.3

@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.errors import UserError
+from scripts.files import read_table
 from scripts.labels import REGION_NAMES
 from scripts.training.history import History, RegionDice
 
@@ -67,3 +68,13 @@ def test_the_key_metric_is_named_by_region():
     engine.run([0])
     wanted = dict(zip(REGION_NAMES, [0.3, 0.6, 0.5]))
     assert {name: round(engine.state.metrics[f"dice/{name}"], 6) for name in REGION_NAMES} == wanted
+
+
+def test_validation_stands_in_the_row_of_its_epoch_alone(tmp_path):
+    engine, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    engine.optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    evaluator.state.metrics = {"dice/WT": 0.5}
+    engine.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda: setattr(evaluator.state, "epoch", 2))
+    History(str(tmp_path), evaluator).attach(engine)
+    engine.run([0], max_epochs=3)
+    assert [row["validation/dice/WT"] for row in read_table(tmp_path / "history.csv")] == ["", "0.5", ""]

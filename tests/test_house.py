@@ -110,3 +110,16 @@ def test_no_config_nor_script_holds_a_device_or_an_absolute_path():
         text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL) if path.suffix == ".py" else text
         code = re.sub(r"#.*", "", text)
         assert not re.search(r"[\"']cuda:\d[\"']|[\"']/(home|root|tmp|mnt)/", code), path
+
+
+def test_functions_and_files_are_short():
+    """At most 40 lines without the docstring, and 250."""
+    long = []
+    for path in SCRIPTS.rglob("*.py"):
+        text = path.read_text()
+        long += [path.name] if len(text.splitlines()) > 250 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[bool(ast.get_docstring(node)) :]
+                long += [f"{path.name}: {node.name}"] if body and body[-1].end_lineno - body[0].lineno >= 40 else []
+    assert long == []

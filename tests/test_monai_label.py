@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
@@ -76,17 +77,20 @@ def server(label_image, study, tmp_path, free_port):
         )
     address = f"http://127.0.0.1:{port}"
     deadline = time.time() + 240
-    while time.time() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/info/", timeout=5)
-            break
-        except OSError:
-            time.sleep(1)
-    else:
-        pytest.fail((tmp_path / "log").read_text()[-3000:])
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=60)
+    try:
+        while time.time() < deadline and process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{address}/info/", timeout=5)
+                break
+            except OSError:
+                time.sleep(1)
+        else:
+            pytest.fail((tmp_path / "log").read_text()[-3000:])
+        yield address
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
 
 
 def post(address, **fields):

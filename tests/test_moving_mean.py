@@ -106,3 +106,12 @@ def test_the_followed_network_is_a_submodule_once_and_keeps_its_features():
     assert not torch.allclose(features["t2"][0], features["mean"][0])
     with pytest.raises(ValueError, match="decay"):
         MovingMeanTeacher(teacher.network, "t2", decay=1.0)
+
+
+def test_the_mean_has_the_buffers_of_its_network():
+    network = nn.Sequential(nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4)).train()
+    mean = MovingMeanTeacher(network, "t1ce")
+    network(normal(2, 1, 4, 4, 4) + 5)
+    assert not torch.equal(mean.network[1].running_mean, network[1].running_mean)
+    mean.follow()
+    torch.testing.assert_close(mean.network[1].running_mean, network[1].running_mean, rtol=0, atol=0)

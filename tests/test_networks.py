@@ -66,14 +66,3 @@ def test_widths_may_be_multiples_of_4_or_of_6(widths):
 def test_refused_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ResUNet(**options)
-
-
-def test_channel_gate_is_the_same_channels_last():
-    torch.manual_seed(0)
-    gate = ChannelGate(16)
-    x = torch.randn(2, 16, 3, 4, 5, requires_grad=True)
-    y = x.detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    for tensor in (x, y):
-        gate(tensor).square().sum().backward()
-    torch.testing.assert_close(gate(y), gate(x))
-    torch.testing.assert_close(y.grad, x.grad)

@@ -1,9 +1,11 @@
 """The folder of a run holds one run, and has one writer at a time."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext, suppress
 
 import pytest
@@ -16,32 +18,31 @@ from scripts.training import output_folder
 from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_evaluation, forget_scores
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
-RUN = [
-    "training.json",
-    "history.csv",
-    "evaluation.json",
-    "models/checkpoint.pt",
-    "models/checkpoint_before.pt",
-    "models/model.pt",
-]
 
 
-@pytest.mark.parametrize("name", RUN)
-@pytest.mark.parametrize("resume", [False, True, "auto"])
-def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, resume, tmp_path):
+ELSEWHERE, RESUME = "give another --output_dir", "continue it with --resume True"
+
+
+@pytest.mark.parametrize(
+    "name, way, way_with_auto",
+    [
+        ("training.json", "", ""),
+        ("history.csv", ELSEWHERE, ELSEWHERE),
+        ("evaluation.json", ELSEWHERE, ELSEWHERE),
+        ("models/checkpoint.pt", RESUME, ""),
+        ("models/checkpoint_before.pt", RESUME, ""),
+        ("models/model.pt", ELSEWHERE, ELSEWHERE),
+    ],
+)
+def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, way, way_with_auto, tmp_path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("{}")
     models = str(tmp_path / "models")
-    goes_on = resume is True or name == "training.json" or (resume == "auto" and "checkpoint" in name)
-    if goes_on:
-        check_new_run(str(tmp_path), models, resume, "data")
-    else:
-        with pytest.raises(UserError) as error:
+    for resume, expected in ((False, way), (True, ""), ("auto", way_with_auto)):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))} .*{expected}") if expected else nullcontext():
             check_new_run(str(tmp_path), models, resume, "data")
-        ways = ["--output_dir", *(["--resume True"] if "checkpoint" in name else [])]
-        assert all(word in str(error.value) for word in (str(path), *ways))
-    check_new_run(str(tmp_path), models, resume, "")  # as MONAI Label trains
+        check_new_run(str(tmp_path), models, resume, "")  # as MONAI Label trains
     assert path.read_text() == "{}"
 
 
@@ -166,3 +167,15 @@ def test_the_other_ranks_leave_the_lock_to_the_first(tmp_path):
     lock = FolderLock(str(tmp_path))
     FolderLock(str(tmp_path), rank=1)
     assert lock.hold and (tmp_path / ".lock").is_file()
+
+
+HOLDS = "import sys; from scripts.locking import FolderLock; lock = FolderLock(sys.argv[1]); print(flush=True); input()"
+
+
+def test_a_lock_waits_for_one_that_is_held_for_a_moment(tmp_path):
+    line = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    other = subprocess.Popen(line, cwd=BUNDLE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "\n"
+    threading.Timer(0.3, lambda: other.communicate("\n")).start()
+    assert FolderLock(str(tmp_path), wait=60).hold
+    other.wait(timeout=60)

@@ -153,3 +153,18 @@ def is_running(pid):
             return False
         time.sleep(0.05)
     return True
+
+
+def test_scoring_processes_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "work.py").write_text(
+        "import os, time\ndef work(folder):\n    open(f'{folder}/{os.getpid()}.pid', 'w').close()\n    time.sleep(60)\n"
+    )
+    code = "import sys, work, scripts.evaluation.parallel as p; [*p.map_in_order(work.work, sys.argv[1:], 2)]"
+    environment = {**os.environ, "PYTHONPATH": f"{BUNDLE}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen([sys.executable, "-c", code, *[str(tmp_path)] * 2], env=environment)
+    while len(found := [int(path.stem) for path in tmp_path.glob("*.pid")]) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not any(map(is_running, found))

@@ -419,11 +419,10 @@ def test_z_scored_voxels_of_real_patients_give_the_same_label_map(case, tmp_path
 
 
 @pytest.mark.slow
-def test_full_resolution_patients_keep_their_grid(weights, tmp_path):
+def test_full_resolution_patients_keep_their_grid(weights, tmp_path, monkeypatch):
     source = real_data("brats_1mm")
-    logging.disable(logging.INFO)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
     predict(source, tmp_path, weights[0], spacing=[4.0, 4.0, 4.0])
-    logging.disable(logging.NOTSET)
     written = sorted(tmp_path.glob("*_seg.nii.gz"))
     assert len(written) == 3
     for path in written:

@@ -8,8 +8,9 @@ import pytest
 from scripts.data.checks import CaseReport
 from scripts.data.datalist import find_faults, load_cases
 from scripts.data.make_datalist import make_datalist
-from scripts.data.seen_patients import find_overlap, read_mapping, seen_cases, warn_of_seen_patients
+from scripts.data.seen_patients import find_overlap, read_mapping, seen_cases, unite_copies, warn_of_seen_patients
 from scripts.errors import UserError
+from scripts.folders.case import Case
 
 
 @pytest.fixture
@@ -170,3 +171,12 @@ def test_patients_of_a_training_are_known_by_name_where_its_datalist_names_none(
     (tmp_path / "train.json").write_text(json.dumps({"training": [entry]}))
     (fault,) = find_overlap([("BraTS-GLI-00005-001", "BraTS-GLI-00005", 7)], str(tmp_path / "train.json"))
     assert "BraTS-GLI-00005-000" in fault.fault
+
+
+def test_every_examination_of_a_copied_patient_moves_with_the_copy():
+    cases = [Case("B_2"), Case("A_1"), Case("B_1")]
+    for case, patient in zip(cases, "BAB"):
+        case.patient = patient
+    checksums = {"B_2": 5, "A_1": 7, "B_1": 7}
+    unite_copies(cases, {name: CaseReport(checksum=number) for name, number in checksums.items()})
+    assert {case.patient for case in cases} == {"A"}

@@ -1,11 +1,13 @@
 """StopOnSignal: where a run stops, its exit code, what is saved, and what is said about it."""
 
 import os
+import re
 import signal
 
 import pytest
 from ignite.engine import Engine, Events
 
+from scripts.errors import WORKER_ENDED, UserError
 from scripts.training.stopping import StopEvents, StopOnSignal
 
 
@@ -81,3 +83,38 @@ def test_a_validation_stops_after_its_step_and_the_epoch_is_repeated(caplog):
     assert done[-2:] == [("step", 2, 3), ("validation", 2, 1)] and ("saved", 1) in done
     message = said(caplog)
     assert "validation" in message and "end of epoch 1" in message and "repeats this epoch" in message
+
+
+def test_a_second_signal_ends_the_run_at_once_but_not_within_two_seconds(monkeypatch):
+    clock = iter([10.0, 11.0, 13.0])
+    monkeypatch.setattr("scripts.training.stopping.time.monotonic", lambda: next(clock))
+    stop = StopOnSignal(Engine(lambda engine, batch: None))
+    stop.receive(signal.SIGINT, None)
+    stop.receive(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        stop.receive(signal.SIGINT, None)
+
+
+@pytest.fixture
+def stop():
+    before = signal.getsignal(signal.SIGCHLD)
+    yield StopOnSignal(Engine(lambda engine, batch: None))
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_an_error_that_follows_from_a_signal_ends_with_its_exit_code(stop):
+    stop.number = signal.SIGINT
+    with pytest.raises(SystemExit) as raised:
+        stop.fail(None, RuntimeError("DataLoader worker (pid 1) is killed"))
+    assert raised.value.code == 130
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError()])
+def test_a_loading_process_that_is_lost_ends_the_run_by_a_sentence(stop, error):
+    with pytest.raises(UserError, match=re.escape(WORKER_ENDED)):
+        stop.fail(None, error)
+
+
+def test_another_error_stays_itself(stop):
+    with pytest.raises(RuntimeError, match="own"):
+        stop.fail(None, RuntimeError("own"))

@@ -67,17 +67,19 @@ def server(tmp_path_factory, free_port):
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(line, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2)
-            break
-        except OSError:
-            time.sleep(0.5)
-    else:
-        pytest.fail((folder / "log").read_text()[-2000:])
-    yield uri
-    os.killpg(process.pid, 15)
-    process.wait()
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=2)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((folder / "log").read_text()[-2000:])
+        yield uri
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +330,7 @@ def test_a_training_is_all_in_mlflow(server, data_options, tmp_path, command, mo
     files = {file.path for part in ("", "models") for file in client.list_artifacts(run.info.run_id, part)}
     wanted = {"training.json", "history.csv", "metrics.csv", "report.html", "models/model.pt", "models/checkpoint.pt"}
     assert wanted <= files
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)  # which the next line would leave
     mlflow.set_tracking_uri(server)
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/student")
     image = np.random.default_rng(0).normal(size=(1, 1, 16, 16, 24)).astype(np.float32)
@@ -351,7 +354,6 @@ def test_folds_are_parts_of_one_run(store, tmp_path):
 
 @pytest.mark.slow
 def test_monais_own_tracking_works(data_options, tmp_path, command, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # set_tracking_uri, above, leaves it
     options = [*TINY, *TINY_TEACHERS, *data_options, "--output_dir", tmp_path, "--epochs", "1"]
     store = f"sqlite:///{tmp_path}/own.db"
     result = command(

@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -19,7 +18,8 @@ import yaml
 from monai.bundle import run as bundle_run
 from monai.metrics import DiceMetric
 
-from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, bare_errors, real_data, wait_for_epochs
+from conftest import ALONE, BUNDLE, METHOD, TINY, TINY_TEACHERS, bare_errors, real_data
+from gates import gate, wait_at
 from scripts.command import command_line_options
 from scripts.errors import UserError
 from scripts.labels import REGIONS
@@ -87,14 +87,14 @@ def test_training_keeps_the_best_student_and_logs_every_term_by_name(trained):
 
 
 def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, method, tmp_path, command):
-    line = [sys.executable, "-m", *TRAIN, *method, *WORKERS, *outputs(tmp_path)]
+    files = [*METHOD, str(gate(tmp_path / "gate", step=5))]  # of six, in the third epoch
+    line = [sys.executable, "-m", *TRAIN[:-1], str(files), *method, *WORKERS, *outputs(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = tmp_path / "models" / "checkpoint.pt"
-    wait_for_epochs(tmp_path, 2)
-    process.send_signal(signal.SIGKILL)
+    wait_at(tmp_path / "gate", process)
+    process.kill()
     process.wait()
-    assert 0 < torch.load(checkpoint, weights_only=True)["trainer"]["iteration"] < 6  # killed before its end
+    assert torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] == 4
     result = command(*TRAIN, *method, *WORKERS, *outputs(tmp_path), "--resume", "True")
     assert result.returncode == 0, result.stderr[-3000:]
     expected = student_of(trained)
@@ -109,14 +109,14 @@ def test_a_killed_run_resumes_to_the_same_student_bit_for_bit(trained, method, t
 def test_a_run_that_a_signal_stops_resumes_to_the_same_student(trained, method, tmp_path, command):
     """As ``python -m scripts train`` passes the signal on; the terminal sends Ctrl-C to both."""
     keys = [*method, *WORKERS, *outputs(tmp_path)]
-    line = [sys.executable, "-m", "scripts", "train", *keys]
+    line = [sys.executable, "-m", "scripts", "train", *keys, "--method", str(gate(tmp_path / "gate", step=5))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, cwd=BUNDLE, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_for_epochs(tmp_path, 1)
-    process.send_signal(signal.SIGTERM)
+    wait_at(tmp_path / "gate", process)
+    process.terminate()
     _, log = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in log
-    assert 0 < torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] < 6
+    assert torch.load(tmp_path / "models" / "checkpoint.pt", weights_only=True)["trainer"]["iteration"] == 5
     assert not list(tmp_path.rglob(".part_*")) and not (tmp_path / ".lock").exists()
     result = command("scripts", "train", *keys, "--resume", "True")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -476,22 +476,6 @@ def test_weights_of_other_widths_leave_no_trace_of_an_evaluation(options, traine
     with pytest.raises(UserError, match=r"model\.pt does not fit ResUNet .*student_widths"):
         run_here(options, tmp_path, ["evaluate"], "evaluating", ckpt_path=weights, student_widths=[8, 8, 8, 8])
     assert not list(tmp_path.rglob("*.json"))
-
-
-def test_a_misspelt_option_ends_the_command_without_a_traceback(options, tmp_path, command):
-    result = command(*TRAIN, *options, *outputs(tmp_path / "out"), "--epocs", "9")
-    assert result.returncode == 1
-    assert "epocs is not a key" in result.stderr and "epochs?" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_a_student_alone_trains_at_another_voxel_size(options, tmp_path, command):
-    arguments = ["--config_file", str(ALONE), *options, *outputs(tmp_path), "--epochs", "2", "--spacing", "[6,6,6]"]
-    result = command("monai.bundle", "run", *arguments)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert (tmp_path / "models" / "model.pt").is_file()
 
 
 @pytest.mark.slow

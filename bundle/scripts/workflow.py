@@ -149,19 +149,23 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
     typed = command_as_typed()
     environment = os.environ | ({TYPED: typed} if typed else {})
-    with subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]], env=environment) as process:
-        passed: list[int] = []
+    passed: list[int] = []
+    process: subprocess.Popen | None = None
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
+        if process:
             process.send_signal(number)
-            passed.append(number)
 
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            code = process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process = subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]], env=environment)
+        for number in passed:  # they came before the process was there
+            process.send_signal(number)
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if passed and code == 1:
         return 128 + passed[0]
     return code if code >= 0 else 128 - code

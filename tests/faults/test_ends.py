@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,9 @@ def test_a_signal_ends_a_training_that_resumes_bit_for_bit(commands, longer, tmp
         command.kill(number)
         assert command.wait() in (code, -number, 0), command.text()[-2000:]  # or before the first step, or at the end
         text = command.text()
-        assert "Traceback" not in text and ("Stopped" in text or command.code != code)
+        assert "Traceback" not in text
+        if "epoch 1/" in text and f"epoch {EPOCHS}/" not in text:  # neither before the first step nor at the end
+            assert command.code == code and re.search("Stopped (after|in) ", text), text[-2000:]
         in_epochs.append("Stopped after step" in text)
         training.succeed("--resume", "auto")
         training.check_same(reference)
@@ -113,7 +116,7 @@ def test_a_signal_before_a_training_starts_ends_it_without_a_traceback(commands,
         command.kill(number)
         assert command.wait() in (code, -number), command.text()[-2000:]
         assert "Traceback" not in command.text()
-        assert not list(training.folder.rglob(".part_*")) if training.folder.is_dir() else True
+        assert not list(training.folder.rglob(".part_*"))
 
     trials("SIGTERM or Ctrl-C while a training is prepared", count(2, 10), trial)
 
@@ -133,9 +136,9 @@ def test_a_training_resumes_after_its_loading_process_was_killed(commands, small
             time.sleep(0.05)
         assert command.wait() == 1, command.text()[-2000:]
         text = command.text()
-        own = text.replace("Exception ignored in thread started by", "")  # Python's, if a thread was just starting
-        assert "Traceback" not in text or own != text, text[-3000:]
-        assert "--num_workers" in text.splitlines()[-1], text[-3000:]
+        ignored = "Exception ignored in thread started by"  # Python's, if a thread was just starting
+        assert "Traceback" not in re.sub(rf"{ignored}.*?(?=^\d{{4}}-|\Z)", "", text, flags=re.S | re.M), text[-3000:]
+        assert any("--num_workers" in line for line in text.splitlines()), text[-3000:]
         traces.check_none(command)
         done = len(read_table(training.folder / "history.csv"))
         training.succeed("--epochs", done + 1, "--resume", "auto")
@@ -186,10 +189,12 @@ def test_memory_does_not_grow(method, workers, commands, small, tmp_path, trials
         while not command.ended():
             epoch = command.text().count("epoch ")
             if epoch not in seen and epoch:
-                seen[epoch] = memory_of(command.pid)
+                with contextlib.suppress(KeyError, OSError):  # it has just ended
+                    seen[epoch] = memory_of(command.pid)
             time.sleep(0.02)
         assert command.wait() == 0, command.text()[-2000:]
         early, late = ([seen[epoch] for epoch in seen if low <= epoch < low + 10] for low in (20, epochs - 10))
+        assert early and late
         (memory, files), (memory_later, files_later) = (zip(*part) for part in (early, late))
         assert max(memory_later) < 1.05 * max(memory), (memory, memory_later)
         assert min(files_later) - min(files) <= (epochs - 30) / 10, (files, files_later)

@@ -137,7 +137,7 @@ def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         )
     parts: dict[str, list] = {"training": [], "testing": []}
     tests = [{"image": entry} if isinstance(entry, str) else entry for entry in document.get("test", [])]
-    check_form(tests, [{"image": str}], f"{source}: test")
+    check_form(tests, [{"image": str}], source, "test")
     for part, entry in [*(("training", e) for e in document["training"]), *(("testing", e) for e in tests)]:
         image = entry["image"]
         case = PurePosixPath(image).name.partition(".")[0]
