@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +20,7 @@ from scripts.data.phantom import make_phantoms
 from scripts.errors import UserError
 from scripts.evaluation.parallel import FEWEST, choose_workers, map_in_order
 from scripts.evaluation.score import score
+from scripts.settings.declaration import RULES
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,16 @@ def test_processes_that_train_together_share_the_cores_for_loading(cores, togeth
     monkeypatch.setattr(environment, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(together))
     assert environment.loading_processes() == loading
+
+
+@pytest.mark.parametrize("length, processes", [(75, 2), (76, 0)])
+def test_loading_processes_need_room_for_their_sockets(length, processes, monkeypatch, caplog):
+    """With a longer path a training printed tracebacks and waited for ever."""
+    monkeypatch.setattr(environment, "cores", lambda: 4)
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * (length - 1))
+    assert environment.loading_processes() == processes and ("TMPDIR" in caplog.text) == (processes == 0)
+    rule, expected = RULES["num_workers"]
+    assert rule(2) == bool(processes) and rule(0) and "TMPDIR" in expected
 
 
 @pytest.mark.parametrize("cores, threads", [(3, 3), (64, 16)])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
+import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cores", "loading_processes", "machine", "revision", "versions"]
+__all__ = ["ROOM", "cores", "loading_processes", "machine", "revision", "sockets_fit", "versions"]
+
+logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")
 BUNDLE = Path(__file__).resolve().parents[1]
+LONGEST = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # which Python puts into the folder for temporary files
+ROOM = f"a folder for temporary files (TMPDIR) whose path has at most {LONGEST} characters"
 
 
 def cores() -> int:
@@ -27,8 +33,16 @@ def loading_processes() -> int:
 
     Processes that train together on one machine share its cores. Each leaves two cores of its share free.
     """
+    if not sockets_fit():
+        logger.warning(f"No loading processes, so loading takes longer: they need {ROOM}, not {tempfile.gettempdir()}.")
+        return 0
     share = cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which torchrun sets
     return max(0, min(8, share - 2))
+
+
+def sockets_fit() -> bool:
+    """Whether loading processes can open their sockets, whose paths the system limits to 107 characters."""
+    return len(tempfile.gettempdir()) <= LONGEST
 
 
 def versions() -> dict[str, str]:

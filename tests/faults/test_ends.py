@@ -46,8 +46,7 @@ class Traces:
     """What a command leaves outside of its folder: processes, shared memory and temporary files."""
 
     def __init__(self, folder):
-        self.temporary = folder
-        folder.mkdir()
+        self.temporary = folder  # with a short path, for the sockets of loading processes
         self.shared = self.shared_memory()
 
     @staticmethod
@@ -121,11 +120,13 @@ def test_a_signal_before_a_training_starts_ends_it_without_a_traceback(commands,
     trials("SIGTERM or Ctrl-C while a training is prepared", count(2, 10), trial)
 
 
-def test_a_training_resumes_after_its_loading_process_was_killed(commands, small, references, tmp_path, trials, count):
+def test_a_training_resumes_after_its_loading_process_was_killed(
+    commands, small, references, tmp_path, tmp_path_factory, trials, count
+):
     def trial(index):
         method, workers = METHODS[index % 2], ["--num_workers", "1"]
         training = Training(commands, small, tmp_path / str(index), method)
-        traces = Traces(tmp_path / f"tmp_{index}")
+        traces = Traces(tmp_path_factory.mktemp("t"))
         command = training.start("--epochs", "200", *workers, TMPDIR=str(traces.temporary))
         command.until(in_epoch(command, 1 + index % 3))
         time.sleep(random.Random(index).uniform(0, 0.5))
@@ -149,12 +150,12 @@ def test_a_training_resumes_after_its_loading_process_was_killed(commands, small
 
 
 @pytest.mark.parametrize("end", ["its end", "Ctrl-C", "kill -9"])
-def test_nothing_is_left(end, commands, small, tmp_path, trials, count):
+def test_nothing_is_left(end, commands, small, tmp_path, tmp_path_factory, trials, count):
     """No process, shared memory, temporary or hidden file; after a kill the next run removes those of the folder."""
 
     def trial(index):
         training = Training(commands, small, tmp_path / str(index), METHODS[index % 2])
-        traces = Traces(tmp_path / f"tmp_{index}")
+        traces = Traces(tmp_path_factory.mktemp("t"))
         epochs = EPOCHS if end == "its end" else 200
         options = ["--num_workers", index % 3, "--cache", ["memory", "disk"][index % 2]]
         options += ["--cache_dir", tmp_path / "cache", "--resume", "auto"]

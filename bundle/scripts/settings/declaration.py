@@ -10,6 +10,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 
+from scripts.environment import ROOM, sockets_fit
 from scripts.errors import UserError
 from scripts.files import check_folder
 from scripts.labels import EMPTY_RULES, SEQUENCES
@@ -76,11 +77,12 @@ SIZE: Rule = (
     f'three multiples of {STRIDE} in voxels, such as "[64,64,64]"',
 )
 FLAGS = "strict overwrite activation_checkpointing amp channels_last deterministic mirror dicom_seg"
-COUNTS = "seed num_workers warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
+COUNTS = "seed warm_up_epochs distillation_warm_up whole_volume unlabelled_ramp_up"
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*FLAGS.split(), "uncertainty", "probabilities"), FLAG),
     **dict.fromkeys(("epochs", "batch_size", "accumulation_steps", "val_interval", "search_interval"), AT_LEAST_1),
     **dict.fromkeys(COUNTS.split(), AT_LEAST_0),
+    "num_workers": (lambda v: whole(v, 0) and (v == 0 or sockets_fit()), f"{AT_LEAST_0[1]}; above 0 it needs {ROOM}"),
     **dict.fromkeys(("learning_rate", "student_learning_rate"), RATE),
     **dict.fromkeys(("roi_size", "window_size"), SIZE),
     **dict.fromkeys(sorted(TEXT), (lambda v: v is None or isinstance(v, (str, Path)), "text, such as ./2021")),
