@@ -339,3 +339,10 @@ def test_several_processes_are_started_by_torchrun(type_in, monkeypatch):
 def test_a_command_is_printed_and_its_exit_code_passed_on(capfd):
     assert run_line([sys.executable, "-c", "print('done'); raise SystemExit(3)"]) == 3
     assert capfd.readouterr().out == "python -c \"print('done'); raise SystemExit(3)\"\ndone\n"
+
+
+def test_the_help_of_train_names_every_overlay():
+    overlays = {path.stem for path in (BUNDLE / "configs").glob("*.yaml")}
+    others = {"train", "evaluate", "inference", "paper_inference", "multi_gpu_train"}  # which no one gives as a method
+    named = re.search(r"separated by commas: (.*?);", main.train.__doc__, re.DOTALL)[1]
+    assert set(re.findall(r"\w+", named)) == overlays - others
