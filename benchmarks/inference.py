@@ -1,9 +1,9 @@
 """One T1ce patient from file to file: the student as shipped, other widths of it, and the networks people use instead.
 
 All run inference.yaml; peers get its crop to the brain, its bfloat16 and its allocator too, but work at the patient's
-own spacing, as they do at home, and in PyTorch. The student as shipped is mirrored, by both engines. All others are
+own spacing, as they do at home, and in PyTorch. The student as shipped is mirrored, by every engine. All others are
 not, and have random weights: as these see tumour everywhere, their last step takes 0.1 to 0.2 s more. On a CPU
-SwinUNETR runs in float32, which is faster for it, and DynUNet is not channels last.
+SwinUNETR runs in float32, which is faster for it, and DynUNet is not channels last. ONNX Runtime has no bfloat16.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from measure import interleave, show, timed
 from scripts.device import keep_freed_memory
 from scripts.files import format_table
 from scripts.inference.checked_images import CheckedImages
-from scripts.inference.engines import OpenVino
+from scripts.inference.engines import ConvertingEngine, OnnxRuntime, missing
 from scripts.inference.predictor import load_members, make_members
 
 __all__ = ["inference", "shipped_memory"]
@@ -64,6 +64,8 @@ def inference(dataset_dir: str, repeats: int) -> dict[str, Any]:
     """The first patient of the folder; without a warm-up round, as a user meets it."""
     image = str(sorted(Path(dataset_dir).glob("*/*_t1ce.nii.gz"))[0])
     contenders: dict[str, Mapping[str, Any]] = {"student as shipped": {}, "the same in PyTorch": {"engine": "torch"}}
+    if not missing(OnnxRuntime) and not torch.cuda.is_available():
+        contenders["the same in ONNX Runtime"] = {"engine": "onnx"}
     contenders |= WIDTHS
     contenders |= {name: {**NATIVE, "network_def": network} for name, network in PEERS.items()}
     if not torch.cuda.is_available():
@@ -123,7 +125,7 @@ class Patient:
             data = self.clocked(turn, "preprocess" if index else "read", transform, data)
         data["image"] = self.clocked(turn, "preprocess", data["image"].to, self.device)
         volume = data["image"][None]
-        if self.turns or isinstance(self.inferer.engine, OpenVino):
+        if self.turns or isinstance(self.inferer.engine, ConvertingEngine):
             logits = self.clocked(turn, "network", self.inferer, volume, self.network)
         else:
             with FlopCounterMode(display=False) as counter:

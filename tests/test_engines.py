@@ -1,21 +1,27 @@
-"""OpenVINO gives what PyTorch gives."""
+"""OpenVINO and ONNX Runtime give what PyTorch gives."""
 
 import gc
-import importlib.util
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from scripts.errors import UserError
-from scripts.inference.engines import OpenVino, TorchEngine, make_engine
+from scripts.inference.engines import OnnxRuntime, OpenVino, TorchEngine, make_engine, missing
 from scripts.inference.inferer import VolumeInferer
 from scripts.method.resunet import ResUNet
 
 OPTIONS = {"sw_batch_size": 2, "overlap": 0.25, "mode": "gaussian"}
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+needs_openvino = pytest.mark.skipif(missing(OpenVino) != "", reason="openvino is not installed")
+needs_onnx = pytest.mark.skipif(missing(OnnxRuntime) != "", reason=f"not installed: {missing(OnnxRuntime)}")
+each_engine = pytest.mark.parametrize(
+    "engine", [pytest.param(OpenVino, marks=needs_openvino), pytest.param(OnnxRuntime, marks=needs_onnx)]
+)
 
 
 def network(seed):
@@ -27,13 +33,13 @@ def close(found, expected):
     return float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
-@needs_openvino
+@each_engine
 @pytest.mark.parametrize(
     ("window", "mirror"), [((16, 16, 16), True), ((24, 32, 16), False), ((24, 32, 16), True), ((40, 40, 40), True)]
 )
-def test_logits_are_those_of_pytorch_at_every_window_size(window, mirror):
+def test_logits_are_those_of_pytorch_at_every_window_size(engine, window, mirror):
     volume = torch.randn(1, 1, 21, 37, 30, generator=torch.Generator().manual_seed(1))
-    engine = OpenVino()
+    engine = engine()
     with torch.no_grad():
         for member in map(network, range(2)):  # of an ensemble
             options = {"roi_size": window, "mirror": mirror, **OPTIONS}
@@ -41,9 +47,9 @@ def test_logits_are_those_of_pytorch_at_every_window_size(window, mirror):
             assert close(found, expected) and not torch.equal(found, expected)  # another program
 
 
-@needs_openvino
-def test_a_network_that_is_given_other_weights_is_converted_again():
-    engine, member, window = OpenVino(), network(0), torch.randn(1, 1, 16, 16, 16)
+@each_engine
+def test_a_network_that_is_given_other_weights_is_converted_again(engine):
+    engine, member, window = engine(), network(0), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         before = engine(member, window)
         member.load_state_dict(network(1).state_dict())
@@ -53,21 +59,36 @@ def test_a_network_that_is_given_other_weights_is_converted_again():
 
 class NotConvertible(nn.Module):
     def forward(self, image):
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
             raise RuntimeError("no trace of me")
         return torch.cat([image] * 4, dim=1)
 
 
-@needs_openvino
-def test_a_network_that_cannot_be_converted_is_computed_by_pytorch_or_named(caplog):
-    member, window = NotConvertible(), torch.randn(1, 1, 16, 16, 16)
-    engine = OpenVino()
+@each_engine
+def test_a_network_that_cannot_be_converted_is_computed_by_pytorch_or_named(engine, caplog):
+    member, window, strict = NotConvertible(), torch.randn(1, 1, 16, 16, 16), engine()
+    engine = engine(fallback=True)
     assert all(torch.equal(engine(member, window), member(window)) for _ in range(2))
-    assert [record.getMessage() for record in caplog.records] == [
-        "OpenVINO cannot convert NotConvertible (no trace of me), so PyTorch computes it."
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("scripts")] == [
+        f"{engine.program} cannot convert NotConvertible (no trace of me), so PyTorch computes it."
     ]
     with pytest.raises(UserError, match=r"NotConvertible .*no trace of me.*--engine torch"):
-        OpenVino(fallback=False)(member, window)
+        strict(member, window)
+
+
+@each_engine
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads of a process are seen on Linux alone")
+def test_threads_may_run_on_every_core(engine):
+    """Threads bound to a core meet those of PyTorch there, and those of other processes."""
+    engine, member, windows, seen = engine(), network(0), torch.randn(4, 1, 48, 48, 48), set()
+    engine(member, windows[:1])  # converted before
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(engine, member, windows)
+        while not work.done():
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):  # it has ended
+                    seen.add(frozenset(os.sched_getaffinity(int(thread))))
+    assert seen == {frozenset(os.sched_getaffinity(0))}
 
 
 @needs_openvino

@@ -48,7 +48,7 @@ def sockets_fit() -> bool:
 def versions() -> dict[str, str]:
     """Versions of the bundle, Python and the packages that results depend on."""
     bundle = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
-    packages = [*PACKAGES, *(["openvino"] if find_spec("openvino") else [])]
+    packages = [*PACKAGES, *filter(find_spec, ("openvino", "onnxruntime"))]
     return {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in packages}
 
 

@@ -1,4 +1,4 @@
-"""Which program computes the networks of a prediction: PyTorch, or OpenVINO, which is faster on CPUs."""
+"""Which program computes the networks of a prediction: PyTorch, or on CPUs OpenVINO, the fastest, or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from scripts.device import autocast, kind
-from scripts.errors import UserError, reason_of
-from scripts.inference.exported import ExportedNetwork
+from scripts.errors import UserError, reason_of, root_of
+from scripts.inference.exported import ExportedNetwork, OnnxNetwork
 from scripts.method.features import logits_list
 
-__all__ = ["ENGINES", "OpenVino", "TorchEngine", "make_engine"]
+__all__ = ["ENGINES", "ConvertingEngine", "OnnxRuntime", "OpenVino", "TorchEngine", "make_engine", "missing"]
 
 logger = logging.getLogger(__name__)
 
-ENGINES = ("auto", "torch", "openvino")
+Converted = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TorchEngine:
@@ -33,6 +33,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    packages: tuple[str, ...] = ()
 
     def __init__(self, amp: bool = False) -> None:
         self.amp = amp
@@ -42,11 +43,11 @@ class TorchEngine:
             return logits_list(network(windows, *args, **kwargs))[0].float()
 
 
-class OpenVino(TorchEngine):
-    """The same, computed by OpenVINO, one window at a time.
+class ConvertingEngine(TorchEngine):
+    """The same, computed by another program, one window at a time.
 
-    A network is converted for the size of the windows, which takes a second, and again if its weights change. Exported
-    networks are computed as they are.
+    A network is converted for the size of the windows, which takes some seconds, and again if its weights change.
+    Exported networks are computed as they are.
 
     Args:
         amp: let the network compute in bfloat16.
@@ -56,9 +57,9 @@ class OpenVino(TorchEngine):
         UserError: without ``fallback``, for such a network.
     """
 
-    name = "openvino"
+    program: str  # its name in messages
 
-    def __init__(self, amp: bool = False, fallback: bool = True) -> None:
+    def __init__(self, amp: bool = False, fallback: bool = False) -> None:
         super().__init__(amp)
         self.fallback = fallback
         self.converted: dict[nn.Module, tuple[object, Any]] = {}  # of each network what it was made for, and the model
@@ -73,29 +74,59 @@ class OpenVino(TorchEngine):
             self.converted[network] = made_for, self.convert_or_warn(network, windows[:1])
         if (model := self.converted[network][1]) is None:
             return super().__call__(network, windows)
-        return torch.cat([torch.from_numpy(model(window.numpy())[0].copy()) for window in windows.split(1)])
+        return torch.cat([model(window) for window in windows.split(1)])
 
-    def convert_or_warn(self, network: nn.Module, window: torch.Tensor) -> Any:
+    def convert_or_warn(self, network: nn.Module, window: torch.Tensor) -> Converted | None:
         """The converted network, or None if it cannot be converted."""
         try:
-            return self.convert(network, window)
-        except Exception as error:  # tracing and OpenVINO fail in many ways
-            reason = f"OpenVINO cannot convert {type(network).__name__} ({reason_of(error)})"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that other sizes of window may need another trace: they get one
+                return self.convert(FirstOutput(network).train(network.training), window)
+        except Exception as error:  # tracing and the programs fail in many ways
+            reason = f"{self.program} cannot convert {type(network).__name__} ({reason_of(root_of(error))})"
             if not self.fallback:
-                raise UserError(f"engine is openvino, but {reason}: give --engine torch.") from error
+                raise UserError(f"engine is {self.name}, but {reason}: give --engine torch.") from error
             logger.warning(f"{reason}, so PyTorch computes it.")
             return None
 
-    def convert(self, network: nn.Module, window: torch.Tensor) -> Any:
+    def convert(self, network: nn.Module, window: torch.Tensor) -> Converted:
+        """What computes windows of this size. Shapes: (1, C, h, w, d) -> (1, K, h, w, d)."""
+        raise NotImplementedError
+
+
+class OpenVino(ConvertingEngine):
+    """ConvertingEngine with OpenVINO, on CPUs."""
+
+    name, packages, program = "openvino", ("openvino",), "OpenVINO"
+
+    def convert(self, network: nn.Module, window: torch.Tensor) -> Converted:
         openvino, core = load_openvino()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that other sizes of window may need another trace: they get one
-            # traced here, because OpenVINO would run the network seven times for it
-            traced = torch.jit.trace(FirstOutput(network), window, check_trace=False)
+        # traced here, because OpenVINO would run the network seven times for it
+        traced = torch.jit.trace(network, window, check_trace=False)
         model = openvino.convert_model(traced, example_input=window)
-        precision = "bf16" if self.amp else "f32"
-        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return core.compile_model(model, "CPU", options)
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.amp else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "ENABLE_CPU_PINNING": False,  # else processes of one thread each share the first core
+        }
+        compiled = core.compile_model(model, "CPU", options)
+        return lambda one: torch.from_numpy(compiled(one.numpy())[0].copy())
+
+
+class OnnxRuntime(ConvertingEngine):
+    """ConvertingEngine with ONNX Runtime, on CPUs, in float32: it has no bfloat16 there."""
+
+    name, packages, program = "onnx", ("onnxruntime", "onnxscript"), "ONNX Runtime"
+
+    def __init__(self, amp: bool = False, fallback: bool = False) -> None:
+        super().__init__(False, fallback)
+
+    def convert(self, network: nn.Module, window: torch.Tensor) -> Converted:
+        logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+        # ONNX Runtime optimizes it
+        exported = torch.onnx.export(network, (window,), dynamo=True, verbose=False, optimize=False)
+        assert exported is not None  # as without a file
+        return OnnxNetwork(exported.model_proto.SerializeToString(), window.device)
 
 
 @functools.cache
@@ -122,19 +153,28 @@ class FirstOutput(nn.Module):
         return logits_list(self.network(image))[0]
 
 
+ENGINES: dict[str, type[TorchEngine]] = {engine.name: engine for engine in (TorchEngine, OpenVino, OnnxRuntime)}
+
+
 def make_engine(engine: str = "auto", device: torch.device | str = "cpu", amp: bool = False) -> TorchEngine:
     """The engine of this name; ``auto`` takes OpenVINO on a CPU where it is installed.
 
     Raises:
-        UserError: if OpenVINO is asked for and is not installed, or the device is no CPU.
+        UserError: if there is no such engine, its packages are not installed, or it needs a CPU and the device is none.
     """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}.")
-    installed, cpu = importlib.util.find_spec("openvino") is not None, kind(device) == "cpu"
-    if engine == "openvino" and not cpu:
-        raise UserError(f"engine is openvino, but device is {device}: give --device cpu, or --engine torch.")
-    if engine == "openvino" and not installed:
-        raise UserError("engine is openvino, which is not installed: pip install openvino.")
-    if engine == "torch" or not (installed and cpu):
-        return TorchEngine(amp)
-    return OpenVino(amp, fallback=engine == "auto")
+    if engine not in ("auto", *ENGINES):
+        raise UserError(f"engine is {engine!r}, expected one of {', '.join(('auto', *ENGINES))}.")
+    cpu = kind(device) == "cpu"
+    if engine == "auto":
+        return OpenVino(amp, fallback=True) if cpu and not missing(OpenVino) else TorchEngine(amp)
+    chosen = ENGINES[engine]
+    if chosen is not TorchEngine and not cpu:
+        raise UserError(f"engine is {engine}, but device is {device}: give --device cpu, or --engine torch.")
+    if packages := missing(chosen):
+        raise UserError(f"engine is {engine}, which needs packages that are not installed: pip install {packages}.")
+    return chosen(amp)
+
+
+def missing(engine: type[TorchEngine]) -> str:
+    """The packages of an engine that are not installed."""
+    return " ".join(package for package in engine.packages if importlib.util.find_spec(package) is None)

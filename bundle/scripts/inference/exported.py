@@ -24,10 +24,10 @@ def load_exported(path: str, device: torch.device) -> nn.Module:
     Raises:
         UserError: if the file cannot be read or is not what its name says, or onnxruntime is not installed.
     """
+    if Path(path).suffix == ".onnx" and importlib.util.find_spec("onnxruntime") is None:
+        raise UserError(f"ckpt_path is {path}, but onnxruntime is not installed: pip install onnxruntime.")
     try:
         return ScriptedNetwork(path, device) if Path(path).suffix == ".ts" else OnnxNetwork(path, device)
-    except UserError:
-        raise
     except Exception as error:  # both libraries fail in many ways
         raise UserError(f"ckpt_path {path} cannot be loaded ({reason_of(error, -1)}): export it again.") from error
 
@@ -49,19 +49,24 @@ class ScriptedNetwork(ExportedNetwork):
 
 
 class OnnxNetwork(ExportedNetwork):
-    """An ONNX file, run by onnxruntime: on the GPU if onnxruntime can use it, else on the CPU."""
+    """An ONNX model, run by onnxruntime: on the GPU if onnxruntime can use it, else on the CPU.
 
-    def __init__(self, path: str, device: torch.device) -> None:
+    Args:
+        model: its file, or its bytes.
+        device: to compute on.
+    """
+
+    def __init__(self, model: str | bytes, device: torch.device) -> None:
         super().__init__()
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise UserError(f"ckpt_path is {path}, but onnxruntime is not installed: pip install onnxruntime.")
         import onnxruntime
 
         wanted = ["CUDAExecutionProvider"] if torch.device(device).type == "cuda" else []
         providers = [
             name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()
         ]
-        self.session = onnxruntime.InferenceSession(path, providers=providers)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(model, options, providers=providers)
         self.name = self.session.get_inputs()[0].name
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
