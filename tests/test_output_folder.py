@@ -12,10 +12,12 @@ import pytest
 
 from conftest import BUNDLE
 from scripts.errors import UserError
+from scripts.evaluation import earlier_evaluation
+from scripts.evaluation.earlier_evaluation import check_new_evaluation, forget_evaluation
 from scripts.files import sha256, write_json
+from scripts.folders.earlier_scores import forget_scores
 from scripts.locking import FolderLock
-from scripts.training import output_folder
-from scripts.training.output_folder import check_new_evaluation, check_new_run, forget_evaluation, forget_scores
+from scripts.training.earlier_training import check_new_run
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 
@@ -68,7 +70,7 @@ def test_an_evaluation_is_the_same_when_a_class_has_moved_to_another_file(target
     configuration = {"preprocessing": {"_target_": target}}
     write_json(tmp_path / "evaluation.json", {"cases": [], "weights": weights, "configuration": configuration})
     now = {"preprocessing": {"_target_": "scripts.inference.here.Inferer"}}
-    monkeypatch.setattr(output_folder, "merged_config", lambda: now)
+    monkeypatch.setattr(earlier_evaluation, "merged_config", lambda: now)
     with nullcontext() if fits else pytest.raises(UserError, match="other preprocessing"):
         check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), [])
 

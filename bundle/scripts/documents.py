@@ -10,17 +10,18 @@ from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["check_form", "check_rows", "check_unowned", "figure", "nearest", "some"]
+__all__ = ["COMPARISON", "REPORT", "SCORES", "check_form", "check_rows", "check_unowned", "figure", "nearest", "some"]
 
 WORDS: dict[type, str] = {
     **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
     **{dict: "keys with values", list: "a list", NoneType: "empty"},
 }
+SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
+REPORT = ("report.html", "report.csv", "report.json")
+COMPARISON = ("comparison.html", "comparison.csv", "comparison.json")
 DOCUMENTS = frozenset(  # of runs and data sets, each with one command that writes it
     [f"{stage}.json" for stage in ("training", "evaluation", "inference", "cross_validation", "mlflow", "teacher")]
-    + [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
-    + [f"{page}{suffix}" for page in ("report", "comparison") for suffix in (".html", ".csv", ".json")]
-    + ["history.csv", "calibration.csv", "trained_on.json", "dataset.json", "split.json"]
+    + [*SCORES, *REPORT, *COMPARISON, "history.csv", "trained_on.json", "dataset.json", "split.json"]
 )
 
 

@@ -11,10 +11,10 @@ from monai.utils import ensure_tuple
 
 from scripts.errors import UserError
 from scripts.files import read_json, sha256, write_json
+from scripts.folders.earlier_scores import forget_scores
 from scripts.folders.map_files import label_map, maps_of
 from scripts.locking import FolderLock
 from scripts.settings.provenance import absolute, plain, record_run
-from scripts.training.output_folder import forget_scores
 
 __all__ = ["Replacement", "record_groups", "record_inference"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from scripts.documents import some
+from scripts.documents import COMPARISON, some
 from scripts.errors import UserError
 from scripts.evaluation.compare import HEADER, common_cases, difference_row, paired_columns, row_cells
 from scripts.evaluation.metrics import COLUMNS
@@ -29,7 +29,6 @@ from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric
 
 __all__ = ["compare_runs"]
 
-OWN = ("comparison.html", "comparison.csv", "comparison.json")
 MARKS = {".csv": HEADER, ".json": '"runs"'}
 SIDES = ("A", "B")
 TITLES = METRICS | {
@@ -63,7 +62,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     picks = middle_and_ends(sorted(cases, key=lambda case: -gains[case]), ["A gains most", "Median", "A loses most"])
     alerts = {side: Alerts(run) for side, run in runs.items()}
-    with Draft(target, OWN, MARKS) as draft:
+    with Draft(target, COMPARISON, MARKS) as draft:
         for patient in read_pairs(runs, cases):
             for side in runs:
                 alerts[side].look_at(patient, f"Prediction of {side}")

@@ -12,9 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from scripts.documents import REPORT
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import calibration_error, read_calibration
 from scripts.evaluation.patients import patients
+from scripts.folders.earlier_scores import REPORT_MARK
 from scripts.labels import TABLE_ORDER
 from scripts.report.alerts import Alerts
 from scripts.report.comparison import compare_runs
@@ -37,8 +39,7 @@ from scripts.training.history import read_history
 
 __all__ = ["report"]
 
-OWN = ("report.html", "report.csv", "report.json")
-MARKS = {".csv": "", ".json": "calibration_error"}
+MARKS = {".csv": "", ".json": REPORT_MARK}
 PREDICTION = "Prediction"
 
 
@@ -81,7 +82,7 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
     calibration = read_calibration(Path(folder) / "calibration.csv") if run.tables else []
     charts = charts_of(run, calibration, read_history(history / "history.csv"))
     alerts = Alerts(run)
-    with Draft(target, OWN, MARKS) as draft:
+    with Draft(target, REPORT, MARKS) as draft:
         for patient in read_patients(run):
             alerts.look_at(patient, PREDICTION)
             name = patient.name

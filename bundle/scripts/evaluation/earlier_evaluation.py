@@ -1,4 +1,4 @@
-"""The folder of a training or an evaluation: it holds one run, which no other replaces."""
+"""The evaluation that a folder holds already: another one replaces it only where asked to."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
-from scripts.folders.folder_files import RECORDS
+from scripts.folders.earlier_scores import forget_scores
 from scripts.folders.map_files import label_map
 from scripts.running import merged_config
 from scripts.settings.provenance import plain, without_modules
-from scripts.training.checkpoint import checkpoints_in
 
-__all__ = ["check_new_evaluation", "check_new_run", "forget_evaluation", "forget_scores"]
+__all__ = ["check_new_evaluation", "forget_evaluation"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,35 +24,6 @@ SCORING = (  # keys that decide scores and label maps
     "label_map",
 )  # fmt: skip
 EVALUATION = {"cases": [{"case": str}], "weights": {}, "configuration": {}}
-SCORES = ("metrics.csv", "metrics.json", "metrics_et_cleared.csv", "metrics_et_cleared.json", "calibration.csv")
-REPORT = ("report.html", "report.csv", "report.json")
-
-
-def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
-    """Check before anything is written that a new training replaces no earlier one.
-
-    Args:
-        output_dir: folder of the training.
-        ckpt_dir: folder of checkpoint.pt and model.pt.
-        resume: as for RunCheckpoint.
-        dataset_dir: empty in MONAI Label, which trains the weights that it serves again and again.
-
-    Raises:
-        UserError: names what is there and the ways out.
-    """
-    checkpoints = checkpoints_in(ckpt_dir)
-    if not dataset_dir or (resume if resume != "auto" else checkpoints):
-        return
-    others = [
-        Path(output_dir, "history.csv"),
-        Path(output_dir, "evaluation.json"),  # whose scores MLflow would take for the new run's
-        *checkpoints,
-        Path(ckpt_dir, "model.pt"),
-    ]  # training.json alone: no epoch
-    if there := [path for path in others if path.is_file()]:
-        elsewhere = "--output_dir" if there[0].parent == Path(output_dir) else "--output_dir (or --ckpt_dir, if set)"
-        way = "continue it with --resume True, or give" if checkpoints else "there is no checkpoint to resume, so give"
-        raise UserError(f"{there[0]} belongs to an earlier run and would be replaced: {way} another {elsewhere}.")
 
 
 def check_new_evaluation(
@@ -111,17 +81,3 @@ def forget_evaluation(output_dir: str) -> None:
         )
     for file in there:
         file.unlink()
-
-
-def forget_scores(output_dir: str) -> None:
-    """Remove scores and report of label maps that are about to be replaced, if a run of ours is in the folder."""
-    if not any(Path(output_dir, name).is_file() for name in RECORDS):
-        return
-    page = Path(output_dir, "report.json")
-    ours = page.is_file() and "calibration_error" in page.read_text(encoding="utf-8", errors="ignore")
-    found = [path for name in (*SCORES, *(REPORT if ours else ())) if (path := Path(output_dir, name)).is_file()]
-    for path in found:
-        path.unlink()
-    if found:
-        names = ", ".join(path.name for path in found)
-        logger.warning(f"{output_dir}: {names} of an earlier run removed, because label maps are made again.")
