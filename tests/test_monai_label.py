@@ -7,12 +7,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +21,7 @@ from monai.bundle import run as bundle_run
 
 from conftest import BUNDLE, TINY
 from scripts.command import command_line_options
+from servers import Server
 
 NAME = "brats_t1ce_kd_segmentation"
 
@@ -66,31 +65,13 @@ def study(tmp_path, cohort_source):
 
 @pytest.fixture
 def server(label_image, study, tmp_path, free_port):
-    """``make label`` where its environment is made already, in a process group of its own."""
+    """``make label`` where its environment is made already."""
     port = free_port()
     folders = [f"STUDIES={study.parent}", f"LABELS={tmp_path / 'labels'}", f"APP={tmp_path / 'app'}"]
     line = ["make", "label", *folders, f"PORT={port}"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(
-            line, cwd=label_image[0], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.time() + 240
-    try:
-        while time.time() < deadline and process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{address}/info/", timeout=5)
-                break
-            except OSError:
-                time.sleep(1)
-        else:
-            pytest.fail((tmp_path / "log").read_text()[-3000:])
-        yield address
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+    own = Server(line, f"http://127.0.0.1:{port}", "/info/", label_image[0], tmp_path / "log")
+    yield own.start({key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}).uri
+    own.end()
 
 
 def post(address, **fields):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import time
-import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +21,7 @@ from scripts.training.mlflow_facts import parameters
 from scripts.training.mlflow_run import MlflowRun
 from scripts.training.tracking import Tracking, send_cross_validation, send_evaluation, send_run
 from scripts.workflow import command_as_typed, run_line
+from servers import mlflow_server
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '.[track]'")
 DIGEST = "d3" * 32
@@ -58,28 +55,10 @@ ROW = {"loss/total": 1.5, "weight/t1": 0.05}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, free_port):
-    """``mlflow server`` on loopback: SQLite, artifacts in a folder."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    line = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(line, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail((folder / "log").read_text()[-2000:])
-        yield uri
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
+    """The address of a running MLflow server."""
+    own = mlflow_server(tmp_path_factory.mktemp("server"), free_port())
+    yield own.start().uri
+    own.end()
 
 
 @pytest.fixture(scope="module")

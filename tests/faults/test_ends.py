@@ -7,16 +7,14 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from faults.runs import EPOCHS, Training, make_small
 from scripts.files import read_table
+from servers import mlflow_server
 
 pytestmark = pytest.mark.slow
 METHODS = ("student_alone", "mtcm_kd")
@@ -206,39 +204,11 @@ def test_memory_does_not_grow(method, workers, commands, small, tmp_path, trials
 
 @pytest.fixture
 def server(tmp_path, free_port):
-    """Starts and kills ``mlflow server`` on one port and store."""
+    """An MLflow server that is not started yet."""
     pytest.importorskip("mlflow", reason="mlflow is an extra: pip install '.[track]'")
-    port = free_port()
-    line = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/store.db", "--artifacts-destination", str(tmp_path / "artifacts"),
-    ]  # fmt: skip
-    started = []
-
-    class Server:
-        uri = f"http://127.0.0.1:{port}"
-
-        def start(self):
-            with open(tmp_path / "server.log", "a") as log:
-                started.append(
-                    subprocess.Popen(line, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-                )
-            deadline = time.monotonic() + 180
-            while time.monotonic() < deadline:
-                try:
-                    return urllib.request.urlopen(f"{self.uri}/health", timeout=2)
-                except OSError:
-                    time.sleep(0.2)
-            raise AssertionError((tmp_path / "server.log").read_text()[-2000:])
-
-        def kill(self):
-            process = started.pop()
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    yield Server()
-    while started:
-        Server().kill()
+    own = mlflow_server(tmp_path, free_port())
+    yield own
+    own.end(signal.SIGKILL)
 
 
 def test_a_training_outlives_its_mlflow_server(server, commands, small, references, tmp_path, trials, count):
@@ -250,7 +220,7 @@ def test_a_training_outlives_its_mlflow_server(server, commands, small, referenc
         training = Training(commands, small, tmp_path / f"followed_{index}", "mtcm_kd")
         command = training.start("--epochs", 12, "--mlflow_uri", server.uri)
         command.until(in_epoch(command, 2 + index % 3))
-        server.kill()
+        server.end(signal.SIGKILL)
         command.until(in_epoch(command, 6 + index % 3))
         back = index % 3 < 2  # else it comes after the training's end
         if back:
