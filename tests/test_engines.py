@@ -48,11 +48,12 @@ def test_logits_are_those_of_pytorch_at_every_window_size(engine, window, mirror
 
 
 @each_engine
-def test_a_network_that_is_given_other_weights_is_converted_again(engine):
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_network_that_is_given_other_weights_is_converted_again(engine, assign):
     engine, member, window = engine(), network(0), torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         before = engine(member, window)
-        member.load_state_dict(network(1).state_dict())
+        member.load_state_dict(network(1).state_dict(), assign=assign)
         after, expected = engine(member, window), TorchEngine()(member, window)
     assert close(after, expected) and not close(before, expected)
 
@@ -124,9 +125,11 @@ def test_an_engine_is_chosen_by_name(monkeypatch):
     for options, reason in {
         ("openvino",): "not installed",
         ("openvino", "cuda"): "device is cuda",
+        ("onnx",): "pip install onnx onnxruntime onnxscript",
         ("x",): "'x'",
     }.items():
         with pytest.raises(UserError, match=reason):
             make_engine(*options)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert type(make_engine("auto")) is OpenVino and make_engine("auto", "cpu", True).amp
+    assert type(make_engine("onnx")) is OnnxRuntime and not make_engine("onnx", "cpu", True).amp

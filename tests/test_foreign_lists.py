@@ -44,6 +44,12 @@ def test_folds_of_monai_become_ours_whatever_the_order_of_files(order, written):
     assert read["labels"] == {"0": "background", "1": "NCR", "2": "ED", "4": "ET"}
 
 
+def test_a_case_of_monai_is_named_after_its_t1ce(written):
+    images = ["a/P1_x_flair.nii.gz", "a/P1_t1ce.nii.gz", "a/P1_long_name_t2.nii.gz"]
+    read = read_datalist(written({"training": [{"image": images, "label": "a/P1_seg.nii.gz", "fold": 0}]}))
+    assert [entry["case"] for entry in read["training"]] == ["P1"]
+
+
 def test_the_dataset_json_of_msd_serves_prediction(written):
     read = read_datalist(written(MSD), folds=False)
     (labelled,), (unlabelled,) = read["training"], read["testing"]

@@ -6,9 +6,16 @@ from monai.transforms import CenterSpatialCropd, Compose, Lambdad, RandFlipd, Ra
 
 from scripts.errors import UserError
 from scripts.method.distillation import DistillationNetwork
+from scripts.method.fusion import CooperativeFusion
 from scripts.method.resunet import ResUNet
 from scripts.method.teachers import Teacher
-from scripts.settings.preflight import check_augmentation, check_evaluation, check_networks, check_processes
+from scripts.settings.preflight import (
+    check_augmentation,
+    check_evaluation,
+    check_fusion,
+    check_networks,
+    check_processes,
+)
 
 WIDTHS = [4, 4, 4, 4]
 
@@ -40,6 +47,24 @@ def test_networks_of_other_channels_are_refused(student, teacher, message):
     teachers = {"both": Teacher(teacher, ["flair", "t2"])} if teacher else {}
     with pytest.raises(UserError, match=message):
         check_networks(DistillationNetwork(student, teachers), [16, 16, 16])
+
+
+@pytest.mark.parametrize(
+    "layer, channels, fits", [("decoder2", 4, True), ("decoder2", 8, False), ("decoder1", 4, False)]
+)
+def test_a_fusion_that_does_not_fit_its_teachers_is_refused(layer, channels, fits):
+    teachers = {
+        "t2": Teacher(ResUNet(1, 4, WIDTHS), "t2", feature_layers=["decoder2"]),
+        "both": Teacher(ResUNet(2, 4, WIDTHS), ["flair", "t1"], feature_layers=[layer]),
+    }
+    networks = DistillationNetwork(ResUNet(1, 4, WIDTHS), teachers, CooperativeFusion({"t2": [4], "both": [channels]}))
+    if fits:
+        check_fusion(networks, [16, 16, 16])
+        return
+    size = 8 if layer == "decoder2" else 4
+    shapes = rf"t2 \[\(4, 8, 8, 8\)\]; both \[\(4, {size}, {size}, {size}\)\]"
+    with pytest.raises(UserError, match=rf"^fusion fails on features .* of {shapes}: .*fusion::in_channels::NAME"):
+        check_fusion(networks, [16, 16, 16])
 
 
 def test_more_processes_than_validation_patients_are_refused():

@@ -422,6 +422,13 @@ def test_a_dataset_json_that_cannot_be_understood_asks_for_the_values(folders):
     score(*options, truth_values="brats2018")
 
 
+def test_a_record_of_another_program_does_not_keep_from_scoring(folders):
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "without.csv"))
+    (folders / "pred" / "evaluation.json").write_text('{"cases": 3}')
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "with.csv"))
+    assert (folders / "with.csv").read_text() == (folders / "without.csv").read_text()
+
+
 @pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2, 1, 3]])
 def test_the_record_of_a_run_says_what_its_label_maps_mean(values, folders, truth):
     """A run in the folder of a data set whose dataset.json is of the data set's own labels."""

@@ -9,7 +9,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.terms import DistillationLoss, StudentLabels, TeacherResponses, Term
+from scripts.method.terms import DistillationLoss, FusionLabels, StudentLabels, TeacherResponses, Term
 
 
 def output(seed=0, grad=True):
@@ -55,9 +55,13 @@ def test_the_terms_add_up_to_the_published_sum(label):
 def test_one_backward_pass_equals_the_two_of_the_authors(label):
     once, twice = output(), output()
     paper_loss()(once, label).backward()
-    for names in (("teacher", "fusion_1"), ("student", "distil", "student_deep_1", "distil_fusion_1")):
+    without_heads = twice._replace(student=twice.student[:1])
+    for given, names in (
+        (without_heads, ("teacher", "fusion_1")),
+        (twice, ("student", "distil", "student_deep_1", "distil_fusion_1")),
+    ):
         loss = paper_loss()
-        DistillationLoss({name: loss.terms[name] for name in names}, True)(twice, label).backward()
+        DistillationLoss({name: loss.terms[name] for name in names}, True)(given, label).backward()
     for a, b in [*zip(once.student, twice.student), *zip(once.teachers.values(), twice.teachers.values())]:
         torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(once.fused[0].grad, twice.fused[0].grad)
@@ -98,6 +102,14 @@ def test_an_output_that_no_term_uses_is_an_error_that_names_it(label):
     out = output()
     with pytest.raises(ValueError, match=r"student .* level 1"):
         DistillationLoss({"student": StudentLabels(SegmentationLoss(), 1.0)})(out._replace(fused=[]), label)
+
+
+def test_a_level_of_the_fusion_is_none_of_the_student(label):
+    """Heads that no term uses would get no gradient, which DDP waits for."""
+    terms = {"student": StudentLabels(SegmentationLoss(), 1.0), "fusion_1": FusionLabels(SegmentationLoss(), 1.0)}
+    with pytest.raises(ValueError, match=r"student .* level 1"):
+        DistillationLoss(terms)(output(), label)
+    DistillationLoss(terms | {"deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
 
 
 def test_a_term_of_ones_own_is_weighted_and_logged_by_name(label):
@@ -150,8 +162,9 @@ def test_a_term_that_fails_or_gives_no_scalar_is_named(given, words, label):
         def forward(self, output, label):
             return given()
 
+    out = output()._replace(fused=[])
     with pytest.raises(UserError, match=r"^loss::terms::mine \(test_terms\..*Mine\) " + words):
-        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
+        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(out, label)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DataLoader worker (pid 1) is killed")])
@@ -160,8 +173,9 @@ def test_what_is_no_fault_of_a_term_stays_as_it_is(error, label):
         def forward(self, output, label):
             raise error
 
+    out = output()._replace(fused=[])
     with pytest.raises(type(error)) as raised:
-        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
+        DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(out, label)
     assert raised.value is error
 
 

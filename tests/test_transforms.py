@@ -1,12 +1,23 @@
 """Preprocessing, on arrays with known answers."""
 
+import monai.transforms
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscreted
 
 from scripts.data import transforms
-from scripts.data.transforms import ArgMaxd, DarkBackgroundd, Resampled, SelectChannelsd, WholeNumbersd, not_zero
+from scripts.data.transforms import (
+    ArgMaxd,
+    DarkBackgroundd,
+    LoadImaged,
+    Resampled,
+    SelectChannelsd,
+    WholeNumbersd,
+    not_zero,
+)
 
 
 def test_channels_are_selected_by_the_entrys_own_order():
@@ -128,3 +139,21 @@ def test_rounding_errors_of_headers_change_nothing(size, spacing, noise):
     one = resampled(1 + noise)
     torch.testing.assert_close(one, resampled(1), rtol=0, atol=1e-4)
     assert torch.equal(one != 0, resampled(1) != 0) and not ((one != 0) & (one < 1e-5)).any()
+
+
+def test_the_sform_counts_where_both_have_codes(tmp_path):
+    """As in the checks; MONAI would take the qform, since pixdim is nearer to it, and turn the image."""
+    affine = np.diag([2.0, 2, 2, 1])
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine)
+    image.set_sform(affine @ np.diag([1.001, 1, 1, 1]), 2)
+    image.set_qform(np.array([[0, 1, 0, 5], [-1, 0, 0, 30], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine, 1)
+    for name in ("a", "b"):
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    a, b = (str(tmp_path / f"{name}.nii.gz") for name in ("a", "b"))
+    loaded = LoadImaged(["image", "label"])({"image": [a, b], "label": a})  # one file, and two as channels
+    for volume in loaded.values():
+        np.testing.assert_allclose(volume.affine, image.get_sform())
+        np.testing.assert_allclose(volume.meta["original_affine"], image.get_sform())
+    assert not np.allclose(
+        monai.transforms.LoadImaged("label")({"label": a})["label"].affine, image.get_sform(), atol=0.1
+    )

@@ -13,6 +13,7 @@ from conftest import BUNDLE, real_data
 from scripts.data.checks import check_case
 from scripts.data.phantom import draw_patient
 from scripts.data.plausible import image_faults
+from scripts.data.transforms import SelectChannelsd
 from scripts.data.volumes import Volume, content_checksum, grid_faults, read_volume
 from scripts.inference.checked_images import CheckedImages
 
@@ -224,6 +225,18 @@ def test_each_sequence_of_a_4d_file_is_looked_at(brain):
     mask = (brain > 0).astype(np.float32)
     assert not image_faults(Volume(np.stack([brain, brain * 2], -1), AFFINE))
     assert image_faults(Volume(np.stack([brain, mask], -1), AFFINE))
+
+
+def test_an_empty_channel_of_a_4d_file_is_a_fault_where_it_is_used(brain, tmp_path):
+    path = save(tmp_path / "p.nii.gz", np.stack([brain, 0 * brain], -1))
+    files, channels = dict.fromkeys(["t1ce", "flair"], path), {"t1ce": 0, "flair": 1}
+    assert not check_case("p", files, ["t1ce"], set(), channels).faults
+    (found,) = check_case("p", files, ["t1ce", "flair"], set(), channels).faults
+    assert found.fault == "channel 1 of 0 to 1 is empty (no voxel other than 0)"
+    for used, fault in ((0, None), (1, found.fault)):  # by a prediction
+        entry = {"image": str(path), "case": "p", "channels": {"image": [used], "volumes": 2}}
+        steps = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), SelectChannelsd("image")])
+        assert CheckedImages([entry], steps)[0].get("fault") == fault
 
 
 def test_a_label_of_the_whole_brain_is_a_fault(brain, tmp_path):

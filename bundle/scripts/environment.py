@@ -8,8 +8,8 @@ import os
 import platform
 import subprocess
 import tempfile
-from importlib.metadata import version
-from importlib.util import find_spec
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,11 @@ def sockets_fit() -> bool:
 def versions() -> dict[str, str]:
     """Versions of the bundle, Python and the packages that results depend on."""
     bundle = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
-    packages = [*PACKAGES, *filter(find_spec, ("openvino", "onnxruntime"))]
-    return {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in packages}
+    found = {"bundle": bundle, "python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    for engine in ("openvino", "onnxruntime", "onnxruntime-gpu"):
+        with suppress(PackageNotFoundError):
+            found[engine] = version(engine)
+    return found
 
 
 def revision() -> str | None:

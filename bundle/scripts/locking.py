@@ -99,8 +99,9 @@ def locked(path: Path, latest: float) -> IO[str]:
                 raise
             time.sleep(0.1)
             continue
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            return file
+        with suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
         file.close()  # another process removed it at its end
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,9 @@ class CheckedFiles:
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def report(self, role: str, files: Mapping[str, Path], channels: Mapping[str, int], first: bool) -> FileReport:
+    def report(
+        self, role: str, files: Mapping[str, Path], channels: Mapping[str, int], first: bool, used: Collection[int] = ()
+    ) -> FileReport:
         """The report of one role's file, which is read unless the record holds it.
 
         Args:
@@ -80,6 +82,7 @@ class CheckedFiles:
             files: path by role.
             channels: channel of each sequence in a 4-D file; empty where each has its own.
             first: whether the file gives the checksum of its case: that of the role's channel.
+            used: channels of a 4-D file that must not be empty.
 
         Raises:
             FileNotFoundError, ValueError: as ``read_volume``.
@@ -87,7 +90,7 @@ class CheckedFiles:
         if role not in files or not files[role].is_file():
             raise FileNotFoundError(str(files.get(role, "-")))
         path, stat = files[role].resolve(), files[role].stat()
-        key = json.dumps([str(path), role == "label", len(channels), channels.get(role, 0) if first else None])
+        key = json.dumps([str(path), role == "label", len(channels), channels.get(role, 0) if first else None, *used])
         stamp = [stat.st_size, stat.st_mtime_ns]
         if role == "label" and (beside := image_beside(files)):
             image = files[beside].stat()
@@ -97,7 +100,7 @@ class CheckedFiles:
             known = FileReport(*values)
             if [size, time] == stamp and known.grid.affine.shape == (4, 4):
                 return known
-        report = read_report(role, files, channels, first)
+        report = read_report(role, files, channels, first, used)
         if len(report.values) <= MOST_VALUES and all(map(math.isfinite, report.values)):
             self.new[key] = [*stamp, report]
         return report
@@ -114,7 +117,9 @@ class CheckedFiles:
             logger.info(f"All files will be read again at the next start: {error}")
 
 
-def read_report(role: str, files: Mapping[str, Path], channels: Mapping[str, int], first: bool) -> FileReport:
+def read_report(
+    role: str, files: Mapping[str, Path], channels: Mapping[str, int], first: bool, used: Collection[int]
+) -> FileReport:
     """The report of one role's file, from reading it."""
     if role == TARGETS:
         return read_targets(files)
@@ -122,7 +127,7 @@ def read_report(role: str, files: Mapping[str, Path], channels: Mapping[str, int
         return read_label(files, channels)
     volume = read_volume(role, files, len(channels) or 1)
     grid = list(volume.voxels.shape[:3]), volume.affine.tolist()
-    faults = image_faults(volume)
+    faults = image_faults(volume, used)
     if not first or faults:
         return FileReport(*grid, faults)
     if volume.voxels.ndim == 4:  # the other channels are of other sequences

@@ -78,7 +78,9 @@ def check_case(
     sequences: list[Path] = []
     for role in unique_roles(files, roles):
         try:
-            file = checked.report(role, files, channels or {}, first=role == roles[0])
+            own = role == roles[0]  # a 4-D file is looked at once for all its sequences
+            used = sorted(channels[name] for name in roles if name in channels) if channels and own else ()
+            file = checked.report(role, files, channels or {}, own, used)
         except FileNotFoundError as error:
             without = ", or do without (python -m scripts datalist --sequences, and no teacher that sees it)"
             remedy = f"add the file, named like the others{'' if role in (roles[0], 'label') else without}"

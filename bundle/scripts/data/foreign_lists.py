@@ -100,16 +100,16 @@ def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     for part, entry in [("training", entry) for entry in document["training"]] + [
         ("testing", entry) for key in ("testing", "validation") for entry in document.get(key, [])
     ]:
-        files = {}
+        files, names = {}, {}
         for path in entry["image"]:
             name, _, ending = PurePosixPath(path).name.partition(".")[0].replace("-", "_").rpartition("_")
             if (role := ENDINGS.get(ending.lower())) not in SEQUENCES or role in files:
                 raise UserError(f"{source}: {path} ends in no sequence, or in one that its case has twice: {MADE}.")
-            files[role] = path
+            files[role], names[role] = path, name
             endings.add(ending.lower())
         if "t1ce" not in files:
             raise UserError(f"{source}: the case of {entry['image'] or 'no image'} has no T1ce: {MADE}.")
-        case = PurePosixPath(files["t1ce"]).name.partition(".")[0][: len(name)]
+        case = PurePosixPath(files["t1ce"]).name.partition(".")[0][: len(names["t1ce"])]
         own = {"case": case, "patient": patient_of(case), "image": files.pop("t1ce"), **files}
         parts[part].append(own | {key: entry[key] for key in ("label", "fold") if key in entry})
     values = BRATS_2023 if endings <= set(ENDINGS_2023) else BRATS_2018

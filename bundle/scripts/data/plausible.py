@@ -33,14 +33,22 @@ SAMPLE = 4_000_000  # voxels that are enough to tell
 STRIP = "strip the skull (hd-bet, SynthStrip) and set the background to 0; predict also takes --brain_mask"
 
 
-def image_faults(volume: Volume) -> list[Finding]:
-    """What shows that a volume is no skull-stripped brain on a known grid. Training and prediction ask this."""
+def image_faults(volume: Volume, used: Iterable[int] = ()) -> list[Finding]:
+    """What shows that a volume is no skull-stripped brain on a known grid. Training and prediction ask this.
+
+    Args:
+        volume: one sequence, or several as channels.
+        used: the channels that are learnt from, which must not be empty.
+    """
     voxels = volume.voxels
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         return [("non-finite voxels (NaN or infinity)", "repair the file, or leave it out")]
     if not (voxels > 0).any():
         return [("empty image (no voxel above 0)", "replace the file, or leave it out")]
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim == 4 else [voxels]
+    if empty := [str(index) for index in used if not channels[index].any()]:
+        fault = f"channel {', '.join(empty)} of 0 to {len(channels) - 1} is empty (no voxel other than 0)"
+        return [(fault, "replace the file, or leave it out")]
     spacing = voxel_sizes(volume.affine)
     faults = header_faults(volume, SHORTEST_MM)
     if not faults and not volume.placed:
@@ -71,7 +79,7 @@ def brain_faults(voxels: np.ndarray, spacing: np.ndarray) -> list[Finding]:
     if share > MOST_NOT_ZERO:
         return [(f"{share:.0%} of the voxels are not 0, but all outside the brain must be", STRIP)]
     if share == 0:
-        return []  # one of several sequences
+        return []  # a channel that is not used
     if millilitres < LEAST_ML:
         fault = f"{millilitres:.3g} ml are not 0, expected at least {LEAST_ML} ml of brain"
         return [(fault, "give the whole brain, and set only the background to 0")]

@@ -6,20 +6,22 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import monai.transforms
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import InvertibleTransform, MapTransform, SpatialResample
-from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy
+from monai.utils import TraceKeys, convert_to_dst_type, convert_to_numpy, ensure_tuple
 
 from scripts.data.volumes import whole_numbers
 from scripts.labels import CLASSES, TARGETS
 from scripts.method.gaps import fill
 
 __all__ = [
-    "SLAB", "ArgMaxd", "DarkBackgroundd", "FillGapsd", "Resampled", "SelectChannelsd", "WholeNumbersd",
+    "SLAB", "ArgMaxd", "DarkBackgroundd", "FillGapsd", "LoadImaged", "Resampled", "SelectChannelsd", "WholeNumbersd",
     "largest_class", "not_zero",
 ]  # fmt: skip
 
@@ -31,6 +33,21 @@ TRACE = 1e-6  # share of the largest value
 def not_zero(image: torch.Tensor) -> torch.Tensor:
     """The foreground of a skull-stripped volume, for CropForegroundd: normalised volumes are negative in parts."""
     return image != 0
+
+
+class LoadImaged(monai.transforms.LoadImaged):
+    """MONAI's LoadImaged, with the affine that nibabel reads and the checks see: the sform, where it has a code.
+
+    MONAI takes the qform where pixdim is nearer to it. The qform may be turned against the sform, and then an image
+    would not lie where its label does.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        result = super().__call__(data, reader)
+        for key in self.key_iterator(data):
+            affine = torch.as_tensor(nib.load(ensure_tuple(data[key])[0]).affine)
+            result[key].meta |= {"affine": affine, "original_affine": affine.clone()}
+        return result
 
 
 class DarkBackgroundd(MapTransform):

@@ -74,7 +74,7 @@ def read_volumes(pair: Pair, pred: Meaning, true: Meaning) -> tuple[Volume, Volu
     """
     truth = read_label_map(pair.truth)
     predicted = reorient(read_label_map(pair.predicted), io_orientation(truth.affine))
-    if faults := grid_faults(predicted, truth, pair.truth.name):
+    if faults := grid_faults(predicted, truth, f"the truth ({pair.truth})"):
         raise FileFault(*faults[0], pair.predicted)
     predicted = predicted._replace(voxels=pred.classes(predicted.voxels, pair.predicted))
     return predicted, truth._replace(voxels=true.classes(truth.voxels, pair.truth))

@@ -17,6 +17,7 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.data.volumes import content_checksum
+from scripts.documents import SCORES
 from scripts.errors import UserError
 from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
@@ -35,7 +36,7 @@ __all__ = ["cleared_path", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 
-OWN = [f"metrics{part}{suffix}" for part in ("", "_et_cleared") for suffix in (".csv", ".json")]
+OWN = [name for name in SCORES if name.startswith("metrics")]
 MARKS = {".csv": "case,region,dice", ".json": "empty_rule_meaning"}  # what only these files hold
 
 
@@ -91,7 +92,10 @@ def recorded(pred: str) -> dict[str, Any]:
     form = {"cases?": [{"case?": str, "patient?": str}]}
     for name, part in {"inference.json": "settings", "evaluation.json": "configuration"}.items():
         if (path := Path(pred, name)).is_file():
-            record = read_json(path, "pred", form | {f"{part}?": dict})
+            try:
+                record = read_json(path, "pred", form | {f"{part}?": dict})
+            except UserError:  # another program's; folder_values says so
+                continue
             found = record.get(part, {}).get("smallest_part_ml")
             limit = found if isinstance(found, (int, float)) and not record.get("earlier") else None
             return {"smallest_part_ml": limit, "patient": named_patients(record.get("cases", []))}

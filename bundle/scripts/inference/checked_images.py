@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import get_worker_info
@@ -85,7 +84,7 @@ class CheckedImages(Dataset):
             entry = {key: value for key, value in entry.items() if key != "dicom"}
         channels = entry["channels"].get("volumes", len(SEQUENCES)) if "channels" in entry else 1
         if isinstance(entry["image"], list):
-            affine = check_images(entry["image"], channels)
+            check_images(entry["image"], channels)
         elif not Path(entry["image"]).is_file():
             raise FileFault("the file is not there", "restore it, or leave it out of the datalist")
         elif misnamed(Path(entry["image"])):
@@ -94,10 +93,9 @@ class CheckedImages(Dataset):
             loaded = self.transform(entry, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({kind_and_reason(root_of(error))})") from error
-        if isinstance(entry["image"], list):
-            loaded["image"].meta |= {key: affine for key in ("affine", "original_affine")}
-        else:
-            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""))
+        if not isinstance(entry["image"], list):
+            used = entry["channels"]["image"] if "channels" in entry else ()
+            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""), used)
         loaded["image"].meta[KEEP] = "yes" if loaded.pop(KEEP, False) else ""
         if series:
             loaded["image"].meta[DICOM_FILES] = "\n".join(series)
@@ -122,9 +120,10 @@ class CheckImaged(MapTransform):
         return dict(data)
 
 
-def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "") -> None:
-    """Give an image that was read from a file the affine that its header says, set it to 0 outside the brain mask, if
-    there is one, and look at it.
+def check_image(
+    image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "", used: Sequence[int] = ()
+) -> None:
+    """Look at an image; before, set it to 0 outside the brain mask, if there is one.
 
     Raises:
         ValueError: FileFault if the remedy is known, for an image that is no skull-stripped brain on a known grid.
@@ -132,16 +131,15 @@ def check_image(image: MetaTensor, path: str, channels: int = 1, brain_mask: str
     if path:
         check_type(path)
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
-    image.meta |= {key: torch.as_tensor(header[0]) for key in ("affine", "original_affine")}  # MONAI may take the qform
     volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
     if brain_mask:
         volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
-    if faults := image_faults(volume):
+    if faults := image_faults(volume, used):
         raise FileFault(*faults[0])
 
 
-def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
-    """Look at each of a patient's files, which are read as one image, and compare their grids; the affine.
+def check_images(paths: Sequence[str], channels: int) -> None:
+    """Look at each of a patient's files, which are read as one image, and compare their grids.
 
     Raises:
         ValueError: FileFault if the remedy is known, for the first that is wrong.
@@ -153,4 +151,3 @@ def check_images(paths: Sequence[str], channels: int) -> torch.Tensor:
         faults = [*image_faults(volume), *grid_faults(volume, first, files[0].name), *copy_faults(file, files[:index])]
         if faults:
             raise FileFault(f"{file.name}: {faults[0][0]}", faults[0][1])
-    return torch.as_tensor(first.affine)

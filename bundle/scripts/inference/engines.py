@@ -69,7 +69,8 @@ class ConvertingEngine(TorchEngine):
             return super().__call__(network, windows, *args, **kwargs)
         windows = windows.as_subclass(torch.Tensor).float().contiguous()
         tensors = network.state_dict(keep_vars=True).values()
-        made_for = windows.shape[1:], sum(tensor._version for tensor in tensors)  # which each change in place raises
+        # a change in place raises the version, another tensor lies elsewhere
+        made_for = windows.shape[1:], [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         if self.converted.get(network, (None,))[0] != made_for:
             self.converted[network] = made_for, self.convert_or_warn(network, windows[:1])
         if (model := self.converted[network][1]) is None:
@@ -116,10 +117,12 @@ class OpenVino(ConvertingEngine):
 class OnnxRuntime(ConvertingEngine):
     """ConvertingEngine with ONNX Runtime, on CPUs, in float32: it has no bfloat16 there."""
 
-    name, packages, program = "onnx", ("onnxruntime", "onnxscript"), "ONNX Runtime"
+    name, packages, program = "onnx", ("onnx", "onnxruntime", "onnxscript"), "ONNX Runtime"
 
     def __init__(self, amp: bool = False, fallback: bool = False) -> None:
         super().__init__(False, fallback)
+        if amp:
+            logger.info("ONNX Runtime computes in float32: amp has no effect.")
 
     def convert(self, network: nn.Module, window: torch.Tensor) -> Converted:
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-__all__ = ["LayerOutputs", "logits_list", "output_shape"]
+__all__ = ["LayerOutputs", "logits_list", "output_shape", "without_values"]
 
 
 class LayerOutputs:
@@ -67,12 +67,16 @@ def logits_list(output: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Ten
 
 
 def output_shape(network: nn.Module, patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the full-resolution logits for an input of this shape, computed without values: no time, no memory."""
+    """Shape of the full-resolution logits for an input of this shape."""
+    return tuple(logits_list(without_values(network, torch.empty(patch, device="meta")))[0].shape)
+
+
+def without_values(network: nn.Module, inputs: Any) -> Any:
+    """A network's output for inputs on the device "meta", where tensors have shapes alone: no time, no memory."""
     shapes = {
         name: tensor.detach().to("meta")
         for prefix, module in network.named_modules()  # each module once: DynUNet registers its own under two names
         for name, tensor in (*module.named_parameters(prefix, False), *module.named_buffers(prefix, False))
     }
     with torch.no_grad():
-        output = functional_call(network, shapes, torch.empty(patch, device="meta"), tie_weights=False)
-    return tuple(logits_list(output)[0].shape)
+        return functional_call(network, shapes, (inputs,), tie_weights=False)

@@ -1,6 +1,7 @@
 """What patients lack: a batch may hold samples without some sequences, or without a label.
 
-A gap is filled with NaN, or 255 in a label. A loss that uses it by mistake becomes NaN, and the step is skipped.
+A gap is filled with NaN, or 255 in a label. A loss that uses it by mistake becomes NaN, so that the step is skipped, or
+fails, since there is no class 255.
 Networks and losses get the numbers of the samples that have each key.
 """
 

@@ -34,14 +34,8 @@ from scripts.method.losses import resample, resize_label
 from scripts.method.term_values import values_of
 
 __all__ = [
-    "DistillationLoss",
-    "FusedResponse",
-    "FusionLabels",
-    "StudentLabels",
-    "TeacherLabels",
-    "TeacherResponses",
-    "Term",
-]
+    "DistillationLoss", "FusedResponse", "FusionLabels", "StudentLabels", "TeacherLabels", "TeacherResponses", "Term",
+]  # fmt: skip
 
 PATIENTS = ("labelled", "unlabelled", "all")  # for whom a term may count
 
@@ -61,6 +55,7 @@ class Term(nn.Module):
     """
 
     patients = "labelled"
+    level_of: tuple[str, ...] = ("student", "fusion")  # whose output ``level`` is, in terms that have one
 
     def __init__(self, weight: float = 1.0, warm_up_weight: float = 0.0) -> None:
         super().__init__()
@@ -87,6 +82,8 @@ class TeacherLabels(Term):
 class FusionLabels(Term):
     """seg(fused, y_l) at one level of the fusion: 1 is 1/2 resolution, 2 is 1/4. It trains the teachers as well."""
 
+    level_of = ("fusion",)
+
     def __init__(self, segmentation: nn.Module, weight: float, level: int = 1) -> None:
         super().__init__(weight, weight)
         self.segmentation = segmentation
@@ -101,6 +98,8 @@ class FusionLabels(Term):
 
 class StudentLabels(Term):
     """seg(student_l, y_l) of one of the student's heads: level 0 is full resolution, 1 is 1/2, 2 is 1/4."""
+
+    level_of = ("student",)
 
     def __init__(self, segmentation: nn.Module, weight: float, level: int = 0, warm_up_weight: float = 0.0) -> None:
         super().__init__(weight, warm_up_weight)
@@ -239,8 +238,9 @@ class DistillationLoss(nn.Module):
         return {name: sums.get(name, zero) * len(everywhere) / total for name, total in sorted(totals.items())}
 
     def check_levels(self, output: DistillationOutput) -> None:
-        used = max((getattr(term, "level", 0) for term in self.terms.values()), default=0)
+        terms: Any = self.terms.values()
         for name, levels in {"student": len(output.student) - 1, "fusion": len(output.fused)}.items():
+            used = max((getattr(term, "level", 0) for term in terms if name in term.level_of), default=0)
             if levels > used:
                 raise ValueError(
                     f"the {name} has {levels} lower-resolution outputs, but no term of the loss has level {used + 1}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ignite.distributed as idist
@@ -17,7 +18,7 @@ from scripts.data.seen_patients import warn_of_seen_patients
 from scripts.errors import UserError, reason_of
 from scripts.labels import CLASSES
 from scripts.method.distillation import DistillationNetwork
-from scripts.method.features import output_shape
+from scripts.method.features import output_shape, without_values
 from scripts.method.terms import DistillationLoss
 
 __all__ = ["check_evaluation", "check_processes", "check_training"]
@@ -50,6 +51,7 @@ def check_training(
         )
     check_processes(idist.get_world_size(), len(cases["validation"]))
     check_networks(networks, roi_size)
+    check_fusion(networks, roi_size)
     for name, term in loss.terms.items():
         if isinstance(teacher := getattr(term, "teacher", None), str) and teacher not in teachers:
             raise UserError(f"loss::terms::{name}::teacher is {teacher!r}, expected one of {sorted(teachers)}.")
@@ -112,6 +114,24 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
         if logits != (expected := (2, len(CLASSES), *roi_size)):
             way = "change its out_channels, or see regions in docs/extend.md"
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: {way}.")
+
+
+def check_fusion(networks: DistillationNetwork, roi_size: Sequence[int]) -> None:
+    """Check that the fusion takes the features of its teachers. Raises UserError, which names their shapes."""
+    if networks.fusion is None:
+        return
+    patch, features = torch.empty((2, 1, *roi_size), device="meta"), {}
+    for name, teacher in ((name, networks.teachers[name]) for name in networks.fusion.teachers):
+        with suppress(RuntimeError):  # it looks at values, which are not there
+            features[name] = without_values(teacher, dict.fromkeys(teacher.sequences, patch))[1]
+    try:
+        without_values(networks.fusion, features)
+    except RuntimeError as error:
+        shapes = "; ".join(f"{name} {[tuple(level.shape[1:]) for level in own]}" for name, own in features.items())
+        raise UserError(
+            f"fusion fails on features (channels, height, width, depth) of {shapes}: {reason_of(error)}. Set "
+            "fusion::in_channels::NAME to their channels, and choose feature_layers of one size at each level."
+        ) from error
 
 
 def check_augmentation(

@@ -24,7 +24,7 @@ class PseudoLabels(Term):
         warm_up_weight: 0 for a teacher that learns with the student; ``weight`` for one that knows already.
     """
 
-    patients = "unlabelled"
+    patients, level_of = "unlabelled", ("student",)
 
     def __init__(
         self, segmentation: nn.Module, teacher: str, weight: float, level: int = 0, warm_up_weight: float = 0.0
