@@ -14,7 +14,7 @@ from typing import Any
 import fire
 from fire.parser import DefaultParseValue
 
-from scripts.documents import nearest
+from scripts.documents import correction
 from scripts.errors import UserError, print_sentence
 
 __all__ = ["Positional", "check_options", "choose_command", "command_line_options", "run_command"]
@@ -35,7 +35,9 @@ def choose_command(commands: Mapping[str, Callable[..., Any]]) -> None:
     sys.excepthook = print_sentence
     name, *words = sys.argv[1:] or [""]
     if name and name not in commands and not name.startswith("-"):
-        raise UserError(f"{name} is not a command; did you mean {nearest(name, commands)}?")
+        raise UserError(
+            f"{name} is not a command{correction(name, commands, ': python -m scripts --help lists them.')}"
+        )
     if name in commands and not HELP & set(words):
         return call(commands[name], words)
     words = [*({name} & commands.keys()), "--", "--help"] if HELP & {name, *words} else sys.argv[1:]

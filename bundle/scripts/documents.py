@@ -10,7 +10,17 @@ from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = ["COMPARISON", "REPORT", "SCORES", "check_form", "check_rows", "check_unowned", "figure", "nearest", "some"]
+__all__ = [
+    "COMPARISON",
+    "REPORT",
+    "SCORES",
+    "check_form",
+    "check_rows",
+    "check_unowned",
+    "correction",
+    "figure",
+    "some",
+]
 
 WORDS: dict[type, str] = {
     **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
@@ -71,9 +81,10 @@ def some(names: Collection[Any], most: int = 8) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most similar to this one."""
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+def correction(name: str, known: Iterable[str], otherwise: str = ": leave it out.") -> str:
+    """The end of a sentence on a name that is not known: a known one that is similar, or what to do where none is."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else otherwise
 
 
 def check_unowned(

@@ -19,7 +19,7 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from scripts.documents import nearest
+from scripts.documents import correction
 from scripts.errors import UserError, print_sentence
 from scripts.running import caller, keep_text, merged_config, monai_command, typed_options
 from scripts.settings.declaration import TEXT, check_values
@@ -49,7 +49,7 @@ def check_config(code_dir: str | None = None) -> None:
     keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
-        raise UserError(f"there is no {run_id} to run in the config; did you mean {nearest(run_id, config)}?")
+        raise UserError(f"there is no {run_id} to run in the config{correction(run_id, config)}")
     base = ConfigParser.load_config_file(CONFIGS / ("train.yaml" if "train" in config else "inference.yaml"))
     check_names(config, base, run_id)
     check_components("", config, base)
@@ -79,14 +79,14 @@ def check_names(config: Mapping[str, Any], base: Mapping[str, Any], run_id: str)
     known = {*base, *others, *WORKFLOW_KEYS, *tracking, *re.findall(r"[@%](\w+)", str(config)), run_id}
     for key in config:
         if key not in known:
-            raise UserError(f"{key} is not a key of the config, nor used by it; did you mean {nearest(key, base)}?")
+            raise UserError(f"{key} is not a key of the config, nor used by it{correction(key, base)}")
     optimizer = config.get("optimizer")
     if isinstance(optimizer, Mapping) and "lr" in optimizer and "parameter_groups" in str(optimizer.get("params")):
         raise UserError("optimizer::lr has no effect, as optimizer::params has a rate for each: write --learning_rate.")
     for part in ("train", "validate"):  # plain mappings, of which MONAI reads only what it knows
         for key in config.get(part, {}).keys() - base.get(part, {}).keys():
             if not re.search(rf"[@%]{part}(::|#){re.escape(key)}\b", str(config)):
-                raise UserError(f"{part}::{key} is used by nothing; did you mean {nearest(key, base[part])}?")
+                raise UserError(f"{part}::{key} is used by nothing{correction(key, base[part])}")
 
 
 def check_options(options: Mapping[str, str], config: Mapping[str, Any], run_id: str) -> None:
@@ -121,13 +121,13 @@ def check_components(name: str, value: Any, base: Any) -> None:
     for key, item in value.items():
         path = f"{name}::{key}" if name else str(key)
         if known and key not in known and not str(key).startswith("_"):
-            raise UserError(f"{path}: {value['_target_']} takes no {key}; did you mean {nearest(str(key), known)}?")
+            raise UserError(f"{path}: {value['_target_']} takes no {key}{correction(str(key), known)}")
         check_components(path, item, base.get(key))
         like = base.get(key) if known.get(key) is inspect.Parameter.empty else known.get(key)
         if isinstance(item, (str, int, float)) and not isinstance(item, bool) and str(item)[:1] not in tuple("$@%"):
             check_value(path, item, like, "" if str(key).startswith("_") else str(value.get("_target_", "")))
         if item is None and "_target_" not in value and base and key not in base and path not in keys_of_overlays():
-            raise UserError(f"{path} is null, but there is no {key} to take away; did you mean {nearest(key, base)}?")
+            raise UserError(f"{path} is null, but there is no {key} to take away{correction(key, base)}")
         if item in (None, "$None") and name == "teachers":
             raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
 
