@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.channels_last import GroupNorm, InstanceNorm, last_on_cpu
 from scripts.device import lay_channels_last
+from scripts.method.channels_last import GroupNorm, InstanceNorm, last_on_cpu
 from scripts.method.resunet import ChannelGate, ResUNet
 
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import seeing
 from scripts.data import checked_files, checks
 from scripts.data.checks import check_case
-from scripts.data.datalist import load_cases
 from scripts.data.make_datalist import make_datalist
+from scripts.data.training_cases import load_cases
 from scripts.errors import UserError
 
 

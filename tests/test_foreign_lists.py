@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scripts.data.foreign_lists import read_datalist
+from scripts.data.datalist import read_datalist
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
 

@@ -31,8 +31,8 @@ from nibabel.orientations import apply_orientation, io_orientation
 import fuzz_files as fuzz
 from conftest import BUNDLE
 from fuzz_folders import cohorts, write_cohort
-from scripts.data.datalist import load_cases
 from scripts.data.make_datalist import make_datalist
+from scripts.data.training_cases import load_cases
 from scripts.errors import find_sentence
 from scripts.method.resunet import ResUNet
 

@@ -10,9 +10,9 @@ import pytest
 from monai.data import load_decathlon_datalist
 
 from conftest import real_data, seeing
-from scripts.data.datalist import label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
+from scripts.data.training_cases import label_values, load_cases
 from scripts.errors import UserError
 from scripts.labels import SEQUENCES
 

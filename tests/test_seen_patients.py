@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from scripts.data.checks import CaseReport
-from scripts.data.datalist import find_faults, load_cases
 from scripts.data.make_datalist import make_datalist
 from scripts.data.seen_patients import find_overlap, read_mapping, seen_cases, unite_copies, warn_of_seen_patients
+from scripts.data.training_cases import find_faults, load_cases
 from scripts.errors import UserError
 from scripts.folders.case import Case
 

@@ -9,8 +9,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from conftest import BUNDLE, TINY, seeing
-from scripts.data.datalist import load_cases
 from scripts.data.stored_targets import ClassProbabilitiesd, find_targets, target_classes
+from scripts.data.training_cases import load_cases
 from scripts.errors import UserError
 from scripts.files import read_json, read_table, write_json
 from scripts.inference.writers import write_probabilities

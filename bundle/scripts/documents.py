@@ -18,7 +18,7 @@ __all__ = [
     "check_rows",
     "check_unowned",
     "correction",
-    "figure",
+    "number_or_nan",
     "some",
 ]
 
@@ -114,7 +114,7 @@ def check_unowned(
             raise UserError(f"{option}, which would replace {file}, but {why}: give another path.")
 
 
-def figure(text: str) -> float:
+def number_or_nan(text: str) -> float:
     """The number in a cell of a table; NaN for an empty one."""
     return float(text or "nan")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.foreign_lists import read_datalist
+from scripts.data.datalist import read_datalist
 from scripts.errors import UserError
 from scripts.faults import report_lacking
 from scripts.folders.schemes import patient_of

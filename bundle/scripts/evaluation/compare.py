@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.command import Positional
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients
+from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients_text
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.same_rules import check_same_rules, shared_rule
 from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, number, read_scores
@@ -83,7 +83,7 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
     print(f"A = {run_a}\nB = {run_b}")
     for name, scores in (("A", a), ("B", b)):
         print(f"{name}: {caption(scores).splitlines()[1]}")
-    print(f"{patients(common, a.patient | b.patient)} in both. {EXPLANATION}\n")
+    print(f"{patients_text(common, a.patient | b.patient)} in both. {EXPLANATION}\n")
     lines = [[f"{row['region']} {row['metric']}", *row_cells(row)] for row in rows]
     print(format_table([["region, metric", *HEADINGS], *lines]))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from scripts.folders.schemes import patient_of
 
-__all__ = ["by_patient", "count_patients", "mean_of", "named_patients", "patients"]
+__all__ = ["by_patient", "count_patients", "mean_of", "named_patients", "patients_text"]
 
 
 def by_patient(cases: Sequence[str], values: Sequence[float], patient: Mapping[str, str]) -> np.ndarray:
@@ -37,7 +37,7 @@ def count_patients(cases: Collection[str], patient: Mapping[str, str]) -> int:
     return len({patient.get(case) or patient_of(case) for case in cases})
 
 
-def patients(cases: Collection[str], patient: Mapping[str, str]) -> str:
+def patients_text(cases: Collection[str], patient: Mapping[str, str]) -> str:
     """So many patients, and of how many scans if a patient has several."""
     count = count_patients(cases, patient)
     scans = f" ({len(cases)} scans)" if len(cases) > count else ""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from scripts.documents import figure
+from scripts.documents import number_or_nan
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients
+from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients_text
 from scripts.files import format_table, read_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
@@ -191,8 +191,8 @@ def read_scores(run: str | Path) -> Scores:
         raise UserError(
             f"{path} does not exist: evaluate the run first, or score its label maps (python -m scripts score)."
         )
-    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, figure)})
-    values = {(row["case"], row["region"]): {name: figure(row[name]) for name in COLUMNS} for row in rows}
+    rows = read_table(path, {"case": str, "region": str, **dict.fromkeys(COLUMNS, number_or_nan)})
+    values = {(row["case"], row["region"]): {name: number_or_nan(row[name]) for name in COLUMNS} for row in rows}
     if not rows or len(values) < len(rows) or values.keys() != {(case, r) for case, _ in values for r in TABLE_ORDER}:
         expected = f"each case once with each of {', '.join(TABLE_ORDER)}"
         raise UserError(
@@ -214,8 +214,8 @@ def caption(scores: Scores) -> str:
     known = (f", rule {scores.empty_rule!r}", f" Cases with an empty region: {counts}.")
     rule, empty = known if scores.empty_rule else ("", "")
     lines = [
-        f"{patients(scores.cases, scores.patient)}, mean [95% bootstrap interval over patients]; volume_error_ml is "
-        "predicted minus true volume.",
+        f"{patients_text(scores.cases, scores.patient)}, mean [95% bootstrap interval over patients]; "
+        "volume_error_ml is predicted minus true volume.",
         f"Empty regions{rule}: {scores.empty_rule_meaning}.{empty}",
     ]
     if scores.smallest_part_ml:

@@ -125,7 +125,7 @@ class DistillationNetwork(nn.Module):
             if samples is not None:
                 return self.in_parts(image, images, samples)
             taught = self.teach(images, set(self.teachers))
-            return self.beside(taught, *self.run(self.run_student, image))
+            return self.with_student(taught, *self.run(self.run_student, image))
 
     def teach(self, images: Mapping[str, torch.Tensor], names: Collection[str]) -> DistillationOutput:
         """What these teachers and the fusion give for samples that have all their sequences, without the student."""
@@ -134,7 +134,7 @@ class DistillationNetwork(nn.Module):
         fused = self.fusion(features) if self.fusion is not None else []
         return DistillationOutput([], {name: output[0] for name, output in outputs.items()}, fused, features)
 
-    def beside(
+    def with_student(
         self, taught: DistillationOutput, student: list[torch.Tensor], own: list[torch.Tensor]
     ) -> DistillationOutput:
         """The student's logits and own features beside what the teachers gave."""
@@ -152,7 +152,7 @@ class DistillationNetwork(nn.Module):
             seeing = [name for name, teacher in self.teachers.items() if set(teacher.sequences) <= set(has)]
             taught = self.teach({name: volume[numbers] for name, volume in images.items()}, seeing)
             mine = ([level[numbers] for level in levels] for levels in (student, own))
-            parts.append(Part(numbers, "label" in has, self.beside(taught, *mine)))
+            parts.append(Part(numbers, "label" in has, self.with_student(taught, *mine)))
         return DistillationOutput(student, {}, [], {}, parts)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.channels_last import GroupNorm, InstanceNorm, last_on_cpu, mean_and_max, scale_channels
+from scripts.method.channels_last import GroupNorm, InstanceNorm, last_on_cpu, mean_and_max, scale_channels
 
 __all__ = ["STRIDE", "WIDTHS", "ResUNet", "ChannelGate", "SpatialGate", "CBAM", "are_widths"]
 

@@ -13,7 +13,7 @@ from scripts.documents import COMPARISON, some
 from scripts.errors import UserError
 from scripts.evaluation.compare import HEADER, common_cases, difference_row, paired_columns, row_cells
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.patients import patients
+from scripts.evaluation.patients import patients_text
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.same_rules import check_same_rules
 from scripts.evaluation.summary import Scores
@@ -57,7 +57,9 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
     others = sorted({case for table in tables for case in table.cases} - set(cases))
     known = tables[0].patient | tables[1].patient
     if others:
-        doubts.append(f"Left out {patients(others, known)}, not in both runs or without their files: {some(others)}.")
+        doubts.append(
+            f"Left out {patients_text(others, known)}, not in both runs or without their files: {some(others)}."
+        )
     rows = differences(tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     picks = middle_and_ends(sorted(cases, key=lambda case: -gains[case]), ["A gains most", "Median", "A loses most"])
@@ -71,7 +73,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
             draft.add(patient, region_table(tables, name), reasons, runs["A"].source(name))
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
-            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients(cases, known)}. {RESEARCH}",
+            subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients_text(cases, known)}. {RESEARCH}",
             alerts=doubts + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
             picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
             summaries=[summary_table(rows)],

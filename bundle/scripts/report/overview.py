@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from scripts.errors import UserError
-from scripts.evaluation.patients import mean_of, patients
+from scripts.evaluation.patients import mean_of, patients_text
 from scripts.evaluation.run_paths import named_runs
 from scripts.evaluation.same_rules import check_same_rules
 from scripts.evaluation.summary import Scores
@@ -56,7 +56,7 @@ def overview(runs: str, picture: str, case: str | None = None) -> None:
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
-    print(f"Volumetric Dice, mean of {patients(common, first.patient)} ({first.tables[0].empty_rule_meaning}):\n")
+    print(f"Volumetric Dice, mean of {patients_text(common, first.patient)} ({first.tables[0].empty_rule_meaning}):\n")
     print(dice_table(scores, common))
     titles = {name: f"{name}: WT Dice {table.values[chosen, 'WT']['dice']:.2f}" for name, table in scores.items()}
     maps = {titles[name]: run.prediction(chosen) for name, run in opened.items()}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from scripts.documents import REPORT
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import calibration_error, read_calibration
-from scripts.evaluation.patients import patients
+from scripts.evaluation.patients import patients_text
 from scripts.folders.earlier_scores import REPORT_MARK
 from scripts.labels import TABLE_ORDER
 from scripts.report.alerts import Alerts
@@ -90,7 +90,7 @@ def report_run(folder: str, training: str | None, output: str | None, volumes: b
         picks = pick_by_dice(run) if run.tables else pick_by_volume(alerts.volumes_ml)
         page = Page(
             title=f"{'Evaluation' if run.tables else 'Label maps'}: {Path(folder).resolve().name}",
-            subtitle=f"{patients(run.cases, run.patient)}. {made_by(run)}{RESEARCH}",
+            subtitle=f"{patients_text(run.cases, run.patient)}. {made_by(run)}{RESEARCH}",
             alerts=alerts.sentences(),
             picks={title: list(run.cases).index(case) for title, case in picks.items()},
             summaries=[summary_table(scores) for scores in run.tables],

@@ -13,7 +13,7 @@ from typing import Any
 from scripts.documents import check_form, some
 from scripts.errors import UserError
 from scripts.evaluation.meaning import Meaning
-from scripts.evaluation.patients import named_patients, patients
+from scripts.evaluation.patients import named_patients, patients_text
 from scripts.evaluation.summary import Scores, read_scores
 from scripts.files import read_json
 from scripts.labels import class_of_value, lenient_values
@@ -143,7 +143,7 @@ def run_record(folder: Path, notes: list[str]) -> dict[str, Any]:
     groups = [group for item in records.values() for group in (item, *item.get("earlier", []))]
     named = {case["case"]: case for group in groups for case in group.get("cases", []) if "case" in case}
     if others := sorted(set(named) - {case["case"] for case in record["cases"]}):
-        count = patients(others, named_patients(named.values()))
+        count = patients_text(others, named_patients(named.values()))
         notes.append(
             f"Left out {count} of other predictions into this folder: {some(others)}. Only those that {stage}.json "
             "lists as its cases are shown."

@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.documents import some
 from scripts.evaluation.metrics import COLUMNS
-from scripts.evaluation.patients import patients
+from scripts.evaluation.patients import patients_text
 from scripts.evaluation.summary import Scores, number, summary_rows
 from scripts.labels import TABLE_ORDER
 from scripts.report.layers import Patient
@@ -39,7 +39,7 @@ def notes_of(scores: Scores) -> list[str]:
     """What to know of a table of means: patients, interval, how empty regions count."""
     rule = scores.empty_rule_meaning
     notes = [
-        f"Means of {patients(scores.cases, scores.patient)}. In brackets: 95% bootstrap interval over patients.",
+        f"Means of {patients_text(scores.cases, scores.patient)}. In brackets: 95% bootstrap interval over patients.",
         f"{rule[0].upper()}{rule[1:]}.",
     ]
     for region in TABLE_ORDER:

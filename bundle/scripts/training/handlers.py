@@ -14,7 +14,7 @@ from monai.transforms import Compose
 from scripts.device import seed_everything
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss, StudentLabels
-from scripts.training.steps import counts
+from scripts.training.steps import was_not_skipped
 
 __all__ = ["ConfidenceUpdate", "EpochSeed", "LossAlone", "LossTerms", "WarmUp", "key_metric"]
 
@@ -86,7 +86,7 @@ class ConfidenceUpdate:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
 
     def __call__(self, engine: Engine) -> None:
-        if not counts(engine):
+        if not was_not_skipped(engine):
             return
         output, label = engine.state.output["pred"], engine.state.output["label"]
         if not output.parts:
@@ -124,7 +124,7 @@ class LossTerms:
             del engine.state.metrics[name]  # a term that this epoch lacks has no value
 
     def __call__(self, engine: Engine) -> None:
-        if not counts(engine):
+        if not was_not_skipped(engine):
             return
         sums, steps = engine.state.term_sums, engine.state.term_steps
         values = self.loss.values

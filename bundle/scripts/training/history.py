@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.documents import figure, some
+from scripts.documents import number_or_nan, some
 from scripts.files import read_table, write_table
 from scripts.labels import REGION_NAMES
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def read_history(path: Path) -> list[dict[str, Any]]:
     """Rows of a history.csv; none if it does not exist. Raises UserError if a row is broken."""
-    return read_table(path, {"epoch": int, "*": figure})
+    return read_table(path, {"epoch": int, "*": number_or_nan})
 
 
 class RegionDice:

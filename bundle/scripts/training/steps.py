@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from scripts.errors import UserError
 from scripts.method.terms import DistillationLoss
 
-__all__ = ["ClipGradient", "FiniteSteps", "counts", "step_of_epoch"]
+__all__ = ["ClipGradient", "FiniteSteps", "was_not_skipped", "step_of_epoch"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class FiniteSteps:
         if engine.scaler is None:
             finite = finite & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
         engine.state.finite = not idist.all_reduce((~finite).float()).item()
-        if step_of_epoch(engine) % engine.accumulation_steps == 1 % engine.accumulation_steps:  # the first of an update
+        if (step_of_epoch(engine) - 1) % engine.accumulation_steps == 0:  # the first of an update
             self.left_out = False
         self.left_out |= not engine.state.finite
         if self.left_out and engine.scaler is None:
@@ -129,6 +129,6 @@ def step_of_epoch(engine: Engine) -> int:
     return (engine.state.iteration - 1) % engine.state.epoch_length + 1
 
 
-def counts(engine: Engine) -> bool:
+def was_not_skipped(engine: Engine) -> bool:
     """Whether the present step is one that FiniteSteps did not skip."""
     return getattr(engine.state, "finite", True)

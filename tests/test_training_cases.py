@@ -8,9 +8,9 @@ import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from conftest import seeing
-from scripts.data.datalist import has_gaps, label_values, load_cases
 from scripts.data.entries import datalist_images
 from scripts.data.make_datalist import make_datalist
+from scripts.data.training_cases import has_gaps, label_values, load_cases
 from scripts.data.transforms import SelectChannelsd
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
