@@ -9,6 +9,7 @@ import threading
 from contextlib import nullcontext, suppress
 
 import pytest
+import torch
 
 from conftest import BUNDLE
 from scripts.errors import UserError
@@ -46,6 +47,14 @@ def test_a_new_training_is_not_let_into_the_folder_of_an_earlier_one(name, way, 
             check_new_run(str(tmp_path), models, resume, "data")
         check_new_run(str(tmp_path), models, resume, "")  # as MONAI Label trains
     assert path.read_text() == "{}"
+
+
+def test_a_checkpoint_without_a_step_keeps_nobody_out(tmp_path):
+    """It is written at the start; a loss that fails in the first step would else block the folder."""
+    for iteration in (0, 1):
+        torch.save({"trainer": {"iteration": iteration}}, tmp_path / "checkpoint.pt")
+        with pytest.raises(UserError, match="checkpoint.pt belongs to") if iteration else nullcontext():
+            check_new_run(str(tmp_path / "out"), str(tmp_path), False, "data")
 
 
 @pytest.mark.parametrize("weights, patient", [("other", "a"), ("same", "b"), ("same", "a")])

@@ -112,7 +112,7 @@ def set_key(config: Any, name: str, key: str, value: Any) -> None:
             raise UserError(f"{name}: {before} is {config!r} in this config, so it has no {step}: leave this key out.")
         if depth < len(path):
             if step not in parts:
-                near = correction(step, parts)
+                near = correction(step, parts, ": leave it out, or give this overlay before the one that took it away.")
                 if "train" not in whole and step in TRAINING:
                     near = ", which is for prediction: give single keys (docs/train.md, Methods), not this overlay."
                 raise UserError(f"{name}: there is no {'::'.join(path[: depth + 1])} in this config{near}")

@@ -13,16 +13,17 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.documents import correction
-from scripts.errors import UserError, print_sentence
+from scripts.errors import UserError
 from scripts.running import caller, keep_text, merged_config, monai_command, typed_options
 from scripts.settings.declaration import TEXT, check_values
+from scripts.settings.part_errors import print_part_error, why_not_found
 
 __all__ = ["check_config"]
 
@@ -42,7 +43,7 @@ def check_config(code_dir: str | None = None) -> None:
         UserError: names the key, the value and what was expected, or the nearest key that exists.
     """
     if monai_command():
-        sys.excepthook = print_sentence
+        sys.excepthook = print_part_error
     warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")  # of MONAI, about a reader that is not used
     if code_dir:
         add_code(str(code_dir))
@@ -150,11 +151,11 @@ def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     try:
         module = ConfigComponent(part, locator=caller(ConfigParser, "locator", None)).resolve_module_name()
-    except ModuleNotFoundError:
-        module = ""
-    target = locate(str(module)) if module else None
+        target = locate(str(module))
+    except (ModuleNotFoundError, ErrorDuringImport):
+        target = None
     if not callable(target):
-        raise UserError(f"{name}: _target_ {part['_target_']} cannot be found: give MONAI's name or the full path.")
+        raise UserError(f"{name}: _target_ {part['_target_']} cannot be found{why_not_found(str(part['_target_']))}")
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # of some of Python's own

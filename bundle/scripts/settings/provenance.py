@@ -72,7 +72,10 @@ def compare_with_training(
     for path in ensure_tuple(ckpt_path):
         for record, document in training_records(path):
             trained = document.get("configuration") or {}
+            network = merged_config().get("network_def", "@student_widths")  # one of the user's own may have no widths
             for key, value in plain(settings).items():
+                if key == "student_widths" and f"@{key}" not in str(network):
+                    continue
                 then = None if trained.get(key) == "$None" else trained.get(key, value)
                 if ensure_tuple(then) != ensure_tuple(value):
                     typed, name = shlex.quote("$None" if then is None else str(then)), (names or {}).get(key, key)

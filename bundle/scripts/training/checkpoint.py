@@ -18,7 +18,7 @@ from scripts.files import flatten, replacing, sha256
 from scripts.settings.provenance import without_modules
 from scripts.training.stopping import StopEvents
 
-__all__ = ["RunCheckpoint", "checkpoints_in"]
+__all__ = ["RunCheckpoint", "checkpoints_in", "has_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,14 @@ class RunCheckpoint:
 def checkpoints_in(ckpt_dir: str) -> list[Path]:
     """The checkpoints of a run in its folder, the newest first."""
     return [path for name in NAMES if (path := Path(ckpt_dir, name)).is_file()]
+
+
+def has_steps(path: Path) -> bool:
+    """Whether a checkpoint is of a run that has made a step; True also for one that cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["trainer"]["iteration"] > 0
+    except Exception:  # unpickling fails in many ways
+        return True
 
 
 def save(states: Mapping[str, Any], path: Path, before: Path | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.errors import UserError
-from scripts.training.checkpoint import checkpoints_in
+from scripts.training.checkpoint import checkpoints_in, has_steps
 
 __all__ = ["check_new_run"]
 
@@ -22,7 +22,7 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
     Raises:
         UserError: names what is there and the ways out.
     """
-    checkpoints = checkpoints_in(ckpt_dir)
+    checkpoints = [path for path in checkpoints_in(ckpt_dir) if has_steps(path)]  # others lose nothing
     if not dataset_dir or (resume if resume != "auto" else checkpoints):
         return
     others = [
