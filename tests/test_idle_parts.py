@@ -78,4 +78,7 @@ def test_a_term_that_finds_nothing_to_compare_is_named_unless_it_weighs_nothing(
     def add(terms, model):
         terms |= {name: StudentLabels(SegmentationLoss(), weight, 7) for name, weight in (("far", 1.0), ("off", 0.0))}
 
-    assert warnings_of(caplog, add, gap=gap) == ["loss::terms::far found nothing to compare up to epoch 2."]
+    assert warnings_of(caplog, add, gap=gap) == [
+        "loss::terms::far found nothing to compare up to epoch 2: if the networks or patients have nothing for them, "
+        "take them away with null."
+    ]

@@ -90,7 +90,8 @@ def cached_dataset(
     """
     if not data:
         raise UserError(
-            "there are no patients: pass --dataset_dir and --datalist, or fix the cases that were left out."
+            "there are no patients to train on, or none to validate on: pass --dataset_dir and --datalist, choose "
+            "another --fold, or fix the cases that were left out."
         )
     transform = Compose([*preprocessing.transforms, Compact(), *(patches.transforms if patches else ())])
     if cache == "memory":

@@ -33,7 +33,7 @@ def summary(
 
 
 def what_it_has(case: Case) -> str:
-    """ "labelled, 4 sequences", or the names of the sequences where some are missing."""
+    """ "labelled, 4 sequences" for all of them, or the names of the sequences where some are missing."""
     found = [SEQUENCE_NAMES.get(name, name) for name in SEQUENCES if name in case.files]
-    sequences = "4 sequences" if len(found) == len(SEQUENCES) else " + ".join(found)
+    sequences = f"{len(found)} sequences" if len(found) == len(SEQUENCES) else " + ".join(found)
     return f"{'labelled' if 'label' in case.files else 'unlabelled'}, {sequences}{' alone' if len(found) == 1 else ''}"

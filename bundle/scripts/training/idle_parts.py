@@ -56,7 +56,10 @@ class IdleParts:
         found = set().union(*idist.all_gather(self.loss.found))
         weighty = [name for name, term in self.loss.terms.items() if isinstance(term, Term) and term.weight > 0]
         if idle := [f"loss::terms::{name}" for name in weighty if name not in found]:
-            logger.warning(f"{', '.join(idle)} found nothing to compare up to epoch {self.epoch}.")
+            logger.warning(
+                f"{', '.join(idle)} found nothing to compare up to epoch {self.epoch}: if the "
+                "networks or patients have nothing for them, take them away with null."
+            )
         if self.waiting:
             logger.warning(
                 f"These parts did not learn up to epoch {self.epoch}: {', '.join(self.waiting)}. They may still teach. "

@@ -91,8 +91,8 @@ class FiniteSteps:
     def error(self, steps: str) -> UserError:
         return UserError(
             f"the loss or a gradient was not finite in {steps}: start a new run in another --output_dir with a lower "
-            "--learning_rate, with --clip_gradient 1 or with --amp False. --pretrained FILE, with this run's model.pt, "
-            "starts it with the best student so far."
+            "--learning_rate, with --clip_gradient 1 or with --amp False, or correct a term of your own. If there is a "
+            "model.pt, --pretrained FILE starts with this student, the best so far."
         )
 
 
