@@ -60,6 +60,7 @@ EMPTY_RULES = {
 
 # Colours that readers with any colour vision can tell apart (Okabe and Ito 2008; Tol 2021), one meaning in a figure.
 SERIES_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # runs of a figure
+CLASS_TITLES = {1: "Necrotic core", 2: "Oedema", 3: "Enhancing tumour"}  # by network class
 CLASS_COLOURS = {1: "#0072B2", 2: "#E69F00", 3: "#CC79A7"}  # by network class
 ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, false tumour, tumour of another class
 REGION_COLOURS = {"WT": "#222222", "TC": "#8C564B", "ET": "#CC79A7"}

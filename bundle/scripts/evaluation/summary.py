@@ -20,16 +20,9 @@ from scripts.files import format_table, read_json, read_table, write_json, write
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
 __all__ = [
-    "OPTIONAL",
-    "CaseScore",
-    "Estimate",
-    "Scores",
-    "check_same_patients",
-    "estimate",
-    "print_table",
-    "read_scores",
-    "write_scores",
-]
+    "OPTIONAL", "CaseScore", "Estimate", "Scores", "check_same_patients", "estimate", "print_table", "read_scores",
+    "score_rows", "write_scores",
+]  # fmt: skip
 
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
@@ -126,17 +119,22 @@ def write_scores(path: Path, scores: Sequence[CaseScore], empty_rule: str | None
         empty_rule: for regions that are empty in truth or prediction.
         about: what ``Scores`` holds beyond these.
     """
-    rows = [
-        {"case": item.case, "region": item.region}
-        | {name: "" if np.isnan(item.metrics[name]) else f"{item.metrics[name]:.6f}" for name in COLUMNS}
-        for item in sorted(scores, key=lambda item: (item.case, TABLE_ORDER.index(item.region)))
-    ]
     empty_cases = {region: sorted(s.case for s in scores if s.empty and s.region == region) for region in TABLE_ORDER}
     values = {(item.case, item.region): item.metrics for item in scores}
     table = Scores(path, values, empty_rule, empty_cases, **about)
     write_json(path.with_suffix(".json"), describe(table))  # takes seconds
-    write_table(path, rows)  # last: where there is a table, the work is done
+    write_table(path, score_rows(table))  # last: where there is a table, the work is done
     return table
+
+
+def score_rows(scores: Scores) -> list[dict[str, str]]:
+    """Every metric of each case and region, as text; empty for NaN."""
+    return [
+        {"case": case, "region": region}
+        | {name: "" if np.isnan(value := scores.values[case, region][name]) else f"{value:.6f}" for name in COLUMNS}
+        for case in scores.cases
+        for region in TABLE_ORDER
+    ]
 
 
 def check_same_patients(path: Path, cases: Collection[str]) -> None:

@@ -18,11 +18,10 @@ from scripts.errors import UserError
 from scripts.files import replacing
 from scripts.folders.dicom import DICOM_FILES, read_series
 from scripts.inference.writers import stays
-from scripts.labels import CLASS_COLOURS, CLASSES, class_of_value, lenient_values
+from scripts.labels import CLASS_COLOURS, CLASS_TITLES, CLASSES, class_of_value, lenient_values
 
 __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 
-NAMES = {"NCR": "Necrotic core", "ED": "Oedema", "ET": "Enhancing tumour"}
 SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
 SERIES_NUMBER = 300  # of the SEG: this much above its source
 COPIED = (
@@ -143,7 +142,7 @@ def describe(number: int) -> Any:
     algorithm = hd.AlgorithmIdentificationSequence("MTCM-KD", codes.DCM.ArtificialIntelligence, version())
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=NAMES[name],
+        segment_label=CLASS_TITLES[number],
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
         segmented_property_type=getattr(codes.SCT, SNOMED[name]),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -16,6 +16,7 @@ from scripts.documents import REPORT
 from scripts.errors import UserError
 from scripts.evaluation.calibration_table import calibration_error, read_calibration
 from scripts.evaluation.patients import patients_text
+from scripts.evaluation.summary import score_rows
 from scripts.folders.earlier_scores import REPORT_MARK
 from scripts.labels import TABLE_ORDER
 from scripts.report.alerts import Alerts
@@ -30,7 +31,6 @@ from scripts.report.run_tables import (
     pick_by_dice,
     pick_by_volume,
     region_table,
-    score_rows,
     summary_table,
     volume_rows,
 )

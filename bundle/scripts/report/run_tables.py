@@ -22,7 +22,6 @@ __all__ = [
     "pick_by_volume",
     "region_table",
     "score_cell",
-    "score_rows",
     "summary_table",
     "volume_rows",
 ]
@@ -88,15 +87,6 @@ def region_table(run: Run, patient: Patient) -> Table:
 def score_cell(metric: str, value: float) -> Cell:
     """A score; where there is none, nothing."""
     return Cell("–") if value != value else Cell(number(metric, value), value)
-
-
-def score_rows(scores: Scores) -> list[dict[str, Any]]:
-    """Every metric of each case and region, as text."""
-    return [
-        {"case": case, "region": region} | {name: f"{scores.values[case, region][name]:.6f}" for name in COLUMNS}
-        for case in scores.cases
-        for region in TABLE_ORDER
-    ]
 
 
 def volume_rows(volumes_ml: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:

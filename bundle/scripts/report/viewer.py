@@ -13,9 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
+from scripts.labels import CLASS_COLOURS, CLASS_TITLES, ERROR_COLOURS
 from scripts.report.layers import Patient
-from scripts.report.words import CLASS_TITLES, ERROR_TITLES
+from scripts.report.words import ERROR_TITLES
 
 __all__ = ["LEVELS", "colour_tables", "script_of", "volumes_of"]
 

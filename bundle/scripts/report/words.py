@@ -8,7 +8,6 @@ from scripts.evaluation.lesions import MISSED_MM
 from scripts.evaluation.metrics import NSD_TOLERANCE_MM
 
 __all__ = [
-    "CLASS_TITLES",
     "ERROR_TITLES",
     "METRICS",
     "REGION_MEANINGS",
@@ -32,7 +31,6 @@ REGION_MEANINGS = {
     "ET": "Enhancing tumour alone.",
 }
 RESEARCH = "Research only, not for clinical use."
-CLASS_TITLES = {1: "Necrotic core", 2: "Oedema", 3: "Enhancing tumour"}  # by network class
 ERROR_TITLES = {1: "Missed tumour", 2: "False tumour", 3: "Tumour of another class"}
 METRICS = {
     "dice": Metric("Dice", "Overlap of prediction and truth: 1 is perfect, 0 is none."),
