@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from monai.utils import ensure_tuple
@@ -80,13 +81,10 @@ def load_cases(
     check_files_are_there(listed, dataset_dir)
     entries = with_targets(listed, targets, set().union(*seen.values()))
     files = {entry["case"]: set(entry_files(entry, dataset_dir)) for entry in entries}
-    learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
-    extra = seen_by_teachers(learnt, files, seen, frozen)
-    validation: dict[str, list[str]] = {
-        entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
-    }
-    chosen = [entry for entry in entries if entry["case"] in validation or entry["case"] in extra]
-    needed = {entry["case"]: [*student, *extra.get(entry["case"], [])] for entry in chosen}
+    split = partial(split_cases, files=files, seen=seen, frozen=frozen, fold=fold, training=training)
+    parts = split(entries)
+    chosen = [entry for entry in entries if any(entry["case"] in part for part in parts.values())]
+    needed = {entry["case"]: [*student, *parts["training"].get(entry["case"], [])] for entry in chosen}
     values = label_values(datalist)
     checked = CheckedFiles(datalist, dataset_dir)
     reports = check_entries(chosen, dataset_dir, needed, set(values), checked, target_classes or {})
@@ -95,19 +93,43 @@ def load_cases(
         files[case] -= {TARGETS}
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
-
-    def data(part: Mapping[str, Sequence[str]]) -> list[dict]:
-        kept = [entry for entry in entries if entry["case"] in part and entry["case"] not in left_out]
-        return [network_entry(entry, dataset_dir, student, part[entry["case"]]) for entry in kept]
-
-    learnt = [entry for entry in learnt if entry["case"] not in left_out]
-    extra = seen_by_teachers(learnt, files, seen, frozen)
-    learning = data(extra)
-    check_meaning(learning, values, target_classes or {})
-    if unused := [entry["case"] for entry in learnt if entry["case"] not in extra]:
+    kept = [entry for entry in entries if entry["case"] not in left_out]
+    parts = split(kept)  # again: a teacher may have lost all patients that it can learn from
+    data = {
+        name: [network_entry(e, dataset_dir, student, part[e["case"]]) for e in kept if e["case"] in part]
+        for name, part in parts.items()
+    }
+    check_meaning(data["training"], values, target_classes or {})
+    unused = [entry["case"] for entry in kept if not any(entry["case"] in part for part in parts.values())]
+    if training and unused:
         reason = "which have no label, and no teacher that sees them and can learn"
         logger.warning(f"{len(unused)} case(s) are not used for training, {reason}, such as {unused[0]}.")
-    return {"training": learning, "validation": data(validation)}
+    return data
+
+
+def split_cases(
+    entries: Sequence[Mapping],
+    files: Mapping[str, set],
+    seen: Mapping[str, set],
+    frozen: Collection[str],
+    fold: int | None,
+    training: bool,
+) -> dict[str, dict[str, list[str]]]:
+    """The cases of ``training`` and ``validation``, each with what there is of it for teachers.
+
+    Args:
+        entries: of the datalist.
+        files: the sequences, and what else there is, of each case.
+        seen: what each teacher sees and the student does not.
+        frozen: teachers that do not learn.
+        fold: as in ``load_cases``.
+        training: as in ``load_cases``.
+    """
+    learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
+    validation: dict[str, list[str]] = {
+        entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
+    }
+    return {"training": seen_by_teachers(learnt, files, seen, frozen), "validation": validation}
 
 
 def seen_by_teachers(
