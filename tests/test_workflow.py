@@ -1,5 +1,6 @@
 """The line that a command runs, and the keys that MONAI would end with a traceback for."""
 
+import re
 import signal
 import sys
 
@@ -97,3 +98,10 @@ def test_a_command_that_a_signal_stops_has_the_signals_exit_code(number, code):
     lines = f"signal.signal({int(number)}, lambda *_: sys.exit({own}))", f"os.kill(os.getppid(), {int(number)})"
     text = "; ".join(["import os, signal, sys, time", *lines, "time.sleep(60)"])
     assert run_line([sys.executable, "-c", text]) == (0 if code == 0 else 128 + number)
+
+
+def test_a_key_that_stands_twice_in_an_overlay_is_named(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("loss: {weight: 1}\nepochs: 3\nepochs: 4\n")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(overlay))} cannot be read \(epochs stands twice .*line 1"):
+        check_keys([str(overlay)], {})

@@ -85,7 +85,7 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist: give its path relative to the bundle's folder.")
         try:
-            overlay = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            overlay = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): correct this file.") from error
         if overlay is None:
@@ -99,6 +99,16 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         if RELATIVE.search(str(value)) and str(value)[0] != "$":
             raise UserError(f"--{key} is {str(value)!r}, in which MONAI takes @## for a key, expected none: rename it.")
         set_key(config, f"--{key}", key, value)
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """PyYAML's SafeLoader, which rejects a key that stands twice: the last one would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def set_key(config: Any, name: str, key: str, value: Any) -> None:
