@@ -63,8 +63,16 @@ def own(tmp_path, monkeypatch):
 def test_the_line_of_a_class_of_ones_own_is_named(own):
     error = error_of({"whole": {"_target_": "own_good.Net"}})
     assert part_sentence(error) == (
-        f"whole (own_good.Net) cannot be built: KeyError: 'x', in line 3 of {own / 'own_good.py'}."
+        f"whole (own_good.Net) cannot be built: KeyError: 'x' (line 3 of {own / 'own_good.py'})."
     )
+
+
+def test_a_sentence_of_these_scripts_is_not_cut(own):
+    """ValueErrors of these scripts say what to do at their end."""
+    error = error_of(
+        {"whole": {"_target_": "scripts.method.fusion.CooperativeFusion", "in_channels": {"a": [1] * 99, "b": [8]}}}
+    )
+    assert part_sentence(error).endswith("got {'a': 99, 'b': 1}.")
 
 
 def test_a_fault_of_these_scripts_keeps_its_traceback(capsys):
@@ -80,10 +88,10 @@ def test_a_fault_of_these_scripts_keeps_its_traceback(capsys):
         ("Unett", ": give MONAI's name or the full path, and --code_dir"),
         ("no_such.module.Net", ": give MONAI's name or the full path, and --code_dir"),
         ("own_good.Nett", "; did you mean Net?"),
+        ("scripts.labels.CLASSES", ": it is no class or function"),
         ("own_syntax.Net", ": own_syntax fails with SyntaxError: .*line 2"),
         ("own_import.Net", ": own_import fails with ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
 def test_it_is_said_why_a_class_is_not_found(target, reason, own):
-
     assert re.match(reason, why_not_found(target))

@@ -67,6 +67,16 @@ def test_a_fusion_that_does_not_fit_its_teachers_is_refused(layer, channels, fit
         check_fusion(networks, [16, 16, 16])
 
 
+class ReadsValues(CooperativeFusion):
+    def forward(self, features):
+        return super().forward(features) if float(features["t2"][0].sum()) else []
+
+
+def test_a_fusion_that_looks_at_values_is_not_checked():
+    teachers = {"t2": Teacher(ResUNet(1, 4, WIDTHS), "t2", feature_layers=["decoder2"])}
+    check_fusion(DistillationNetwork(ResUNet(1, 4, WIDTHS), teachers, ReadsValues({"t2": [8]})), [16, 16, 16])
+
+
 def test_more_processes_than_validation_patients_are_refused():
     check_processes(processes=2, patients=2)
     check_processes(processes=1, patients=0)  # MONAI Label trains on what it has, and may hold nothing back

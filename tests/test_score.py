@@ -422,11 +422,14 @@ def test_a_dataset_json_that_cannot_be_understood_asks_for_the_values(folders):
     score(*options, truth_values="brats2018")
 
 
-def test_a_record_of_another_program_does_not_keep_from_scoring(folders):
+def test_a_record_of_another_program_does_not_keep_from_scoring(folders, caplog):
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "without.csv"))
     (folders / "pred" / "evaluation.json").write_text('{"cases": 3}')
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "with.csv"))
     assert (folders / "with.csv").read_text() == (folders / "without.csv").read_text()
+    assert [r.levelname for r in caplog.records if "evaluation.json" in r.message and "not used" in r.message] == [
+        "WARNING"
+    ]
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2, 1, 3]])

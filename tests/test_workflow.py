@@ -105,3 +105,5 @@ def test_a_key_that_stands_twice_in_an_overlay_is_named(tmp_path):
     overlay.write_text("loss: {weight: 1}\nepochs: 3\nepochs: 4\n")
     with pytest.raises(UserError, match=rf"^{re.escape(str(overlay))} cannot be read \(epochs stands twice .*line 1"):
         check_keys([str(overlay)], {})
+    overlay.write_text("base: &b {x: 1}\na: {mid: &m {<<: *b, x: 2}}\ntop: {<<: *m}\n")  # merging is no repetition
+    check_keys([str(overlay)], {})

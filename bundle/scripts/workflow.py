@@ -104,11 +104,12 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
 class UniqueKeys(yaml.SafeLoader):
     """PyYAML's SafeLoader, which rejects a key that stands twice: the last one would count."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def set_key(config: Any, name: str, key: str, value: Any) -> None:

@@ -100,8 +100,8 @@ def load_cases(
         for name, part in parts.items()
     }
     check_meaning(data["training"], values, target_classes or {})
-    unused = [entry["case"] for entry in kept if not any(entry["case"] in part for part in parts.values())]
-    if training and unused:
+    learnt = learnt_from(kept, fold, training)
+    if unused := [entry["case"] for entry in learnt if entry["case"] not in parts["training"]]:
         reason = "which have no label, and no teacher that sees them and can learn"
         logger.warning(f"{len(unused)} case(s) are not used for training, {reason}, such as {unused[0]}.")
     return data
@@ -125,11 +125,16 @@ def split_cases(
         fold: as in ``load_cases``.
         training: as in ``load_cases``.
     """
-    learnt = [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
+    learnt = learnt_from(entries, fold, training)
     validation: dict[str, list[str]] = {
         entry["case"]: [] for entry in entries if "label" in entry and fold in (None, entry["fold"])
     }
     return {"training": seen_by_teachers(learnt, files, seen, frozen), "validation": validation}
+
+
+def learnt_from(entries: Sequence[Mapping], fold: int | None, training: bool) -> list[Mapping]:
+    """Those of the training folds, labelled or not."""
+    return [entry for entry in entries if training and (fold is None or entry.get("fold") != fold)]
 
 
 def seen_by_teachers(

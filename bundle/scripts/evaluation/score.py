@@ -94,7 +94,8 @@ def recorded(pred: str) -> dict[str, Any]:
         if (path := Path(pred, name)).is_file():
             try:
                 record = read_json(path, "pred", form | {f"{part}?": dict})
-            except UserError:  # another program's; folder_values says so
+            except UserError as error:
+                logger.warning(f"{error} It is not used.")
                 continue
             found = record.get(part, {}).get("smallest_part_ml")
             limit = found if isinstance(found, (int, float)) and not record.get("earlier") else None

@@ -50,7 +50,7 @@ def check_config(code_dir: str | None = None) -> None:
     keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
-        raise UserError(f"there is no {run_id} to run in the config{correction(run_id, config)}")
+        raise UserError(f"there is no {run_id} to run in the config{correction(run_id, config, ': give its name.')}")
     base = ConfigParser.load_config_file(CONFIGS / ("train.yaml" if "train" in config else "inference.yaml"))
     check_names(config, base, run_id)
     check_components("", config, base)
@@ -155,7 +155,7 @@ def arguments_of(name: str, part: Mapping[str, Any]) -> dict[str, Any]:
     except (ModuleNotFoundError, ErrorDuringImport):
         target = None
     if not callable(target):
-        raise UserError(f"{name}: _target_ {part['_target_']} cannot be found{why_not_found(str(part['_target_']))}")
+        raise UserError(f"{name}: _target_ {part['_target_']} cannot be used{why_not_found(str(part['_target_']))}")
     try:
         parameters = inspect.signature(target).parameters
     except ValueError:  # of some of Python's own

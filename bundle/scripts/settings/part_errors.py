@@ -40,9 +40,10 @@ def part_sentence(error: BaseException) -> str | None:
     frames = extract_tb(cause.__traceback__)
     if any(SCRIPTS in Path(frame.filename).parents for frame in frames) and not isinstance(cause, ValueError):
         return None
-    own = [frame for frame in frames if not LIBRARIES.search(frame.filename)]
-    place = f", in line {own[-1].lineno} of {own[-1].filename}" if own and own[-1] is frames[-1] else ""
-    return f"{key} ({text.split(chr(39))[1]}) cannot be built: {kind_and_reason(cause)}{place}."
+    own = [f for f in frames if not (LIBRARIES.search(f.filename) or SCRIPTS in Path(f.filename).parents)]
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
+    reason = " ".join(str(cause).split()).rstrip(".")
+    return f"{key} ({text.split(chr(39))[1]}) cannot be built: {type(cause).__name__}: {reason}{place}."
 
 
 def key_of(trace: TracebackType | None) -> str:
@@ -66,4 +67,6 @@ def why_not_found(target: str) -> str:
     except Exception as error:  # of the user's own code, too
         absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         return missing if absent else f": {module} fails with {kind_and_reason(error)}."
+    if hasattr(found, name):
+        return ": it is no class or function."
     return correction(name, dir(found), f": {found.__name__} has no {name}.")

@@ -126,7 +126,9 @@ def check_fusion(networks: DistillationNetwork, roi_size: Sequence[int]) -> None
             features[name] = without_values(teacher, dict.fromkeys(teacher.sequences, patch))[1]
     try:
         without_values(networks.fusion, features)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if "meta" in str(error):
+            return
         shapes = "; ".join(f"{name} {[tuple(level.shape[1:]) for level in own]}" for name, own in features.items())
         raise UserError(
             f"fusion fails on features (channels, height, width, depth) of {shapes}: {reason_of(error)}. Set "
