@@ -217,7 +217,8 @@ def test_a_resumed_run_may_not_learn_from_another_loss(trained, method, tmp_path
 def test_a_value_that_a_loss_refuses_ends_the_command_in_its_sentence(options, tmp_path, command):
     result = command(*TRAIN, *options, *outputs(tmp_path / "out"), "--confidence::total", "-1")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "scripts.method.confidence.TeacherConfidence': total and initial must be at least 0, got -1" in result.stderr
+    reason = "cannot be built: ValueError: total and initial must be at least 0, got -1 and 0.1"
+    assert f"confidence (scripts.method.confidence.TeacherConfidence) {reason}" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

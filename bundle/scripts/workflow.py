@@ -85,7 +85,7 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist: give its path relative to the bundle's folder.")
         try:
-            overlay = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
+            overlay = UniqueKeys(Path(path).read_text(encoding="utf-8")).get_single_data()
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): correct this file.") from error
         if overlay is None:
