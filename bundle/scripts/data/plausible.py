@@ -38,7 +38,7 @@ def image_faults(volume: Volume, used: Iterable[int] = ()) -> list[Finding]:
 
     Args:
         volume: one sequence, or several as channels.
-        used: the channels that are learnt from, which must not be empty.
+        used: the channels that networks see, which must not be empty.
     """
     voxels = volume.voxels
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():

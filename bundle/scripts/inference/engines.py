@@ -128,7 +128,7 @@ class OnnxRuntime(ConvertingEngine):
         logging.getLogger("onnx_ir").setLevel(logging.WARNING)
         # ONNX Runtime optimizes it
         exported = torch.onnx.export(network, (window,), dynamo=True, verbose=False, optimize=False)
-        assert exported is not None  # as without a file
+        assert exported is not None  # the older exporter alone gives None
         return OnnxNetwork(exported.model_proto.SerializeToString(), window.device)
 
 

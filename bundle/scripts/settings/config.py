@@ -50,7 +50,9 @@ def check_config(code_dir: str | None = None) -> None:
     keep_text(TEXT)
     config, run_id = merged_config(), caller(ConfigWorkflow, "run_id", "run")
     if run_id and run_id not in config:
-        raise UserError(f"there is no {run_id} to run in the config{correction(run_id, config, ': give its name.')}")
+        raise UserError(
+            f"there is no {run_id} to run in the config{correction(run_id, config, ': give training or evaluating.')}"
+        )
     base = ConfigParser.load_config_file(CONFIGS / ("train.yaml" if "train" in config else "inference.yaml"))
     check_names(config, base, run_id)
     check_components("", config, base)
