@@ -57,6 +57,15 @@ def test_a_checkpoint_without_a_step_keeps_nobody_out(tmp_path):
             check_new_run(str(tmp_path / "out"), str(tmp_path), False, "data")
 
 
+def test_a_run_whose_disk_was_full_after_its_first_epoch_goes_on(tmp_path):
+    """Then history.csv has an epoch, and the checkpoint is still that of the start."""
+    torch.save({"trainer": {"iteration": 0}}, tmp_path / "checkpoint.pt")
+    (tmp_path / "history.csv").write_text("epoch")
+    check_new_run(str(tmp_path), str(tmp_path), "auto", "data")
+    with pytest.raises(UserError, match="history.csv belongs to .* continue it with --resume True"):
+        check_new_run(str(tmp_path), str(tmp_path), False, "data")
+
+
 @pytest.mark.parametrize("weights, patient", [("other", "a"), ("same", "b"), ("same", "a")])
 def test_an_evaluation_replaces_none_of_other_weights_or_patients(weights, patient, tmp_path):
     (tmp_path / "model.pt").write_text("same")

@@ -22,13 +22,13 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
     Raises:
         UserError: names what is there and the ways out.
     """
-    checkpoints = [path for path in checkpoints_in(ckpt_dir) if has_steps(path)]  # others lose nothing
+    checkpoints = checkpoints_in(ckpt_dir)
     if not dataset_dir or (resume if resume != "auto" else checkpoints):
         return
     others = [
         Path(output_dir, "history.csv"),
         Path(output_dir, "evaluation.json"),  # whose scores MLflow would take for the new run's
-        *checkpoints,
+        *filter(has_steps, checkpoints),  # others lose nothing
         Path(ckpt_dir, "model.pt"),
     ]  # training.json alone: no epoch
     if there := [path for path in others if path.is_file()]:
