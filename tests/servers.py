@@ -33,14 +33,21 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        try:
+            self.wait()
+        except BaseException:  # Ctrl-C, too, must leave no program behind
+            self.end()
+            raise
+        return self
+
+    def wait(self) -> None:
+        """Wait until the program answers."""
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                urllib.request.urlopen(f"{self.uri}{self.path}", timeout=5)
-                return self
+                return urllib.request.urlopen(f"{self.uri}{self.path}", timeout=5).close()
             except OSError:
                 time.sleep(0.2)
-        self.end()
         raise AssertionError(self.log.read_text()[-3000:])
 
     def end(self, number: int = signal.SIGTERM) -> None:
@@ -52,6 +59,7 @@ class Server:
                 self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
             self.process = None
 
 

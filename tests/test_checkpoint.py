@@ -91,6 +91,59 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(damage, resume, tmp
     assert [str(last) in message for message in caplog.messages].count(True) == (damage != "gone")
 
 
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_good_one(tmp_path):
+    """A second bad write would else lose the run."""
+    checkpointed(tmp_path, [0.3, 0.6])
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    checkpointed(tmp_path, [0.3, 0.6], resume=True)  # which saves once
+    epochs = [torch.load(tmp_path / name, weights_only=True)["trainer"]["iteration"] / 2 for name in FILES[:2]]
+    assert epochs == [2, 1]
+
+
+def test_a_run_whose_best_student_is_gone_saves_its_next_one(tmp_path):
+    checkpointed(tmp_path, [0.9])
+    (tmp_path / "model.pt").unlink()
+    checkpointed(tmp_path, [0.9, 0.5], resume=True)
+    assert weight(tmp_path / "model.pt") == 4
+
+
+def test_a_checkpoint_without_a_step_is_none_for_auto(tmp_path):
+    """So settings that stopped the first step may change."""
+    checkpointed(tmp_path, [0.5])
+    for path in (tmp_path / name for name in FILES[:2]):
+        held = torch.load(path, weights_only=True)
+        held["trainer"]["iteration"] = 0
+        torch.save(held, path)
+    checkpointed(tmp_path, [0.5], resume="auto", seed=1)
+    with pytest.raises(UserError, match="seed"):
+        checkpointed(tmp_path, [0.5, 0.5], resume="auto", seed=0)
+
+
+def test_a_longer_run_has_the_schedule_of_its_own_length(tmp_path):
+    """Also schedules that keep their length in their state, as PyTorch's do."""
+
+    def schedule(epochs):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+
+    def run(epochs, resume):
+        optimizer, one = schedule(epochs)
+        engine, rates = engine_of(lambda engine, batch: optimizer.step()), []
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: (one.step(), rates.append(one.get_last_lr()[0])))
+        engine.state.max_epochs = epochs
+        evaluator = Engine(lambda engine, batch: None)
+        evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+        parts = {"optimizer": optimizer, "lr_scheduler": one}
+        RunCheckpoint(str(tmp_path), torch.nn.Linear(1, 1), parts, evaluator, {}, resume).attach(engine)
+        engine.run([0, 0], max_epochs=epochs)
+        return one, rates
+
+    run(4, False)
+    one, rates = run(8, True)
+    assert (one.T_max, one.last_epoch) == (8, 8)
+    assert max(rates) < 1e-6 or rates == sorted(rates, reverse=True)  # it does not rise again
+
+
 def test_two_damaged_checkpoints_are_both_named_and_kept(tmp_path):
     checkpointed(tmp_path, [0.3])
     for name in FILES[:2]:

@@ -108,7 +108,7 @@ def test_a_class_of_ones_own_is_found_in_code_dir_and_checked(tmp_path):
         ("validate::mirror", True, "validate::mirror is used by nothing"),
         ("teachers::t9", None, "teachers::t9 is null, but there is no t9 to take away; did you mean t"),
         ("patch_ratios", [9, "1e-1", 1, 1], "patch_ratios::1 is the text '1e-1': write a number"),
-        ("teachers::t1", None, "teachers::t1 is null: write teachers::t1::_disabled_: true"),
+        ("teachers::t1", None, "teachers::t1 is null: write NAME::_disabled_: true"),
         ("loss::terms::distil::weight", "5e-2", "loss::terms::distil::weight is the text '5e-2': write a number"),
         ("learning_rate", "1e-3", "learning_rate is the text '1e-3': write a number"),
         ("confidence::total", "0.15", "confidence::total is '0.15', expected a number"),

@@ -18,7 +18,7 @@ from scripts.evaluation.earlier_evaluation import check_new_evaluation, forget_e
 from scripts.files import sha256, write_json
 from scripts.folders.earlier_scores import forget_scores
 from scripts.locking import FolderLock
-from scripts.training.earlier_training import check_new_run
+from scripts.training.earlier_training import check_new_run, forget_unstarted
 
 SCORES = ["history.csv", "evaluation.json", "metrics.csv", "metrics.json", "metrics_et_cleared.csv", "mlflow.json"]
 
@@ -55,6 +55,19 @@ def test_a_checkpoint_without_a_step_keeps_nobody_out(tmp_path):
         torch.save({"trainer": {"iteration": iteration}}, tmp_path / "checkpoint.pt")
         with pytest.raises(UserError, match="checkpoint.pt belongs to") if iteration else nullcontext():
             check_new_run(str(tmp_path / "out"), str(tmp_path), False, "data")
+
+
+@pytest.mark.parametrize(
+    "resume, iteration, left",
+    [(False, 0, False), (False, 1, True), ("auto", 0, False), ("auto", 1, True), (True, 0, True)],
+)
+def test_a_new_run_keeps_nothing_of_one_without_a_step(resume, iteration, left, tmp_path):
+    """Its record of MLflow would give the new run the earlier one's parameters."""
+    files = [tmp_path / name for name in ("mlflow.json", "checkpoint.pt")]
+    files[0].write_text("{}")
+    torch.save({"trainer": {"iteration": iteration}}, files[1])
+    forget_unstarted(str(tmp_path), str(tmp_path), resume)
+    assert [path.is_file() for path in files] == [left, left]
 
 
 def test_a_run_whose_disk_was_full_after_its_first_epoch_goes_on(tmp_path):
@@ -133,6 +146,17 @@ def test_an_evaluation_that_is_replaced_leaves_no_map_of_its_own(tmp_path):
         (tmp_path / name).touch()
     forget_evaluation(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "evaluation.json"} and gone
+
+
+def test_a_record_that_names_files_elsewhere_leaves_them_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    elsewhere = tmp_path / "P1_seg.nii.gz"
+    elsewhere.write_text("truth")
+    for case in (str(tmp_path / "P1"), "../P1"):
+        record = {"cases": [{"case": case}], "weights": {}, "configuration": {}}
+        write_json(tmp_path / "out" / "evaluation.json", record)
+        forget_evaluation(str(tmp_path / "out"))
+    assert elsewhere.read_text() == "truth"
 
 
 @pytest.mark.parametrize("text, kept", [('{"calibration_error": null}', False), ("another program's", True)])

@@ -92,6 +92,25 @@ def test_what_is_missing_is_named(document, named, written):
     assert path in str(error.value) and named in str(error.value)
 
 
+def test_one_case_without_name_does_not_make_our_list_one_of_msd(written, cohort_source):
+    """Its sequences would be lost in silence."""
+    document = json.loads((cohort_source / "datalist.json").read_text())
+    del document["training"][0]["case"]
+    with pytest.raises(UserError, match=r"training::0 has no case"):
+        read_datalist(written(document))
+
+
+@pytest.mark.parametrize("key, meant", [("Label", "label"), ("FLAIR", "flair"), ("lable", "label")])
+def test_a_misspelt_role_of_a_case_is_named(key, meant, written, cohort_source):
+    """A patient whose label is misspelt would count as one without a label."""
+    document = json.loads((cohort_source / "datalist.json").read_text())
+    entry = document["training"][0]
+    entry[key] = entry.pop(meant, "a.nii.gz")
+    entry["scanner"] = "a key of the user's own"
+    with pytest.raises(UserError, match=rf"training::0 has a key '{key}', expected '{meant}'"):
+        read_datalist(written(document), folds=False)
+
+
 def test_our_own_datalist_is_read_as_it_is(cohort_source):
     path = cohort_source / "datalist.json"
     assert read_datalist(str(path)) == json.loads(path.read_text())

@@ -17,7 +17,7 @@ from conftest import BUNDLE
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss
-from scripts.training.handlers import ConfidenceUpdate, EpochSeed, LossTerms, WarmUp, key_metric
+from scripts.training.handlers import ConfidenceUpdate, EpochSeed, FollowedMetric, LossTerms, WarmUp
 from scripts.training.steps import ClipGradient, FiniteSteps
 from scripts.training.tumour_search import TumourSearch
 
@@ -370,5 +370,15 @@ def test_dice_of_an_epoch_that_did_not_measure_it_is_no_earlier_ones():
 
 
 def test_a_schedule_follows_the_key_metric():
-    state = SimpleNamespace(metrics={"val_mean_dice": 0.3, "other": 0.5}, key_metric_name="val_mean_dice")
-    assert key_metric(SimpleNamespace(state=state)) == 0.3
+    """A Dice that rises must not lower the rate, whichever way the schedule looks."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    for mode in ("min", "max"):
+        optimizer = torch.optim.SGD([weight], lr=1.0)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=mode, patience=2)
+        follow = FollowedMetric(schedule)
+        for rising, rate in ((0.01, 1.0), (0.0, 0.1)):
+            for step in range(4):
+                metrics = {"val_mean_dice": 0.3 + rising * step, "other": 0.5}
+                state = SimpleNamespace(metrics=metrics, key_metric_name="val_mean_dice")
+                schedule.step(follow(SimpleNamespace(state=state)))
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(rate), (mode, rising)

@@ -75,8 +75,16 @@ def test_a_sentence_of_these_scripts_is_not_cut(own):
     assert part_sentence(error).endswith("got {'a': 99, 'b': 1}.")
 
 
-def test_a_fault_of_these_scripts_keeps_its_traceback(capsys):
-    error = error_of({"whole": {"_target_": "scripts.labels.class_named", "name": 3}})
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"_target_": "scripts.labels.class_named", "name": 3},
+        {"_target_": "scripts.evaluation.surfaces.nearest", "points": "$[[0, 0, 0]]", "others": "$[[0, 0]]"},
+    ],
+)
+def test_a_fault_of_these_scripts_keeps_its_traceback(part, capsys):
+    """Also a ValueError of a library, in a step that builds nothing."""
+    error = error_of({"whole": part})
     assert part_sentence(error) is None
     print_part_error(type(error), error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err

@@ -34,7 +34,11 @@ def test_networks_that_take_patches_of_their_sequences_pass():
 @pytest.mark.parametrize(
     "student, teacher, message",
     [
-        (ResUNet(2, 4, WIDTHS), None, r"network_def \(ResUNet\) with patches of t1ce, \(2, 1, 16, 16, 16\), fails"),
+        (
+            ResUNet(2, 4, WIDTHS),
+            None,
+            r"network_def \(ResUNet\) with patches of t1ce, \(2, 1, 16, 16, 16\) \(roi_size\), fails",
+        ),
         (ResUNet(1, 3, WIDTHS), None, r"logits of shape \(2, 3, 16, 16, 16\), expected \(2, 4, 16, 16, 16\)"),
         (
             ResUNet(1, 4, WIDTHS),

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+from monai.bundle import ConfigParser
 
 from conftest import BUNDLE
 from scripts.errors import UserError
@@ -103,7 +104,11 @@ def test_a_command_that_a_signal_stops_has_the_signals_exit_code(number, code):
 def test_a_key_that_stands_twice_in_an_overlay_is_named(tmp_path):
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("loss: {weight: 1}\nepochs: 3\nepochs: 4\n")
-    with pytest.raises(UserError, match=rf"^{re.escape(str(overlay))} cannot be read \(epochs stands twice .*line 1"):
+    begin = rf"^{re.escape(str(overlay))} cannot be read"
+    with pytest.raises(UserError, match=rf"{begin} \(epochs stands twice in .*mine.yaml\", line 3, column 1"):
         check_keys([str(overlay)], {})
-    overlay.write_text("base: &b {x: 1}\na: {mid: &m {<<: *b, x: 2}}\ntop: {<<: *m}\n")  # merging is no repetition
-    check_keys([str(overlay)], {})
+    overlay.write_text("base: &b {x: 1}\ntop: {<<: *b, y: 2}\n")
+    with pytest.raises(Exception, match="merge"):
+        ConfigParser.load_config_file(overlay)
+    with pytest.raises(UserError, match=rf"{begin} \(MONAI does not merge by <<"):
+        check_keys([str(overlay)], {})

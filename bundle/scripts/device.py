@@ -7,9 +7,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
 from monai.utils import set_determinism
 from torch import nn
+
+from scripts.errors import UserError
 
 __all__ = [
     "autocast",
@@ -98,7 +101,16 @@ def keep_freed_memory(device: torch.device | str) -> None:
 
 
 def prepare_device(device: torch.device | str, amp: bool, patch: Sequence[int] = ()) -> None:
-    """Prepare the device once at the start of a run. Arguments as for ``fast_bfloat16``."""
+    """Prepare the device once at the start of a run. Arguments as for ``fast_bfloat16``.
+
+    Raises:
+        UserError: if several processes would have their networks on another kind of device, which Ignite chooses.
+    """
+    if idist.get_world_size() > 1 and (kind := torch.device(device).type) != idist.device().type:
+        raise UserError(
+            f"device is {kind}, but several processes train on {idist.device().type}: leave it out, or hide the GPUs "
+            "(CUDA_VISIBLE_DEVICES=)."
+        )
     warn_of_amp(amp, device, patch)
     keep_freed_memory(device)
 

@@ -127,7 +127,7 @@ def check_rows(
     Args:
         rows: texts by column, as csv.DictReader gives them.
         columns: its header.
-        form: columns that it must have, with what reads their texts: int, float, figure; "*" stands for all others.
+        form: columns that it must have, with what reads their texts, such as number_or_nan; "*" stands for all others.
         source: its path, for the message.
 
     Raises:

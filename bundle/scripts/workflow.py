@@ -77,7 +77,7 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Merge config files and options as MONAI does, which ends in a traceback where ``a::b`` has no part a.
 
     Raises:
-        UserError: names the file or option, the key, and the nearest key that exists; or a path that MONAI would take
+        UserError: names the file or option, the key, and one that is similar; or a path that MONAI would take
             for code or for another key, as a variable that the shell did not know.
     """
     config: dict[str, Any] = {}
@@ -85,7 +85,8 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         if not Path(path).is_file():
             raise UserError(f"{path} does not exist: give its path relative to the bundle's folder.")
         try:
-            overlay = UniqueKeys(Path(path).read_text(encoding="utf-8")).get_single_data()
+            with open(path, encoding="utf-8") as file:
+                overlay = KeysOfMonai(file).get_single_data()
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): correct this file.") from error
         if overlay is None:
@@ -101,14 +102,17 @@ def check_keys(files: Sequence[str], options: Mapping[str, Any]) -> None:
         set_key(config, f"--{key}", key, value)
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """PyYAML's SafeLoader, which rejects a key that stands twice: the last one would count."""
+class KeysOfMonai(yaml.SafeLoader):
+    """PyYAML's SafeLoader, which rejects << (unknown to MONAI's) and a key that stands twice: the last would count."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-            raise yaml.MarkedYAMLError(problem=f"{twice[0]} stands twice", problem_mark=node.start_mark)
+        known = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in known or key.value == "<<":
+                problem = "MONAI does not merge by <<" if key.value == "<<" else f"{key.value} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            known.add(key.value)
         return node
 
 
@@ -123,7 +127,8 @@ def set_key(config: Any, name: str, key: str, value: Any) -> None:
             raise UserError(f"{name}: {before} is {config!r} in this config, so it has no {step}: leave this key out.")
         if depth < len(path):
             if step not in parts:
-                near = correction(step, parts, ": leave it out, or give this overlay before the one that took it away.")
+                gone = "" if name.startswith("--") else ", or give this overlay before the one that took it away"
+                near = correction(step, parts, f": leave it out{gone}.")
                 if "train" not in whole and step in TRAINING:
                     near = ", which is for prediction: give single keys (docs/train.md, Methods), not this overlay."
                 raise UserError(f"{name}: there is no {'::'.join(path[: depth + 1])} in this config{near}")

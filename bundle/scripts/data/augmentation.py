@@ -88,13 +88,15 @@ class PerSequenced(Randomizable, MapTransform):
 
     Args:
         keys: images, each (C, H, W, D). Every channel is one sequence.
-        transforms: MONAI array transforms, in order.
+        transforms: MONAI array transforms, in order; None for none.
         allow_missing_keys: skip keys that are absent.
     """
 
-    def __init__(self, keys: KeysCollection, transforms: Sequence[Callable], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, transforms: Sequence[Callable] | None, allow_missing_keys: bool = False
+    ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.pipelines = {key: Compose([deepcopy(transform) for transform in transforms]) for key in self.keys}
+        self.pipelines = {key: Compose([deepcopy(transform) for transform in transforms or ()]) for key in self.keys}
         self.set_random_state()
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> PerSequenced:

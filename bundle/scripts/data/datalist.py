@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import PureWindowsPath
 from typing import Any
@@ -37,14 +38,24 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
     entries = document.get("training", [])
     if any(isinstance(entry.get("image"), list) for entry in entries):
         document = from_monai(document, source)
-    elif "modality" in document and any("case" not in entry for entry in entries):
+    elif "modality" in document and not any("case" in entry for entry in entries):
         document = from_msd(document, source)
     if folds and any("label" in entry and "fold" not in entry for entry in document.get("training", [])):
         raise UserError(f"{source} has labelled cases without fold, which training and evaluation need: {MADE}.")
     check_form(document, {"labels?": dict, "training?": [TRAINING], "testing?": [OWN]}, source)
     check_names(document, source)
+    check_spelling(document, source)
     check_uses(document, source)
     return document
+
+
+def check_spelling(document: Mapping[str, Any], source: str) -> None:
+    """Raises UserError for a key of an entry that looks like one of ours: a misspelt label would be no label."""
+    known = {key.removesuffix("?") for key in TRAINING}
+    for part, index, entry in [(p, i, e) for p in ("training", "testing") for i, e in enumerate(document.get(p, []))]:
+        for key in entry.keys() - known:
+            if near := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8):
+                raise UserError(f"{source}: {part}::{index} has a key {key!r}, expected {near[0]!r}: correct it.")
 
 
 def check_uses(document: Mapping[str, Any], source: str) -> None:

@@ -82,8 +82,14 @@ class Teacher(nn.Module):
 
 
 def sequences_of(teachers: Mapping[str, Teacher], student_sequence: str | Sequence[str]) -> dict[str, list[str]]:
-    """What each teacher sees and the student does not, by its name."""
+    """What each teacher sees and the student does not, by its name. Raises UserError for one that is no teacher."""
     student = ensure_tuple(student_sequence)
+    for key, teacher in teachers.items():
+        if not hasattr(teacher, "sequences"):
+            raise UserError(
+                f"teachers::{key} is a {type(teacher).__name__}, expected scripts.method.teachers.Teacher: name it as "
+                f"_target_, and this as teachers::{key}::network."
+            )
     return {key: [name for name in teacher.sequences if name not in student] for key, teacher in teachers.items()}
 
 
@@ -104,6 +110,8 @@ def usable_teachers(
         student_sequences: what all have.
     """
     further = sequences_of(teachers, student_sequences)
+    for name in [name for name, one in teachers.items() if not (further[name] or one.follows)]:
+        logger.warning(f"Teacher {name} sees no other sequence than the student, {', '.join(student_sequences)}.")
     usable = {name: one for name, one in teachers.items() if can_teach(further[name], one.frozen, patients)}
     if left_out := [name for name in teachers if name not in usable]:
         rest = f"{', '.join(usable)} still teach(es)" if usable else "the student learns from labels alone"

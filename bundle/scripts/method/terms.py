@@ -31,7 +31,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resample, resize_label
-from scripts.method.term_values import values_of
+from scripts.method.term_values import check_levels, values_of
 
 __all__ = [
     "DistillationLoss", "FusedResponse", "FusionLabels", "StudentLabels", "TeacherLabels", "TeacherResponses", "Term",
@@ -138,7 +138,7 @@ class FusedResponse(Term):
     A student without a head at that resolution is compared by its own logits, resampled.
     """
 
-    patients = "all"
+    patients, level_of = "all", ("student",)  # the fusion is detached
 
     def __init__(self, soft_target: nn.Module, weight: float, level: int = 1) -> None:
         super().__init__(weight)
@@ -211,12 +211,12 @@ class DistillationLoss(nn.Module):
         self, output: DistillationOutput, label: torch.Tensor, labelled: bool = True
     ) -> dict[str, torch.Tensor]:
         """Weight · value of every term by name: what is summed."""
-        self.check_levels(output)
+        check_levels(self.terms.values(), output)
         values: dict[str, torch.Tensor] = {}
         for name, term in self.terms.items():
             weight: Any = term.weight if self.distilling else term.warm_up_weight
             counts = term.patients in ("all", "labelled" if labelled else "unlabelled")
-            parts = values_of(name, term, output, label) if counts else {}
+            parts = values_of(name, term, output, label, values) if counts else {}
             values |= {key: weight * part for key, part in parts.items()}
             self.found |= {name} if parts else set()
         return values
@@ -236,13 +236,3 @@ class DistillationLoss(nn.Module):
         totals = sum((Counter(one) for one in everywhere), Counter())
         zero = 0 * output.student[0].sum()
         return {name: sums.get(name, zero) * len(everywhere) / total for name, total in sorted(totals.items())}
-
-    def check_levels(self, output: DistillationOutput) -> None:
-        terms: Any = self.terms.values()
-        for name, levels in {"student": len(output.student) - 1, "fusion": len(output.fused)}.items():
-            used = max((getattr(term, "level", 0) for term in terms if name in term.level_of), default=0)
-            if levels > used:
-                raise ValueError(
-                    f"the {name} has {levels} lower-resolution outputs, but no term of the loss has level {used + 1}: "
-                    "add terms, as two_levels.yaml does, or take the output away (deep_supervision)."
-                )

@@ -40,7 +40,7 @@ def check_config(code_dir: str | None = None) -> None:
         code_dir: a folder with modules of the user's own, which the config may name from then on.
 
     Raises:
-        UserError: names the key, the value and what was expected, or the nearest key that exists.
+        UserError: names the key, the value and what was expected, or a key that is similar.
     """
     if monai_command():
         sys.excepthook = print_part_error
@@ -131,8 +131,8 @@ def check_components(name: str, value: Any, base: Any) -> None:
             check_value(path, item, like, "" if str(key).startswith("_") else str(value.get("_target_", "")))
         if item is None and "_target_" not in value and base and key not in base and path not in keys_of_overlays():
             raise UserError(f"{path} is null, but there is no {key} to take away{correction(key, base)}")
-        if item in (None, "$None") and name == "teachers":
-            raise UserError(f"{path} is null: write {path}::_disabled_: true to take this teacher away.")
+        if item in (None, "$None") and "teachers" in (name, path):
+            raise UserError(f"{path} is null: write NAME::_disabled_: true to take a teacher away, or {{}} for none.")
 
 
 def check_value(path: str, value: Any, like: Any, target: str) -> None:

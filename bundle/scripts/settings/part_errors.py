@@ -10,7 +10,7 @@ from traceback import extract_tb
 from types import TracebackType
 
 from scripts.documents import correction
-from scripts.errors import find_sentence, kind_and_reason, print_sentence, root_of
+from scripts.errors import find_sentence, kind_and_reason, print_sentence, reason_of, root_of
 
 __all__ = ["print_part_error", "why_not_found"]
 
@@ -28,7 +28,10 @@ def print_part_error(kind: type[BaseException], error: BaseException, trace: Tra
 
 
 def part_sentence(error: BaseException) -> str | None:
-    """The sentence on an error of MONAI's ConfigParser; None for other errors, and for faults of these scripts."""
+    """The sentence on an error of MONAI's ConfigParser; None for other errors, and for faults of these scripts.
+
+    No fault of theirs is a ValueError that they raise themselves, or that a library raises while they build an object.
+    """
     key, text = key_of(error.__traceback__), str(error)
     if key and text.startswith("the referring item"):
         near = re.search("did you mean '(.+?)'", str(error.__cause__))
@@ -38,11 +41,13 @@ def part_sentence(error: BaseException) -> str | None:
         return None
     cause = root_of(error)
     frames = extract_tb(cause.__traceback__)
-    if any(SCRIPTS in Path(frame.filename).parents for frame in frames) and not isinstance(cause, ValueError):
+    ours = [frame for frame in frames if SCRIPTS in Path(frame.filename).parents]
+    said = isinstance(cause, ValueError) and ours[-1:] == frames[-1:]  # a sentence of these scripts, which is not cut
+    if ours and not (said or (isinstance(cause, ValueError) and ours[0].name == "__init__")):
         return None
-    own = [f for f in frames if not (LIBRARIES.search(f.filename) or SCRIPTS in Path(f.filename).parents)]
+    own = [f for f in frames if f not in ours and not LIBRARIES.search(f.filename) and Path(f.filename).is_file()]
     place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
-    reason = " ".join(str(cause).split()).rstrip(".")
+    reason = " ".join(str(cause).split()).rstrip(".") if said else reason_of(cause)
     return f"{key} ({text.split(chr(39))[1]}) cannot be built: {type(cause).__name__}: {reason}{place}."
 
 

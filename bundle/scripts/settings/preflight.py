@@ -37,6 +37,7 @@ def check_training(
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
     val_interval: int,
     epochs: int,
+    window_size: Sequence[int],
 ) -> None:
     """Check everything that would fail, or mislead, after the first steps of a training.
 
@@ -50,9 +51,9 @@ def check_training(
             f"The last validation is at epoch {epochs - rest} of {epochs}: no student of later ones is kept."
         )
     check_processes(idist.get_world_size(), len(cases["validation"]))
-    check_networks(networks, roi_size)
+    check_networks(networks, roi_size, window_size)
     check_fusion(networks, roi_size)
-    for name, term in loss.terms.items():
+    for name, term in getattr(loss, "terms", {}).items():
         if isinstance(teacher := getattr(term, "teacher", None), str) and teacher not in teachers:
             raise UserError(f"loss::terms::{name}::teacher is {teacher!r}, expected one of {sorted(teachers)}.")
     check_augmentation(augmentation, sequences, roi_size, len(networks.student_sequences), gaps)
@@ -89,8 +90,8 @@ def check_processes(processes: int = 1, patients: int | None = None) -> None:
         )
 
 
-def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> None:
-    """Check that every network takes a patch of its sequences and gives logits of the classes.
+def check_networks(networks: DistillationNetwork, roi_size: Sequence[int], window_size: Sequence[int] = ()) -> None:
+    """Check that networks take a patch of their sequences, the student also a window, and give logits of the classes.
 
     Shapes alone are computed, so this takes no time and no memory.
 
@@ -100,18 +101,18 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int]) -> No
     student = networks.student_sequences
     named: dict[str, Any] = {"network_def": (networks.student, student, len(student))}
     named |= {f"teachers::{k}::network": (t.network, t.sequences, t.channels) for k, t in networks.teachers.items()}
-    for key, (network, sequences, channels) in named.items():
-        patch = (2, channels, *roi_size)  # two, for networks with batch normalisation
-        given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch},"
+    sizes = [(key, *one, "roi_size", roi_size) for key, one in named.items()]
+    sizes += [("network_def", *named["network_def"], "window_size", window_size or roi_size)]
+    for key, network, sequences, channels, name, size in sizes:
+        patch = (2, channels, *size)  # two, for networks with batch normalisation
+        given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch} ({name}),"
         try:
             logits = output_shape(network, patch)
         except (RuntimeError, ValueError) as error:
             if "meta" in str(error):
                 continue  # it looks at values, which are not there
-            raise UserError(
-                f"{given} fails: {reason_of(error)}. Change the network, its in_channels, or roi_size."
-            ) from error
-        if logits != (expected := (2, len(CLASSES), *roi_size)):
+            raise UserError(f"{given} fails: {reason_of(error)}. Change the network, in_channels or {name}.") from error
+        if logits != (expected := (2, len(CLASSES), *size)):
             way = "change its out_channels, or see regions in docs/extend.md"
             raise UserError(f"{given} gives logits of shape {logits}, expected {expected}: {way}.")
 
@@ -124,9 +125,11 @@ def check_fusion(networks: DistillationNetwork, roi_size: Sequence[int]) -> None
     for name, teacher in ((name, networks.teachers[name]) for name in networks.fusion.teachers):
         with suppress(RuntimeError):  # it looks at values, which are not there
             features[name] = without_values(teacher, dict.fromkeys(teacher.sequences, patch))[1]
+    if len(features) < len(networks.fusion.teachers):
+        return
     try:
         without_values(networks.fusion, features)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         if "meta" in str(error):
             return
         shapes = "; ".join(f"{name} {[tuple(level.shape[1:]) for level in own]}" for name, own in features.items())
@@ -158,6 +161,4 @@ def check_augmentation(
             prepare.augment({CommonKeys.IMAGE: batch[CommonKeys.IMAGE][0]})
     except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         reason = reason_of(error.__cause__ or error)
-        raise UserError(
-            f"augmentation fails on a patch of {tuple(roi_size)}: {reason}. Change its transforms."
-        ) from error
+        raise UserError(f"augmentation fails on a patch of {tuple(roi_size)}: {reason}. Change it.") from error

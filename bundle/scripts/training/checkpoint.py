@@ -11,6 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LRScheduler
 
 from scripts.documents import check_form
 from scripts.errors import UserError, reason_of
@@ -22,10 +23,9 @@ __all__ = ["RunCheckpoint", "checkpoints_in", "has_steps"]
 
 logger = logging.getLogger(__name__)
 
-SCHEDULE = (
-    "t_total",
-    "warmup_steps",
-)  # of WarmupCosineSchedule, in steps: a resumed run takes them from its own epochs
+COUNTERS = {  # of a schedule; a resumed run takes the rest, such as its length, from its own config
+    "last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter",
+}  # fmt: skip
 NAMES = ("checkpoint.pt", "checkpoint_before.pt")
 FORM = {
     "trainer": {"iteration": int, "epoch_length": int},
@@ -51,7 +51,7 @@ class RunCheckpoint:
         objects: name -> object with state_dict and load_state_dict (networks, optimizer, scheduler, confidence).
         evaluator: the validation engine with its best metric.
         settings: settings that must not change when a run is resumed, such as seed and fold.
-        resume: continue from ``checkpoint.pt``. "auto" continues if there is one, for jobs that are restarted.
+        resume: continue from ``checkpoint.pt``. "auto" does so if it holds a step, for jobs that are restarted.
 
     Raises:
         UserError: if there is nothing to resume from, the checkpoint is from another configuration, or it differs
@@ -116,6 +116,8 @@ class RunCheckpoint:
             there = ", ".join(faults) or f"{self.folder / NAMES[0]} does not exist"
             raise UserError(f"resume is set, but {there}: start without --resume, or give a run's --output_dir.")
         check_form(found[1], FORM, f"resume: {source}")
+        if not (needed or found[1]["trainer"]["iteration"]):
+            return None, {}
         if faults:
             logger.warning(f"{faults[0]}: the run goes on from {source}, an epoch earlier.")
         return found
@@ -133,7 +135,9 @@ class RunCheckpoint:
             "best_metric_epoch": best.best_metric_epoch,
             "settings": self.settings,
         }
-        save(states | run | more, *(self.folder / name for name in NAMES))
+        path, before = (self.folder / name for name in NAMES)
+        save(states | run | more, path, None if self.source == before else before)  # then path is damaged
+        self.source = None
 
     def save_in_epoch(self, engine: Engine) -> None:
         """Save with what the rest of the epoch needs besides: the networks' random state, and sums for history.csv."""
@@ -174,9 +178,10 @@ class RunCheckpoint:
                 )
         try:
             for name, item in self.objects.items():
-                lengths = {key: getattr(item, key) for key in SCHEDULE if hasattr(item, key)}
+                own = {key: value for key, value in vars(item).items() if key not in COUNTERS}
                 item.load_state_dict(checkpoint[name])
-                vars(item).update(lengths)
+                if isinstance(item, LRScheduler):
+                    vars(item).update(own)
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.source} is from another configuration: {reason_of(error, -1)}. Resume with the same config."
@@ -184,8 +189,9 @@ class RunCheckpoint:
 
     def continue_from(self, engine: Engine) -> None:
         engine.load_state_dict(self.rest["trainer"] | {"max_epochs": engine.state.max_epochs})
-        self.evaluator.state.best_metric = self.rest["best_metric"]
-        self.evaluator.state.best_metric_epoch = self.rest["best_metric_epoch"]
+        if (self.folder / "model.pt").is_file():  # else the next student is the best that there is
+            self.evaluator.state.best_metric = self.rest["best_metric"]
+            self.evaluator.state.best_metric_epoch = self.rest["best_metric_epoch"]
         done, wanted = engine.state.epoch, engine.state.max_epochs
         rest = f"epoch {done + 1}/{wanted} is next" if done < wanted else f"all {done} epochs are done"
         if step := engine.state.iteration % engine.state.epoch_length:

@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.errors import UserError
 from scripts.training.checkpoint import checkpoints_in, has_steps
 
-__all__ = ["check_new_run"]
+__all__ = ["check_new_run", "forget_unstarted"]
 
 
 def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
@@ -35,3 +35,11 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
         elsewhere = "--output_dir" if there[0].parent == Path(output_dir) else "--output_dir (or --ckpt_dir, if set)"
         way = "continue it with --resume True, or give" if checkpoints else "there is no checkpoint to resume, so give"
         raise UserError(f"{there[0]} belongs to an earlier run and would be replaced: {way} another {elsewhere}.")
+
+
+def forget_unstarted(output_dir: str, ckpt_dir: str, resume: bool | str, rank: int = 0) -> None:
+    """Before a new training, remove what an earlier one without a step left: its checkpoint, and its run in MLflow."""
+    checkpoints = checkpoints_in(ckpt_dir)
+    if rank == 0 and resume is not True and not any(map(has_steps, checkpoints)):
+        for path in [*checkpoints, Path(output_dir, "mlflow.json")]:
+            path.unlink(missing_ok=True)

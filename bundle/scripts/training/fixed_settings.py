@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
+from monai.bundle import ConfigParser
 
 from scripts.files import flatten, sha256
 from scripts.labels import TARGETS
 from scripts.running import merged_config
+from scripts.settings.config import CONFIGS
 from scripts.settings.provenance import plain
 
 __all__ = ["learning_settings"]
 
 LEARNING = (  # parts of the config that decide what is learnt, and how
     "fold", "seed", "strict", "student_sequence", "spacing", "preprocessing", "patches", "augmentation",
-    "intensity_augmentation", "roi_size", "patch_ratios", "unlabelled_share", "unlabelled_ramp_up", "search_interval",
+    "intensity_augmentation", "roi_size", "patch_ratios", "found_tumour", "unlabelled_share", "unlabelled_ramp_up",
+    "search_interval",
     "batch_size", "accumulation_steps", "student_widths", "deep_supervision", "network_def", "teachers", "fusion",
     "confidence", "distillation", "segmentation", "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate",
     "student_learning_rate", "lr_scheduler", "warm_up_epochs", "distillation_warm_up", "target_values", "read_targets",
@@ -26,13 +30,17 @@ LEARNING = (  # parts of the config that decide what is learnt, and how
 
 
 def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By key: LEARNING, the data's checksum, the training cases, the stored targets, and the number of processes.
+    """By key: LEARNING and what it refers to, the data's checksum, training cases, stored targets, number of processes.
 
     Args:
         datalist: the data's list.
         cases: for training; MONAI Label's have no name. Stored targets are known by case and size: a folder may move.
     """
-    config = plain(merged_config())
+    config, base = plain(merged_config()), ConfigParser.load_config_file(CONFIGS / "train.yaml")
+    parts = {key: config[key] for key in LEARNING if key in config}
+    parts |= {key: config[key] for key in referred_to(parts) if key in config and key not in base}  # of the user's own
+    engine = {name: config.get("train", {}).get(name, {}) for name in ("dataloader", "trainer")}
+    parts["train"] = {name: {k: v for k, v in part.items() if k != "max_epochs"} for name, part in engine.items()}
     stored = [(case["case"], os.path.getsize(case[TARGETS])) for case in cases if TARGETS in case]
     fixed = {
         "datalist": sha256(datalist),
@@ -40,7 +48,12 @@ def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict
         "files of targets": digest(stored),
         "number of processes": idist.get_world_size(),  # which share an epoch
     }
-    return fixed | dict(flatten({key: config[key] for key in LEARNING if key in config}))
+    return fixed | dict(flatten(parts))
+
+
+def referred_to(parts: Any) -> list[str]:
+    """Keys at the top of the config to which its parts refer."""
+    return sorted(set(re.findall(r"[@%](\w+)", str(parts))))
 
 
 def digest(items: Iterable[Any]) -> str:

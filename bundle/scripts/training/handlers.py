@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -12,11 +13,12 @@ from monai.data.utils import set_rnd
 from monai.transforms import Compose
 
 from scripts.device import seed_everything
+from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss, StudentLabels
 from scripts.training.steps import was_not_skipped
 
-__all__ = ["ConfidenceUpdate", "EpochSeed", "LossAlone", "LossTerms", "WarmUp", "key_metric"]
+__all__ = ["ConfidenceUpdate", "EpochSeed", "FollowedMetric", "LossAlone", "LossTerms", "WarmUp"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class WarmUp:
     """Switches distillation on after the first ``epochs`` epochs."""
 
     def __init__(self, loss: DistillationLoss, epochs: int = 1) -> None:
+        if not hasattr(loss, "terms"):
+            raise UserError(
+                f"loss is a {type(loss).__name__}, expected a DistillationLoss: add terms (docs/extend.md)."
+            )
         self.loss = loss
         self.epochs = epochs
 
@@ -153,6 +159,12 @@ class LossAlone:
         engine.state.output = [{"loss": engine.state.output["loss"].detach()}]
 
 
-def key_metric(engine: Engine) -> float:
-    """The engine's key metric, for a learning rate scheduler that follows it."""
-    return engine.state.metrics[engine.state.key_metric_name]
+class FollowedMetric:
+    """The engine's key metric, for a learning rate scheduler that follows it; 1 minus it where that waits for a fall."""
+
+    def __init__(self, lr_scheduler: Any) -> None:
+        self.falls = getattr(lr_scheduler, "mode", "max") == "min"
+
+    def __call__(self, engine: Engine) -> float:
+        metric = engine.state.metrics[engine.state.key_metric_name]
+        return 1 - metric if self.falls else metric
