@@ -33,6 +33,27 @@ PARTS = ("LICENSE", "configs", "docs", "models", "scripts")  # of the bundle; ru
 sys.path.insert(0, str(BUNDLE))
 
 
+def claim(app: Path) -> None:
+    """Lock the app's folder until the server ends: a second one would replace its files.
+
+    Ends with a sentence if a server has it.
+    """
+    from scripts.files import write_error
+    from scripts.locking import locked
+
+    try:
+        app.mkdir(parents=True, exist_ok=True)
+        file = locked(app / ".lock", latest=0)
+    except BlockingIOError:
+        sys.exit(
+            f"{app} is in use by another server: stop it, or give this one a folder of its own by APP=DIR, and another "
+            "PORT."
+        )
+    except OSError as error:
+        sys.exit(str(write_error(app, error)))
+    os.set_inheritable(os.dup(file.fileno()), True)  # stays open, also in the server that this process becomes
+
+
 def stage(app: Path) -> None:
     """MONAI Label's app for bundles with a copy of this one in it; weights that were trained there are kept."""
     theirs = app / "bundle_app.py"
@@ -194,6 +215,7 @@ def main() -> None:
     options = parser.parse_args()
     web = options.studies.startswith(("http://", "https://"))
     folder = None if web else view(options.studies, options.labels, options.t1ce)
+    claim(Path(options.app).resolve())
     tell(options, folder)
     stage(Path(options.app).resolve())
     server = ["start_server", "--app", options.app, "--studies", str(folder or options.studies)]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import unicodedata
 
 import nibabel as nib
 import numpy as np
@@ -45,6 +46,18 @@ def test_voxels_outside_the_mask_are_0_and_those_inside_stay(form, patient):
         assert not np.array_equal(nib.load(folder / "p_1_bet.nii.gz").affine, affine)
     assert torch.equal(read(folder, "*_bet.nii.gz")["image"][0].as_subclass(torch.Tensor), torch.from_numpy(voxels))
     assert "marks 4,096 ml" in read(folder, "in/*.nii.gz")["fault"]  # the image itself: nothing is taken away
+
+
+@pytest.mark.parametrize("image, mask", [("NFD", "NFD"), ("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_mask_is_found_whichever_form_of_unicode_a_mac_or_another_system_gave_its_name(image, mask, patient):
+    folder, voxels, _ = patient
+    masks = folder / unicodedata.normalize(mask, "Könige")
+    masks.mkdir()
+    name = unicodedata.normalize(image, "Müller")
+    (folder / "in" / "p_1.nii.gz").rename(folder / "in" / f"{name}.nii.gz")
+    (folder / "p_1_bet.nii.gz").rename(masks / f"{unicodedata.normalize(mask, 'Müller')}_bet.nii.gz")
+    found = read(folder, unicodedata.normalize(image, "Könige/*_bet.nii.gz"))
+    assert torch.equal(found["image"][0].as_subclass(torch.Tensor), torch.from_numpy(voxels))
 
 
 SOFT = {
@@ -93,7 +106,7 @@ def test_a_pattern_names_the_mask_by_the_case():
     images = [{"case": "a"}, {"case": "b_1"}]
     with pytest.raises(UserError, match=r"one file for 2 images.*masks/a_bet"):
         with_masks(images, "mask.nii.gz")
-    with pytest.raises(UserError, match=r"there is no no/a/a_mask\.nii\.gz"):
+    with pytest.raises(UserError, match=r"no/a/a_mask\.nii\.gz does not exist: make the masks"):
         with_masks(images, "no/*/*_mask.nii.gz")
 
 

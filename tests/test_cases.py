@@ -210,3 +210,14 @@ def test_case_of_a_path():
     assert case_of("some/where/BraTS2021_00005_t1ce.nii.gz") == "BraTS2021_00005"
     assert case_of("head.nii") == "head"
     assert Case("phantom_0001").patient == "phantom_0001"
+
+
+@pytest.mark.parametrize("names", [("P1", "p1"), ("Größe", "GRÖSSE")])
+def test_names_that_are_one_file_on_disks_that_do_not_tell_capitals_are_not_predicted_into_one_folder(names, tmp_path):
+    for folder, name in zip("ab", names):
+        touch(tmp_path / folder, f"{name}_t1ce.nii.gz")
+    with pytest.raises(
+        UserError, match=f"are both t1ce of {names[0]} and {names[1]}, which are one name on many disks"
+    ):
+        find_images(tmp_path)
+    assert len(find_cases(tmp_path)) == 2

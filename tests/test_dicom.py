@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset  # noqa: E402
 from dicom_folders import oblique, write_dicom  # noqa: E402
 from scripts.data.phantom import draw_patient  # noqa: E402
 from scripts.errors import UserError  # noqa: E402
+from scripts.evaluation.patients import count_patients, named_patients  # noqa: E402
 from scripts.folders.dicom import Series, write_series  # noqa: E402
 from scripts.folders.series import choose, judge  # noqa: E402
 from scripts.inference.checked_images import CheckedImages  # noqa: E402
@@ -93,6 +94,12 @@ KINDS = {  # tags: the reason for or against
     "T1 C SPINE +C": ({}, "!another part"),
     "t1 perf dyn KM": ({}, "!perfusion"),
     "T1 +C 3-plane loc": ({}, "!localizer"),
+    "AX GRE": (AGENT | T1_TIMES, "!gradient echo"),
+    "T1 GRE": (AGENT, "Gadovist"),
+    "Sag 3D FIESTA": (AGENT | {"EchoTime": 2, "RepetitionTime": 5}, "!steady state"),
+    "b-FFE": (AGENT | T1_TIMES, "!steady state"),
+    "gre_field_mapping": (AGENT | T1_TIMES, "!field map"),
+    "B1 map": (AGENT | T1_TIMES, "!field map"),
     "T1 +C ": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "!localizer"),
     "T1 +C  ": ({"Modality": "CT"}, "!modality CT"),
     "T1 +C   ": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "!screenshot"),
@@ -113,6 +120,14 @@ BEFORE = [
     "T1 antes gad", "T1 voor contrast", "T1 senza contrasto", "T1 minus contrast", "T1 GD NO", "T1 KM nein",
     "T1 kontrastmittelfrei", "T1 GDneg", "T1 prior to contrast", "T1 \N{EN DASH}C", "T1 GD (-)", "T1 +/- C", "T1-C",
     "T1 0 KM", "T1 prima mdc", "T1 ohneKM", "T1 mit und ohne KM", "AX T1 NON CON", "T1 NONCON", "T1 PRE-CON",
+    "T1 NCE", "T1 0 ml gd", "T1 0.0 KM", "T1 kontrastsiz", "T1 kontrast öncesi",
+]  # fmt: skip
+UNKNOWN = [  # the word before that of the agent may mean "without"
+    "T1 o. KM", "T1 o KM", "T1 oKM", "t1 o/KM", "T1 v. KM", "T1 av. KM", "T1 prä KM", "T1 prae KM", "T1 nicht KM",
+    "T1 pré gado", "T1 s.contraste", "T1 utan kontrast", "T1 uden kontrast", "T1 uten kontrast", "T1 ikke kontrast",
+    "T1 inte kontrast", "T1 ej kontrast", "T1 före kontrast", "T1 før kontrast", "T1 fara contrast",
+    "T1 fara administrare de contrast", "T1 sense contrast", "T1 brez kontrasta", "T1 be kontrasto", "T1 s mdc",
+    "utan kontrast T1", "T1 Ferguson KM",
 ]  # fmt: skip
 SILENT = [
     "t1_postsurgery", "T1 post rt", "T1 post-treatment", "T1 postop", "VIBE_postproc", "T1 post recon", "T1 post GK",
@@ -122,10 +137,12 @@ AFTER = [
     "T1 +C", "T1 (+C)", "T1 C+", "T1-C+", "T1-Gd", "T1-CE", "t1_mprage_tra_KM", "t1_mprage_1.0_KM", "T1 Gd 0.9mm",
     "T1 post gad", "T1 post-KM", "T1 nach KM", "T1 post contrast", "AX T1 POST", "AX T1 POST FS", "T1 POST NON FS",
     "POST T1 3D", "T1 GD NO FAT SAT", "T1 post rt +C", "T1 vor OP mit KM", "AX T1 - POST CONTRAST", "T1 Gd-DTPA",
+    "T1 mKM", "T1 m. KM", "T1 med kontrast", "T1 pós gd", "T1 après injection de gado", "T1 nach i.v. KM", "KM T1 tra",
+    "T1 con medio de contraste", "T1 10 ml Gd", "T1 post GK gad", "CUBE T1 GD", "STEALTH T1 GAD", "T1W/KM",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("description", BEFORE)
+@pytest.mark.parametrize("description", BEFORE + UNKNOWN)
 def test_a_series_from_before_contrast_or_in_doubt_is_not_taken_whatever_its_tags_say(description):
     for tags in ({}, AGENT):
         assert "before contrast" in judge(stack(2, 120, SeriesDescription=description, **tags)).why
@@ -168,6 +185,7 @@ def test_tags_that_name_an_agent_count_unless_its_volume_is_0(agent):
 SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
 CHOICES = [  # the first is better, by the reason
     (stack(SeriesDescription="T1 +C"), stack(SeriesDescription="T1", **AGENT), "says contrast"),
+    (stack(25, 5, SeriesDescription="AX T1", **AGENT), stack(SeriesDescription="AX", **AGENT, **T1_TIMES), "says T1"),
     (stack(50, 3), stack(ImageType=["DERIVED", "SECONDARY", "MPR"]), "is original"),
     (stack(**SAGITTAL), stack(30, 5), "finest, 1 mm"),
     (stack(30, 5), stack(30, 5, **SAGITTAL), "is axial"),
@@ -223,6 +241,71 @@ FAULTS = {
 def test_images_that_are_no_volume_are_a_fault(kind):
     series, expected = FAULTS[kind]
     assert re.search(expected, series.fault())
+
+
+def numbered(series, first, of, **changes):
+    """The series with numbers from ``first``, of an acquisition of so many images; other attributes changed."""
+    for number, image in enumerate(series.headers, first):
+        image.InstanceNumber, image.AcquisitionNumber, image.ImagesInAcquisition = number, 1, of
+        for keyword, value in changes.items():
+            setattr(image, keyword, value)
+    return series
+
+
+CUT = {  # a series of 110 slices: its fault, or ("!") what its table says
+    "its first slices lack": (numbered(stack(110), 51, 160), "missing slices at an end: 110 of the 160 images of its"),
+    "its last slices lack": (numbered(stack(110), 1, 160), "missing slices at an end: .*, numbers 1 to 110"),
+    "its last slices of a text": (numbered(stack(110), 1, "160"), "missing slices at an end"),
+    "it may be one of two of an acquisition": (numbered(stack(110), 111, 220), "!perhaps cut off: 110 of the 220"),
+    "it may be of the middle": (numbered(stack(110), 21, 160), "!perhaps cut off: 110 of the 160"),
+    "no count, another start": (numbered(stack(110), 51, None), "!perhaps cut off: numbers 51 to 160, not from 1"),
+    "two acquisitions": (numbered(stack(110), 1, 160), ""),
+    "whole": (numbered(stack(110), 1, 110), ""),
+    "a fifth, which were numbered so": (numbered(stack(110), 1, 22), ""),
+    "derived": (numbered(stack(110), 51, 160, ImageType=["DERIVED", "SECONDARY"]), ""),
+    "two counts in one": (numbered(stack(110), 1, [160, 160]), ""),
+}
+CUT["two acquisitions"][0].headers[5].AcquisitionNumber = 2
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_a_series_that_is_cut_off_at_an_end_is_a_fault_where_it_is_certain_and_else_noted(kind):
+    series, expected = CUT[kind]
+    noted = expected.startswith("!")
+    assert re.search("^$" if noted or not expected else expected, series.fault())
+    why = judge(series).why
+    assert re.search(expected[1:], why) if noted else "cut off" not in why
+
+
+def with_frames(series):
+    """The same slices in one enhanced file."""
+    shared, groups, whole = Dataset(), [], header(SOPClassUID="1.2.840.10008.5.1.4.1.1.4.1")
+    for keyword, group in (("ImageOrientationPatient", "PlaneOrientation"), ("PixelSpacing", "PixelMeasures")):
+        setattr(shared, f"{group}Sequence", [Dataset()])
+        setattr(shared[f"{group}Sequence"].value[0], keyword, series.headers[0][keyword].value)
+    for image in series.headers:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient, frame.PlanePositionSequence = image.ImagePositionPatient, [place]
+        groups.append(frame)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(whole, keyword)
+    whole.SharedFunctionalGroupsSequence, whole.PerFrameFunctionalGroupsSequence = [shared], groups
+    whole.NumberOfFrames = len(groups)
+    return Series([whole], [Path("enhanced")])
+
+
+def test_slices_of_an_enhanced_file_count_as_those_of_files():
+    fine, thick, slab = with_frames(stack()), with_frames(stack(30, 5, **SAGITTAL)), with_frames(stack(8, 5))
+    for better, other in ((fine, thick), (fine, stack(30, 5)), (stack(), thick)):
+        (chosen,) = choose([judge(better), judge(other)])
+        assert chosen.series is better and "is the finest, 1 mm" in chosen.why
+    assert judge(slab).why.startswith("covers 35 mm") and [judge(one).axial for one in (fine, thick)] == [True, False]
+    assert fine.fault() == "" and re.search(
+        "1 missing slice.*10 mm", with_frames(with_images(stack(30, 5), i7=None)).fault()
+    )
+    lacking = with_frames(stack())
+    del lacking.headers[0].PerFrameFunctionalGroupsSequence
+    assert "without a valid ImageOrientationPatient, ImagePositionPatient, PixelSpacing" in lacking.fault()
 
 
 def axes_of(seg):
@@ -360,6 +443,8 @@ def test_options_of_dicom_where_there_is_none_are_named(cohort_source, tmp_path)
         find_work(data, output_dir=out, series="3")
     with pytest.raises(UserError, match="dicom_seg is True, but dataset_dir holds no DICOM"):
         check_dicom(find_work(data, output_dir=out)["all"])
+    check_dicom([{"case": "H1", "fault": "2 series fit equally well"}])  # all that is left of a share of studies
+    check_dicom([])
     with pytest.raises(UserError, match="brain_mask is 'm.nii', but student_sequence has 2"):
         find_work(data, ["flair", "t2"], output_dir=out, brain_mask="m.nii")
 
@@ -581,6 +666,18 @@ def test_slices_at_the_ends_that_cannot_be_read_are_a_fault_of_their_study(spoil
     assert "fetch them again" in first["remedy"] and "dicom" in second
 
 
+@pytest.mark.parametrize("end", ["", ".dcm", ".IMA", ".v2"])
+@pytest.mark.parametrize("folders", [["H1"], ["H1", "H2"]])
+def test_slices_that_were_not_fetched_stop_the_run_and_are_named(folders, end, studies):
+    (studies / "notes.txt").symlink_to("/annex/notes.txt")
+    assert len(work(studies)["all"]) == 2
+    for file in [path for folder in folders for path in sorted((studies / folder).glob("S*/*"))]:
+        file.unlink()
+        file.with_name(file.name + end).symlink_to(f"/annex/objects/{file.name}")
+    with pytest.raises(UserError, match=rf"I0000{end}: links to /annex/objects/I0000, which is not there .*: fetch it"):
+        work(studies)
+
+
 def test_an_earlier_output_among_the_studies_does_not_hide_them(studies, caplog):
     caplog.set_level("INFO")
     before = studies / "out_1"
@@ -608,6 +705,42 @@ def test_a_study_of_another_modality_is_left_out_and_two_of_one_day_have_names_o
     cases = [image["case"] for image in work(studies)["all"]]
     assert cases == ["H1_20240105_1231", "H1_20240105_77777777", "H2_20240105"]
     assert "Studies without MR, which are left out: 1 (CT)." in caplog.text
+
+
+def test_a_study_keeps_its_name_when_another_one_of_that_day_arrives(studies, brain):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    (out / "H1_20240105_seg.nii.gz").touch()
+    more = {"PatientID": "H1", "StudyInstanceUID": "1.2.4.77777777"}
+    write_dicom(studies / "more" / "S1", brain, np.diag([-5.0, -5, 10, 1]), **more)
+    for _ in range(2):
+        found = work(studies)
+        names = {image["case"]: image["dicom"]["study"] for image in found["all"]}
+        assert names == {"H1_20240105": "1.2.3.1", "H1_20240105_77777777": "1.2.4.77777777", "H2_20240105": "1.2.3.2"}
+        assert sorted(image["case"] for image in found["left"]) == ["H1_20240105_77777777", "H2_20240105"]
+        record_inference(str(out), found["all"], [], {})
+    shutil.rmtree(studies / "H1")
+    assert [image["case"] for image in work(studies)["all"]] == ["H1_20240105_77777777", "H2_20240105"]
+
+
+def test_a_name_in_the_record_that_is_none_of_a_study_is_not_taken(studies):
+    out = studies.parent / "out"
+    record_inference(str(out), work(studies)["all"], [], {})
+    record = json.loads((out / "inference.json").read_text())
+    record["cases"][0]["case"] = "../elsewhere"
+    (out / "inference.json").write_text(json.dumps(record))
+    assert [image["case"] for image in work(studies)["all"]] == ["H1_20240105", "H2_20240105"]
+
+
+def test_studies_of_one_patient_id_count_as_one_patient(studies, brain):
+    affine, out = np.diag([-5.0, -5, 10, 1]), studies.parent / "out"
+    for folder, tags in {"a": {}, "b": {"StudyDate": "21500601"}, "c": {"PatientID": None}}.items():
+        write_dicom(studies / folder / "S1", brain, affine, **{"PatientID": "H1"} | tags)
+    record_inference(str(out), work(studies)["all"], [], {})
+    cases = json.loads((out / "inference.json").read_text())["cases"]
+    patients = {case["case"]: case.get("patient") for case in cases}
+    assert sorted(patients.values(), key=str) == ["H1", "H1", "H1", "H2", None] and patients["H1_21500601"] == "H1"
+    assert count_patients(list(patients), named_patients(cases)) == 3
 
 
 def test_a_study_whose_date_is_no_date_has_a_name_without_folders(studies, brain):
@@ -753,14 +886,23 @@ LACKING = ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyD
            "AccessionNumber", "SliceThickness"]  # fmt: skip
 
 
-def test_an_anonymised_series_has_a_dicom_seg(brain, tmp_path):
+def test_an_anonymised_series_has_a_dicom_seg(brain, tmp_path, caplog):
     """Attributes that are absent or not valid are empty in the SEG."""
     files = write_dicom(tmp_path / "in", brain, AFFINE, **dict.fromkeys(LACKING))
     classes = np.zeros(brain.shape, np.uint8)
     classes[5:8, 5:8, 5:8] = 2
     write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+    assert not caplog.messages
     files = write_dicom(tmp_path / "odd", brain, AFFINE, PatientSex="W", PatientBirthDate="1960", StudyTime="10:15")
+    for file in files:
+        content = file.read_bytes()
+        assert b"DS\x04\x009.0 " in content  # the thickness of slices
+        file.write_bytes(content.replace(b"DS\x04\x009.0 ", b"DS\x04\x009,0 "))
     write_dicom_seg(tmp_path / "odd.dcm", classes, files)
+    (message,) = caplog.messages
+    assert message.startswith("odd.dcm: not valid") and message.endswith(
+        "DICOM SEG: PatientBirthDate, PatientSex, SliceThickness, StudyTime."
+    )
     files = write_dicom(tmp_path / "long", brain, AFFINE)
     with pydicom.config.disable_value_validation():
         for file in files:  # more digits than DICOM allows
@@ -772,3 +914,11 @@ def test_an_anonymised_series_has_a_dicom_seg(brain, tmp_path):
     for name in ("seg.dcm", "odd.dcm"):
         seg = pydicom.dcmread(tmp_path / name)
         assert seg.PatientSex == "" and not seg.PatientBirthDate and seg.pixel_array.sum() == 27
+
+
+def test_a_dicom_seg_has_patient_and_study_as_the_series_has_them_also_if_they_are_too_long(brain, tmp_path, caplog):
+    tags = {"PatientID": f"H/{10**70}", "AccessionNumber": "ACC-2024-000123456", "StudyID": "BRAIN WITHOUT AND WITH"}
+    files = write_dicom(tmp_path / "in", brain, AFFINE, **tags)
+    write_dicom_seg(tmp_path / "seg.dcm", np.ones(brain.shape, np.uint8), files)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert {keyword: str(seg[keyword].value) for keyword in tags} == tags and not caplog.messages

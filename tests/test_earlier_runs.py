@@ -1,5 +1,6 @@
 """The folder of a run holds one run, and has one writer at a time."""
 
+import errno
 import os
 import re
 import signal
@@ -211,6 +212,19 @@ def test_the_other_ranks_leave_the_lock_to_the_first(tmp_path):
     lock = FolderLock(str(tmp_path))
     FolderLock(str(tmp_path), rank=1)
     assert lock.hold and (tmp_path / ".lock").is_file()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_warned_of_once(number, tmp_path, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    for _ in range(3):
+        FolderLock(str(tmp_path))
+    assert caplog.text.count(f"{tmp_path} is on a file system without locks") == 1
 
 
 HOLDS = "import sys; from scripts.locking import FolderLock; lock = FolderLock(sys.argv[1]); print(flush=True); input()"

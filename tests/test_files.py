@@ -34,6 +34,18 @@ def test_tables_hold_the_columns_of_all_rows(tmp_path):
     assert read_table(tmp_path / "none.csv") == []
 
 
+def test_names_whose_bytes_are_no_utf_8_are_written_and_read_again(tmp_path):
+    """As on old CDs, in Latin-1."""
+    name = os.fsdecode(b"M\xfcller")
+    for write, content in ((write_text, f"<b>{name}</b>"), (write_json, {"a": name}), (write_table, [{"a": name}])):
+        write(tmp_path / name, content)
+    assert read_table(tmp_path / name) == [{"a": name}]
+    write_json(tmp_path / name, {"a": name})
+    assert read_json(tmp_path / name, "a") == {"a": name}
+    write_text(tmp_path / name, f"<b>{name}</b>")
+    assert (tmp_path / name).read_text(encoding="utf-8") == r"<b>M\udcfcller</b>"
+
+
 def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")

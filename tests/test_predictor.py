@@ -19,9 +19,10 @@ from torch import nn
 from conftest import BUNDLE, bare_errors, real_data
 from scripts.data.phantom import draw_patient, make_phantoms
 from scripts.errors import UserError
-from scripts.files import replacing
+from scripts.files import replacing, sha256
 from scripts.inference.checked_images import CheckedImages
 from scripts.inference.predictor import Predictor, load_members, make_members
+from scripts.inference.small_parts import ClearSmallPartsd
 from scripts.inference.worklist import find_work
 from scripts.method.resunet import ResUNet
 
@@ -140,6 +141,23 @@ def test_overwriting_that_is_stopped_leaves_what_was_there_under_its_settings(
     assert [len(group["cases"]) for group in groups_of(tmp_path)] == [0, 6]
 
 
+def test_overwriting_that_fails_before_the_label_map_leaves_all_earlier_files(
+    cohort_source, weights, tmp_path, monkeypatch
+):
+    source = cohort_source / "data" / "phantom_0000"
+    predict(source, tmp_path, weights[0], overlap=0, uncertainty=True, probabilities=True)
+    before = files_of(tmp_path)
+
+    def fail(*_):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(ClearSmallPartsd, "__call__", fail)
+    with pytest.raises(UserError, match="phantom_0000 .*out of memory"), bare_errors():
+        predict(source, tmp_path, weights[1], overlap=0, uncertainty=True, probabilities=True, overwrite=True)
+    assert len(before) == 3 and files_of(tmp_path) == before
+    assert [len(group["cases"]) for group in groups_of(tmp_path)] == [0, 1]
+
+
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.nii.gz")}
 
@@ -201,6 +219,30 @@ def test_a_dicom_seg_is_made_of_the_label_map_on_disk(weights, tmp_path):
     assert files_of(out) == before and [path.name for path in out.glob("*.dcm")] == ["P1_20240105_seg.dcm"]
     seg = pydicom.dcmread(out / "P1_20240105_seg.dcm")
     assert seg.pixel_array.sum() == 6 and len(seg.SegmentSequence) == 3
+
+
+def test_overwriting_whose_dicom_seg_fails_says_which_weights_made_the_label_map(weights, tmp_path, monkeypatch):
+    pytest.importorskip("pydicom", minversion="3", reason="the extra dicom is not installed")
+    pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+    from dicom_folders import write_dicom
+    from scripts.inference.dicom_seg import SaveDicomSegd
+
+    brain = draw_patient(np.random.default_rng([3, 0]), 32)[0]["t1ce"].round()[:, :, ::2]
+    write_dicom(tmp_path / "in", brain, np.diag([-5.0, -5.0, 10.0, 1.0]))
+    out = tmp_path / "out"
+    predict(tmp_path / "in", out, weights[0], overlap=0, dicom_seg=True)
+    (seg,), before = out.glob("*_seg.dcm"), files_of(out)
+
+    def fail(*_):
+        assert not seg.exists()
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(SaveDicomSegd, "__call__", fail)
+    with pytest.raises(UserError, match="out of memory"), bare_errors():
+        predict(tmp_path / "in", out, weights[1], overlap=0, dicom_seg=True, overwrite=True)
+    assert files_of(out) != before and not seg.exists()
+    (group,) = (group for group in groups_of(out) if group["cases"])
+    assert group["settings"]["weights"] == [sha256(weights[1])]
 
 
 def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(cohort_source, weights, tmp_path):

@@ -1,12 +1,15 @@
 import base64
 import csv
+import errno
 import gzip
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
+from pathlib import Path
 from urllib.parse import unquote
 
 import nibabel as nib
@@ -28,6 +31,7 @@ from scripts.report.report import report
 from scripts.report.run_tables import middle_and_ends
 from test_score import save
 
+SERIES = {"series": "1.2", "files": []}
 BROWSER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -125,7 +129,7 @@ def test_a_prediction_without_truth_is_reported_with_volumes(run):
     about = json.loads((run / "evaluation.json").read_text())
     for case in about["cases"]:
         del case["label"]
-    about["cases"][0]["dicom"] = {"number": "7", "description": "t1 <km>", "why": "says km"}
+    about["cases"][0]["dicom"] = {"number": "7", "description": "t1 <km>", "why": "says km", **SERIES}
     (run / "inference.json").write_text(json.dumps(about))
     for name in ("evaluation.json", "training.json", "history.csv"):
         (run / name).unlink()
@@ -180,13 +184,14 @@ def test_patients_and_truth_that_are_not_there_are_named_on_the_page(run):
     report(str(run))
     page = (run / "report.html").read_text()
     assert (
-        "Left out 1 of 4 patients, whose image is missing: A_&lt;b&gt;1." in page and ">A_&lt;b&gt;1</h3>" not in page
+        "Left out 1 of 4 patients, whose image does not exist: A_&lt;b&gt;1." in page
+        and ">A_&lt;b&gt;1</h3>" not in page
     )
     assert "Truth and errors of 1 of 3 patients are not shown" in page and "Truth of C_3" in page
     for case in cases[1:]:
         shutil.move(case["image"], case["image"] + ".away")
     (run / "report.html").unlink()
-    with pytest.raises(UserError, match=r"every image .* is missing, such as .*A_<b>1_t1ce\.nii\.gz"):
+    with pytest.raises(UserError, match=r"every image .* does not exist, such as .*A_<b>1_t1ce\.nii\.gz"):
         report(str(run))
     assert not (run / "report.html").exists()
 
@@ -300,7 +305,7 @@ def test_patients_that_a_report_leaves_out_or_adds_are_named(run, caplog):
         rows + "".join(row.replace("D_4", "E_5") + "\n" for row in rows.split() if "D_4" in row)
     )
     report(str(run))
-    assert "label map is missing: B&2" in caplog.text and "E_5" in caplog.text
+    assert "label map does not exist: B&2" in caplog.text and "E_5" in caplog.text
 
 
 def test_a_truncated_label_map_is_left_out_and_named(run, caplog):
@@ -420,7 +425,7 @@ def test_the_page_of_two_runs_tells_reasons_sources_and_patients_of_one_run_only
     ranges = {"brain_ml": [1.0, 2.0], "dark_end": [0, 99], "bright_end": [0, 99], "sharpness": [0, 99]}
     (tmp_path / "training" / "training.json").write_text(json.dumps({"cases": [{"case": "x"}], "traits": ranges}))
     about = json.loads((run / "evaluation.json").read_text()) | {"weights": {str(weights): "0"}}
-    about["cases"][2]["dicom"] = {"number": "7", "description": "t1 km", "why": "says km"}
+    about["cases"][2]["dicom"] = {"number": "7", "description": "t1 km", "why": "says km", **SERIES}
     (run / "evaluation.json").write_text(json.dumps(about))
     other = tmp_path / "other"
     shutil.copytree(run, other)
@@ -457,6 +462,36 @@ def test_a_report_that_fails_leaves_page_and_volumes_of_before(run, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         report(str(run))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("place", ["the volumes of before", "the new volumes", "the page"])
+def test_a_report_that_cannot_be_put_in_its_place_says_so_and_leaves_page_and_volumes_of_before(
+    place, run, monkeypatch
+):
+    report(str(run))
+    before = {path: path.read_bytes() for path in (run / "report_files").iterdir()}
+    before[run / "report.html"] = (run / "report.html").read_bytes()
+    save(run, "B&2_seg.nii.gz", np.zeros((24, 26, 20), np.uint8))
+    rename = Path.rename
+
+    def busy(path, target):
+        if (path.name if place == "the volumes of before" else Path(target).name) == "report_files" and ours(path):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
+    def ours(path):  # not the way back
+        return path.parent == run
+
+    def full(path, text, write=draft.write_text):
+        if path.name == "report.html":
+            raise UserError(f"{path} cannot be written")
+        write(path, text)
+
+    monkeypatch.setattr(*((draft, "write_text", full) if place == "the page" else (Path, "rename", busy)))
+    with pytest.raises(UserError, match=r"report.* cannot be written"):
+        report(str(run))
+    after = {path: path.read_bytes() for path in before}
+    assert after == before and not list(run.glob(".*"))
 
 
 def test_a_run_that_starts_in_the_folder_leaves_a_report_that_is_being_drawn(run, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.errors import UserError
 from scripts.evaluation.score import score
 from scripts.evaluation.summary import write_scores
 from scripts.folders.case import stamp
@@ -159,3 +160,10 @@ def test_a_label_map_that_cannot_be_shown_is_left_out_and_not_the_others(values,
     assert list(run.cases) == ["case_0"] and len(run.tables) == 1
     assert words in run.notes[0] and "Left out 1 of 2 patients" in run.notes[0]
     assert "metrics.csv scores also case_1" in run.notes[1]
+
+
+@pytest.mark.parametrize("dicom", [{"series": "1.2"}, {"number": 7}, []])
+def test_a_record_whose_dicom_series_is_of_another_form_is_named(dicom, tmp_path):
+    record(tmp_path, [case_of(tmp_path, "case_0", tmp_path) | {"dicom": dicom}], "inference")
+    with pytest.raises(UserError, match=r"inference\.json: cases::0::dicom"):
+        open_run(str(tmp_path))

@@ -214,6 +214,10 @@ OTHERS = {  # names of T2, FLAIR, T1 without contrast and others, and the word t
     "P1/T2_TSE_tra/P1_5": "T2",
     "P1/FLAIR_3D/P1_6": "FLAIR",
     "P1/T1_MPRAGE_nativ/P1_4": "nativ",
+    "Meier_T1_oKM": "o KM",
+    "Meier_T1_okm": "okm",
+    "Meier_T1_prä_KM": "pra KM",
+    "Meier_T1_utan_kontrast": "utan kontrast",
     "P1/T1_MPRAGE_KM/P1_T2_5": "T2",
 }
 
@@ -241,7 +245,7 @@ def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, wor
         ["PD_001.nii", "CT-0012.nii", "PRE01.nii", "T2K_001.nii", "X7T2QP.nii", "sub-01.nii"],
         ["pre-op/a.nii"],
         ["T1_Gd/a.nii"],
-        ["A 1 T1 KM.nii", "A 2 T1+C.nii", "P3/Ax T1 post/vol2.nii"],
+        ["A 1 T1 KM.nii", "A 2 T1+C.nii", "P3/Ax T1 post/vol2.nii", "Meier_KM_T1_3D.nii", "Huber_T1_mKM.nii"],
         ["Stirling_Eva.nii", "Swanson_Jo.nii", "BraTS2021_00001.nii"],
         ["phase1/P01.nii", "survey2/P1.nii", "Sub_A.nii", "Neck_Anna.nii", "Press_John.nii"],
     ],
@@ -314,6 +318,15 @@ def test_content_that_is_elsewhere_is_named(tmp_path, name):
         (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(UserError, match=re.escape(name)):
         find_images(tmp_path)
+
+
+def test_a_link_to_another_image_that_is_not_there_is_warned_of_and_one_to_a_text_is_not(tmp_path, caplog):
+    fill(tmp_path, "A_t1ce.nii.gz")
+    for name in ("raw.dcm", "raw.IMA", "notes.txt"):
+        (tmp_path / name).symlink_to("nowhere")
+    find_images(tmp_path)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "(a link to an image that is not there): raw.IMA, raw.dcm" in message
 
 
 def test_predictions_are_no_truth(tmp_path, caplog):

@@ -425,11 +425,10 @@ def test_a_dataset_json_that_cannot_be_understood_asks_for_the_values(folders):
 def test_a_record_of_another_program_does_not_keep_from_scoring(folders, caplog):
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "without.csv"))
     (folders / "pred" / "evaluation.json").write_text('{"cases": 3}')
-    score(str(folders / "pred"), str(folders / "truth"), str(folders / "with.csv"))
-    assert (folders / "with.csv").read_text() == (folders / "without.csv").read_text()
-    assert [r.levelname for r in caplog.records if "evaluation.json" in r.message and "not used" in r.message] == [
-        "WARNING"
-    ]
+    with caplog.at_level("INFO"):
+        score(str(folders / "pred"), str(folders / "truth"), str(folders / "pred" / "metrics.csv"))
+    assert (folders / "pred" / "metrics.csv").read_text() == (folders / "without.csv").read_text()
+    assert any("evaluation.json" in record.message and "not used" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2, 4], [0, 2, 1, 3]])
@@ -442,3 +441,15 @@ def test_the_record_of_a_run_says_what_its_label_maps_mean(values, folders, trut
     (folders / "pred" / "B_002.nii.gz").unlink()
     score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"), truth_values="brats2018")
     assert all(float(read(folders / "m.csv")["A_001", region]["dice"]) == 1 for region in ("WT", "TC", "ET"))
+
+
+@pytest.mark.parametrize("now, then, warned", [("A_001", "B_002", True), ("A_001", "C_3", False), ("", "A_001", False)])
+def test_label_maps_of_several_settings_are_named_where_both_are_scored(now, then, warned, folders, caplog):
+    if not now:
+        (folders / "pred" / "B_002.nii.gz").unlink()
+    group = {"cases": [{"case": then, "patient": "p"}]}
+    record = {"cases": [{"case": now}] if now else [], "earlier": [group, {"settings": {}}]}
+    (folders / "pred" / "inference.json").write_text(json.dumps(record))
+    score(str(folders / "pred"), str(folders / "truth"), str(folders / "m.csv"))
+    said = "inference.json says that 1 of 2 label maps were made by other weights or settings (B_002), so the means mix"
+    assert (said in caplog.text) == ("mix networks" in caplog.text) == warned

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -218,3 +219,22 @@ def test_the_copy_checks_images_and_numbers_classes_without_a_gap(serve, app, co
         preprocessing({"image": str(source / "phantom_0000_seg.nii.gz")})
     (to_disk,) = (step for step in parser["label_map"]["transforms"] if step["_target_"] == "MapLabelValued")
     assert parser.get_parsed_content(to_disk["target_labels"][1:]) == [0, 1, 2, 3]  # Slicer numbers its segments so
+
+
+SERVER = "import os, sys, serve; serve.claim(serve.Path(sys.argv[1])); os.execv(sys.executable, ['python', '-c', WAIT])"
+WAIT = "print('serving', flush=True); input()"
+
+
+def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_path):
+    """Also after the process has become MONAI Label's server."""
+    program = [sys.executable, "-c", SERVER.replace("WAIT", repr(WAIT)), str(tmp_path / "app")]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(program, cwd=ROOT / "serving", **options)
+    try:
+        assert first.stdout.readline() == "serving\n"
+        with pytest.raises(SystemExit, match=f"{tmp_path}/app is in use by another server: .* APP=DIR"):
+            serve.claim(tmp_path / "app")
+    finally:
+        first.communicate("\n", timeout=60)
+    second = subprocess.run(program, cwd=ROOT / "serving", input="\n", capture_output=True, text=True, timeout=60)
+    assert second.stdout == "serving\n", second.stderr

@@ -115,6 +115,12 @@ def test_shards_take_each_image_once(cohort_source):
             find_work(str(cohort_source / "data"), shard=wrong)
 
 
+def test_a_name_whose_bytes_are_no_utf_8_has_a_share(cohort, tmp_path):
+    name = os.fsdecode(b"M\xfcller")
+    (cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz").rename(tmp_path / f"{name}_t1ce.nii.gz")
+    assert [cases_left(tmp_path / f"{name}_t1ce.nii.gz", f"{part}/2") for part in (1, 2)].count({name}) == 1
+
+
 def test_a_file_that_arrives_between_two_shards_moves_no_other_one(cohort):
     first = cases_left(cohort / "data", "1/2")
     shutil.copy(cohort / "data" / "phantom_0003" / "phantom_0003_t1ce.nii.gz", cohort / "data" / "a_t1ce.nii.gz")
@@ -191,8 +197,12 @@ def test_label_maps_are_named_after_the_case_that_a_pattern_gives(cohort, tmp_pa
     assert command(*run, "--t2", "*_none.nii.gz").returncode != 0
 
 
+DICOM = '{"cases": [{"image": "a", "prediction": "b", "dicom": {"series": "1.2"}}]}'
+
+
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", '{"cases": 3}', '{"cases": [{"image": "a"}]}', '{"settings": []}', '{"earlier": [3]}']
+    "text",
+    ["", "null", "[]", '{"cases": 3}', DICOM, '{"cases": [{"image": "a"}]}', '{"settings": []}', '{"earlier": [3]}'],
 )
 def test_a_record_of_another_form_is_named(text, cohort_source, tmp_path):
     (tmp_path / "inference.json").write_text(text)
@@ -244,6 +254,18 @@ def test_a_patient_that_fails_keeps_its_files_and_the_settings_that_made_them(pr
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"inference.json"}
     assert names == {"a_seg.nii.gz", "b_seg.nii.gz", "c_seg.nii.gz", "b_entropy.nii.gz", "b_seg.dcm"}
     assert predicted("b", True, overwrite=True) == {True: {"a", "b", "c"}}
+
+
+def test_a_label_map_that_was_removed_takes_its_other_files_along_when_it_is_made_again(predicted, tmp_path):
+    predicted("ab", False)
+    for name in ("a_entropy.nii.gz", "a_seg.dcm", "b_entropy.nii.gz"):
+        (tmp_path / "out" / name).touch()
+    (tmp_path / "out" / "a_seg.nii.gz").unlink()
+    predicted("ab", False, failing="ab")
+    assert (tmp_path / "out" / "a_entropy.nii.gz").is_file()
+    predicted("ab", False)  # here b gets files that it lacked
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"inference.json", "a_seg.nii.gz", "b_seg.nii.gz", "b_entropy.nii.gz"}
 
 
 def test_shards_that_overwrite_with_other_settings_record_their_own(predicted):

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,7 @@ from scipy.stats import entropy
 from scripts.data.volumes import Volume
 from scripts.folders.map_files import label_map
 from scripts.inference.dicom_seg import read_classes
-from scripts.inference.writers import KEEP, AtomicWriter, SaveUncertaintyd, case_name
+from scripts.inference.writers import KEEP, AtomicWriter, SaveProbabilitiesd, SaveUncertaintyd, case_name, together
 
 
 @pytest.fixture
@@ -67,6 +68,53 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         writer.write(target)
     assert [path.name for path in tmp_path.iterdir()] == ["x_seg.nii.gz"] and target.read_bytes() == b"before"
+
+
+def write_map(path):
+    writer = AtomicWriter(output_dtype=np.uint8)
+    writer.set_data_array(np.zeros((4, 4, 4)), channel_dim=None)
+    writer.set_metadata({"affine": np.eye(4)}, resample=False)
+    writer.write(path)
+
+
+@pytest.mark.parametrize("fails", ["before", "after", ""])
+def test_maps_of_uncertainty_and_probabilities_appear_with_their_label_map_or_not_at_all(fails, scan, tmp_path):
+    """After it comes the DICOM SEG."""
+    preprocessing, data = scan
+    old = {name: tmp_path / "out" / f"p7_{name}.nii.gz" for name in ("entropy", "probabilities", "seg")}
+    (tmp_path / "out").mkdir()
+    for path in old.values():
+        path.write_text("old")
+
+    def changed():
+        return [name for name, path in old.items() if path.read_bytes() != b"old"]
+
+    heard = []
+    with (
+        pytest.raises(ValueError, match="fails") if fails else nullcontext(),
+        together(lambda: heard.append(changed())),
+    ):
+        SaveUncertaintyd(["a", "b"], preprocessing, str(tmp_path / "out"))(data)
+        SaveProbabilitiesd("a", preprocessing, str(tmp_path / "out"))(data)
+        assert changed() == [] and not (tmp_path / "out" / "p7_variance.nii.gz").exists()
+        if fails == "before":
+            raise ValueError("fails")
+        write_map(old["seg"])
+        assert heard == [[*old]]
+        if fails == "after":
+            raise ValueError("fails")
+    assert changed() == ([] if fails == "before" else [*old])
+    assert heard == ([] if fails == "before" else [[*old]])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {path.name for path in old.values()} | ({"p7_variance.nii.gz"} if fails != "before" else set())
+
+
+def test_maps_that_are_added_to_a_label_map_appear_at_the_end(scan, tmp_path):
+    preprocessing, data = scan
+    heard = []
+    with together(lambda: heard.append(True)):
+        SaveUncertaintyd("a", preprocessing, str(tmp_path / "out"))(data)
+    assert heard == [True] and [path.name for path in (tmp_path / "out").iterdir()] == ["p7_entropy.nii.gz"]
 
 
 @pytest.mark.parametrize("name", ["BraTS2021_00005_t1ce", "1.2.840.1", "scan.v1_t1ce", "a b (1).x"])

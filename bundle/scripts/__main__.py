@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -139,4 +140,7 @@ def signature_of(arguments: ast.arguments) -> inspect.Signature:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    for stream in (sys.stdout, sys.stderr):  # names of old CDs hold bytes that are no UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     choose_command({name: find_command(target) for name, target in COMMANDS.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from scripts.errors import UserError
 from scripts.files import format_table
 
-__all__ = ["Fault", "FileFault", "report_faults", "report_lacking"]
+__all__ = ["Fault", "FileFault", "fault_of", "report_faults", "report_lacking"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,20 @@ class FileFault(ValueError):
         super().__init__(fault)
         self.remedy = remedy
         self.path = path
+
+
+def fault_of(path: str | Path) -> str:
+    """What keeps a file or folder from being read: it "does not exist", or "cannot be read (why)"; "" for nothing.
+
+    Path.exists raises an error where a folder above is closed.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return ""
 
 
 def report_faults(faults: Sequence[Fault], strict: bool, advice: str = ADVICE, what: str = "case(s)") -> set[str]:

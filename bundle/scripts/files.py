@@ -6,6 +6,7 @@ import csv
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -19,12 +20,15 @@ from typing import Any
 from scripts.documents import check_form, check_rows, check_unowned
 from scripts.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 __all__ = [
     "check_folder",
     "check_output",
     "flatten",
     "format_table",
     "read_json",
+    "read_own_json",
     "read_table",
     "replacing",
     "sha256",
@@ -38,6 +42,7 @@ AGAIN = "then run the command again (a training with --resume auto)"
 NO_SPACE = f"make room, {AGAIN}"
 TOO_LARGE = f"raise the limit of a file's size (ulimit -f) or take another file system (FAT32 ends at 4 GB), {AGAIN}"
 NO_RIGHT = "give a folder that may be written to"
+BYTES = "surrogateescape"  # names in tables stay the same, whatever their bytes are
 REMEDIES = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: NO_SPACE,
@@ -60,7 +65,7 @@ def replacing(path: Path, needed: int = 0) -> Iterator[Path]:
     Raises:
         UserError: if the system cannot write the file: which file, why, and what to do.
     """
-    partial = path.with_name(f".part_{os.getpid()}_{zlib.crc32(path.name.encode()):x}{''.join(path.suffixes[-2:])}")
+    partial = path.with_name(f".part_{os.getpid()}_{zlib.crc32(os.fsencode(path.name)):x}{''.join(path.suffixes[-2:])}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -89,9 +94,9 @@ def write_error(path: Path, error: OSError, needed: int = 0) -> UserError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
+    """Write a text file; bytes of a file name that are no UTF-8, as of old CDs, stand in it as \\udcfc."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -101,7 +106,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV. Columns are in the order of their first appearance."""
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8", errors=BYTES) as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -120,10 +125,10 @@ def read_table(path: Path, form: Mapping[str, Callable[[str], Any]] | None = Non
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig", errors=BYTES) as file:
             reader = csv.DictReader(file)
             rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): make this table again.") from error
     check_rows(rows, columns, form or {}, str(path))
     return rows
@@ -143,6 +148,15 @@ def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) ->
         raise UserError(f"{key} {path} is not JSON ({error}): make it again.") from error
     check_form(document, form or {}, f"{key} {path}")
     return document
+
+
+def read_own_json(path: Path, key: str, form: dict[str, Any]) -> dict | None:
+    """As ``read_json``; None, and a line, for a document of the same name that another program wrote."""
+    try:
+        return read_json(path, key, form)
+    except UserError as error:
+        logger.info(f"{error} It is no document of ours, so it is not used.")
+        return None
 
 
 def sha256(path: str | Path) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import time
 import weakref
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,8 @@ from scripts.errors import UserError
 from scripts.files import write_error
 
 __all__ = ["FolderLock", "Hold"]
+
+logger = logging.getLogger(__name__)
 
 
 class FolderLock:
@@ -93,6 +97,7 @@ def locked(path: Path, latest: float) -> IO[str]:
             return file
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                warn_of_no_locks(path.parent)
                 return file
             file.close()
             if not isinstance(error, BlockingIOError) or time.monotonic() > latest:
@@ -103,6 +108,15 @@ def locked(path: Path, latest: float) -> IO[str]:
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
         file.close()  # another process removed it at its end
+
+
+@cache  # once for each folder
+def warn_of_no_locks(folder: Path) -> None:
+    """Warn that nothing keeps a second writer out of a folder."""
+    logger.warning(
+        f"{folder} is on a file system without locks, so a second command that writes to it is not noticed: run only "
+        "one at a time, also of shares (--shard)."
+    )
 
 
 def open_no_link(path: str, flags: int) -> int:

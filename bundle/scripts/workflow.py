@@ -164,7 +164,7 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
     """
     print(" ".join(map(shown, ["python", *line[1:]])), flush=True)
     typed = command_as_typed()
-    environment = os.environ | ({TYPED: typed} if typed else {})
+    environment = {"PYTHONIOENCODING": ":backslashreplace"} | os.environ | ({TYPED: typed} if typed else {})
     passed: list[int] = []
     process: subprocess.Popen | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from nibabel.orientations import io_orientation
 from scripts.data.skull import MOST_ML
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
 from scripts.errors import UserError
-from scripts.faults import FileFault
+from scripts.faults import FileFault, fault_of
 
 __all__ = ["brain_of", "marked", "with_masks"]
 
@@ -33,13 +35,25 @@ def with_masks(images: Sequence[Mapping[str, Any]], brain_mask: str) -> list[dic
             f"brain_mask is {brain_mask!r}, one file for {len(images)} images: give a pattern whose * stands for the "
             f'name of the case, such as "masks/*_bet.nii.gz" for masks/{images[0]["case"]}_bet.nii.gz.'
         )
-    result = [{**image, "brain_mask": brain_mask.replace("*", image["case"])} for image in images]
-    if result and not any(Path(image["brain_mask"]).is_file() for image in result):
+    result = [
+        {**image, "brain_mask": str(as_on_disk(Path(brain_mask.replace("*", image["case"]))))} for image in images
+    ]
+    if result and all(fault_of(image["brain_mask"]) for image in result):
+        first = result[0]["brain_mask"]
         raise UserError(
-            f"brain_mask is {brain_mask!r}, but there is no {result[0]['brain_mask']}: make the masks (hd-bet "
-            "--save_bet_mask), or correct the pattern, whose * stands for the name of the case."
+            f"brain_mask is {brain_mask!r}, but {first} {fault_of(first)}: make the masks (hd-bet --save_bet_mask), or "
+            "correct the pattern, whose * stands for the name of the case."
         )
     return result
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path as the disk spells it: names from a Mac hold ü as two characters (NFD), others as one (NFC)."""
+    if str(path).isascii() or not fault_of(path):
+        return path
+    folder, name = as_on_disk(path.parent), unicodedata.normalize("NFC", path.name)
+    names = os.listdir(folder) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []
+    return folder / next((own for own in names if unicodedata.normalize("NFC", own) == name), path.name)
 
 
 def brain_of(path: str, image: Volume, name: str) -> np.ndarray:

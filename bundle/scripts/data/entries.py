@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.data.datalist import read_datalist
 from scripts.errors import UserError
-from scripts.faults import report_lacking
+from scripts.faults import fault_of, report_lacking
 from scripts.folders.schemes import patient_of
 from scripts.labels import SEQUENCES, TARGETS
 
@@ -16,14 +16,17 @@ __all__ = ["check_files_are_there", "datalist_images", "entry_files", "network_e
 
 
 def check_files_are_there(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
-    """Raises UserError if there is no such folder, or it holds no file of these entries."""
-    if not dataset_dir or not Path(dataset_dir).is_dir():
-        raise UserError(f"dataset_dir is {dataset_dir!r}, expected a folder that exists: pass --dataset_dir DIR.")
-    files = [file for entry in entries for file in entry_files(entry, dataset_dir).values()]
-    if files and not any(file.is_file() for file in files):
+    """Raises UserError if there is no such folder, or no file of these entries in it can be read."""
+    if (fault := fault_of(dataset_dir)) or not Path(dataset_dir).is_dir():
+        found = f", which {fault}" if dataset_dir and fault else ""
         raise UserError(
-            f"dataset_dir {dataset_dir} holds none of the datalist's {len(files)} files, such as {files[0]}: give the "
-            "folder that its paths are relative to, as when it was made."
+            f"dataset_dir is {dataset_dir!r}{found}, expected a folder that exists: pass --dataset_dir DIR."
+        )
+    files = [file for entry in entries for file in entry_files(entry, dataset_dir).values()]
+    if files and all(map(fault_of, files)):
+        raise UserError(
+            f"dataset_dir {dataset_dir} holds none of the datalist's {len(files)} files, such as {files[0]}, "
+            f"which {fault_of(files[0])}: give the folder that its paths are relative to, as when it was made."
         )
 
 

@@ -22,7 +22,7 @@ from scripts.method.gaps import fill
 
 __all__ = [
     "SLAB", "ArgMaxd", "DarkBackgroundd", "FillGapsd", "LoadImaged", "Resampled", "SelectChannelsd", "WholeNumbersd",
-    "largest_class", "not_zero",
+    "largest_class", "lay_by_header", "not_zero",
 ]  # fmt: skip
 
 LARGE = 2**25  # voxels of a volume that is brought back to its own grid in parts
@@ -45,9 +45,14 @@ class LoadImaged(monai.transforms.LoadImaged):
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         result = super().__call__(data, reader)
         for key in self.key_iterator(data):
-            affine = torch.as_tensor(nib.load(ensure_tuple(data[key])[0]).affine)
-            result[key].meta |= {"affine": affine, "original_affine": affine.clone()}
+            lay_by_header(result[key], data[key])
         return result
+
+
+def lay_by_header(image: Any, path: str | Sequence[str]) -> None:
+    """Give an image that was read the affine that nibabel reads from its file, or from the first of its files."""
+    affine = torch.as_tensor(nib.load(ensure_tuple(path)[0]).affine)
+    image.meta |= {"affine": affine, "original_affine": affine.clone()}
 
 
 class DarkBackgroundd(MapTransform):

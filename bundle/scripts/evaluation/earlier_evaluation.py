@@ -9,6 +9,7 @@ from typing import Any
 
 from scripts.errors import UserError
 from scripts.files import read_json, sha256
+from scripts.folders.case import inside
 from scripts.folders.earlier_scores import forget_scores
 from scripts.folders.map_files import label_map
 from scripts.running import merged_config
@@ -73,7 +74,7 @@ def forget_evaluation(output_dir: str) -> None:
     record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {"cases": []}
     forget_scores(output_dir)
     maps = [
-        Path(output_dir, f"{case['case']}_{part}.nii.gz") for case in record["cases"] for part in ("seg", "entropy")
+        inside(output_dir, f"{case['case']}_{part}.nii.gz") for case in record["cases"] for part in ("seg", "entropy")
     ]
     if there := list(filter(Path.is_file, maps)):
         logger.warning(

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any
 
 from scripts.errors import UserError
-from scripts.files import read_json
+from scripts.files import read_json, read_own_json
 from scripts.folders.task_folders import nnunet_values, part
 from scripts.labels import CLASSES, VALUE_NAMES, lenient_values
 
@@ -32,12 +32,8 @@ def folder_values(folder: str, key: str) -> Any:
     """
     here = Path(folder).absolute()
     for where in (here / "evaluation.json", here / "inference.json"):
-        if where.is_file():
-            try:
-                record = read_json(where, key, {"cases": list, "label_values?": (list, NoneType)})
-            except UserError as error:
-                logger.info(f"{error} It is no record of ours, so it does not say what values mean.")
-                continue
+        form = {"cases": list, "label_values?": (list, NoneType)}
+        if where.is_file() and (record := read_own_json(where, key, form)) is not None:
             return lenient_values(record.get("label_values"))
     for where in filter(Path.is_file, (here / "dataset.json", here.parent / "dataset.json")):
         try:

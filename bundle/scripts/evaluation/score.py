@@ -7,8 +7,9 @@ python -m scripts score --pred DIR --truth DIR --output metrics.csv [--empty_rul
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
 from scripts.data.volumes import content_checksum
-from scripts.documents import SCORES
+from scripts.documents import SCORES, some
 from scripts.errors import UserError
 from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
@@ -28,7 +29,7 @@ from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores
 from scripts.faults import Fault, FileFault, report_faults
-from scripts.files import check_output, read_json
+from scripts.files import check_output, read_own_json
 from scripts.folders.map_files import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
 
@@ -82,24 +83,30 @@ def score(
         logger.warning(f"{len(rest)} case(s) of {truth} have no prediction and are not scored: {', '.join(rest)}.")
     check_same_patients(Path(output), predicted)
     pairs = [Pair(case, path, true[case]) for case, path in predicted.items()]
-    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers, **recorded(pred))
+    score_pairs(pairs, output, empty_rule, et_threshold_ml, meanings, workers, **recorded(pred, predicted))
 
 
-def recorded(pred: str) -> dict[str, Any]:
+def recorded(pred: str, predicted: Collection[str] = ()) -> dict[str, Any]:
     """What the record of a folder says of its label maps: the volume in ml below which they hold no parts (None if that
-    is not known), and the patient of each case.
+    is not known), and the patient of each case. Warns if not all of these cases were predicted with the same settings.
     """
-    form = {"cases?": [{"case?": str, "patient?": str}]}
+    form: dict[str, Any] = {"cases?": [{"case?": str, "patient?": str}]}
+    form |= {"earlier?": [dict(form)]}
     for name, part in {"inference.json": "settings", "evaluation.json": "configuration"}.items():
-        if (path := Path(pred, name)).is_file():
-            try:
-                record = read_json(path, "pred", form | {f"{part}?": dict})
-            except UserError as error:
-                logger.warning(f"{error} It is not used.")
-                continue
+        path = Path(pred, name)
+        if path.is_file() and (record := read_own_json(path, "pred", form | {f"{part}?": dict})) is not None:
             found = record.get(part, {}).get("smallest_part_ml")
             limit = found if isinstance(found, (int, float)) and not record.get("earlier") else None
-            return {"smallest_part_ml": limit, "patient": named_patients(record.get("cases", []))}
+            groups = [group.get("cases", []) for group in (record, *record.get("earlier", []))]
+            scored = [sorted({case.get("case") for case in group} & {*predicted}) for group in groups]
+            if sum(map(bool, scored)) > 1:
+                others = [case for group in scored[1:] for case in group]
+                logger.warning(
+                    f"pred {pred}: {name} says that {len(others)} of {len(predicted)} label maps were made by other "
+                    f"weights or settings ({some(others)}), so the means mix networks: predict these again with "
+                    "--overwrite True, or score them apart."
+                )
+            return {"smallest_part_ml": limit, "patient": named_patients(chain(*groups))}
     return {}
 
 

@@ -16,7 +16,7 @@ from scripts.documents import number_or_nan
 from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients_text
-from scripts.files import format_table, read_json, read_table, write_json, write_table
+from scripts.files import format_table, read_json, read_own_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
 __all__ = [
@@ -146,8 +146,9 @@ def check_same_patients(path: Path, cases: Collection[str]) -> None:
     record = path.parent / "evaluation.json"
     if not (path.name.startswith("metrics") and record.is_file()):
         return
-    evaluated = {case["case"] for case in read_json(record, "output", {"cases": [{"case": str}]})["cases"]}
-    if others := sorted(evaluated ^ set(cases)):
+    if (document := read_own_json(record, "output", {"cases": [{"case": str}]})) is None:
+        return
+    if others := sorted({case["case"] for case in document["cases"]} ^ set(cases)):
         raise UserError(
             f"output is '{path}', the scores of an evaluation of other patients ({record}; {', '.join(others[:5])}): "
             "give another path."

@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.faults import fault_of
 from scripts.folders.schemes import patient_of
 
-__all__ = ["Case", "stamp"]
+__all__ = ["SERIES", "Case", "inside", "stamp"]
+
+# What a record says of the DICOM series of a case, as for ``check_form``.
+SERIES = {**dict.fromkeys(("series", "number", "description", "why"), str), "files": [str]}
 
 
 @dataclass
@@ -36,12 +40,17 @@ class Case:
         return "/".join([self.group, *parts[:2]])
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """The file of this name in the folder itself: a record from elsewhere may hold a path that leads out of it."""
+    return Path(folder, Path(name).name)
+
+
 def stamp(image: Mapping[str, Any]) -> dict[str, int]:
     """Size and time of an image's files, mask included: they tell whether one was replaced since it was predicted."""
     own = image["image"]
     files = image.get("dicom", {}).get("files") or ([own] if isinstance(own, str) else own)
     paths = [*dict.fromkeys(files), *filter(None, [image.get("brain_mask")])]
-    stats = [Path(path).stat() for path in paths if Path(path).is_file()]
+    stats = [Path(path).stat() for path in paths if not fault_of(path)]
     if not stats:
         return {}
     return {"size": sum(stat.st_size for stat in stats), "time_ns": max(stat.st_mtime_ns for stat in stats)}

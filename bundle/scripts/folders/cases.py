@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import UserError
-from scripts.faults import report_lacking
+from scripts.faults import fault_of, report_lacking
 from scripts.folders.case import Case
 from scripts.folders.choice import Choice
 from scripts.folders.folder_files import FolderFiles, add_file, leave_out_predictions, list_files
@@ -43,8 +43,8 @@ def survey(
         UserError: if the folder does not exist, holds no case, mixes data sets, or holds two files of one role.
     """
     root, choice = Path(dataset_dir), choice or Choice()
-    if not root.is_dir():
-        raise UserError(f"dataset_dir {root} is not a folder: give the folder that holds the patients.")
+    if (fault := fault_of(root)) or not root.is_dir():
+        raise UserError(f"dataset_dir {root} {fault or 'is not a folder'}: give the folder that holds the patients.")
     files = list_files(root)
     leave_out_predictions(files)
     task = None if choice.globs else find_task(root, files)
@@ -106,8 +106,8 @@ def find_images(path: str | Path, sequence: str = "t1ce", choice: Choice | None 
             are of one case, or it is not clear which of a patient's files is wanted.
     """
     root, choice = Path(path), choice or Choice()
-    if not root.exists():
-        raise UserError(f"dataset_dir {root} does not exist: give a NIfTI file or a folder of them.")
+    if fault := fault_of(root):
+        raise UserError(f"dataset_dir {root} {fault}: give a NIfTI file or a folder of them.")
     files = FolderFiles() if root.is_file() else list_files(root)
     if root.is_file():
         add_file(files, root)
@@ -175,12 +175,13 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     images: dict[str, dict] = {}
     for file in chosen:
         case = cases[file]
-        if case in images:
+        if other := images.get(case.casefold()):  # P1 and p1 are one file on CIFS, exFAT and NTFS
+            also = f"{other['case']} and {case}, which are one name on many disks" if other["case"] != case else case
             raise UserError(
-                f"{images[case]['image']} and {file} are both {sequence} of {case}: rename one, predict them apart, or "
+                f"{other['image']} and {file} are both {sequence} of {also}: rename one, predict them apart, or "
                 f'choose by --{sequence} "PATTERN".'
             )
-        images[case] = {"image": str(file), "case": case}
+        images[case.casefold()] = {"image": str(file), "case": case}
     return list(images.values())
 
 

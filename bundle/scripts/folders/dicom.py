@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scripts.errors import reason_of
 from scripts.faults import FileFault
 from scripts.files import replacing
 from scripts.folders.folder_files import FolderFiles
+from scripts.folders.slices import absent_ends, count_numbers, frame_headers, value_of
 
 __all__ = ["DAMAGED", "DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
 
@@ -29,6 +31,7 @@ TAGS = [
     "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusVolume", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
     "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber",
+    "AcquisitionNumber", "ImagesInAcquisition", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 DICOM_FILES = "dicom_files"  # in an image's meta data: the files of its series, one a line
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
@@ -40,24 +43,6 @@ EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions ar
 TURNED = 1e-3  # parts of the slices' directions that differ by less are equal
 DAMAGED = "a damaged DICOM file"
 EXPORT = "export the series again, or choose another by --series"
-
-
-def value_of(image: Any, keyword: str) -> Any:
-    """An attribute of an image; None where it is missing, empty or not of its type."""
-    try:
-        value = image.get(keyword)
-    except Exception:  # pydicom reads a value when it is asked for
-        return None
-    return None if value == "" else value
-
-
-def count_numbers(image: Any, keyword: str) -> int:
-    """How many numbers an attribute of an image has; 0 if one of its values is none, such as "4,0"."""
-    try:
-        numbers = np.array(value_of(image, keyword), float)
-    except (TypeError, ValueError):
-        return 0
-    return numbers.size if np.isfinite(numbers).all() else 0
 
 
 @dataclass
@@ -97,20 +82,25 @@ class Series:
         return int(self.number("NumberOfFrames", 1)) if self.multi_frame else len(self.files)
 
     @cached_property
+    def images(self) -> list[Any]:
+        """A header for each slice: of its file, or of its frame."""
+        return frame_headers(self.headers[0]) if self.multi_frame else self.headers
+
+    @cached_property
     def normal(self) -> np.ndarray:
         """The direction from slice to slice, of the first image."""
-        row, column = np.array(self.get("ImageOrientationPatient"), float).reshape(2, 3)
+        row, column = np.array(self.images[0].ImageOrientationPatient, float).reshape(2, 3)
         return np.cross(row, column)
 
     @cached_property
     def places(self) -> np.ndarray:
-        """Where each image lies along the normal, in mm, in the order of the files."""
-        return np.array([np.dot(self.normal, np.array(image.ImagePositionPatient, float)) for image in self.headers])
+        """Where each slice lies along the normal, in mm, in the order of the images."""
+        return np.array([np.dot(self.normal, np.array(image.ImagePositionPatient, float)) for image in self.images])
 
     def lacking(self) -> dict[str, Path]:
         """What some images do not have, or not in a valid form, and need to be placed in space: such a file of each."""
         found: dict[str, Path] = {}
-        for image, path in zip(self.headers, self.files):
+        for image, path in zip(self.images, cycle(self.files)):
             lost = [keyword for keyword, count in NEEDED.items() if count_numbers(image, keyword) != count]
             found = dict.fromkeys(lost if value_of(image, FRAME) else [*lost, FRAME], path) | found
         return found
@@ -120,34 +110,36 @@ class Series:
         shades = {str(value_of(image, "PhotometricInterpretation") or GREY) for image in self.headers}
         if others := sorted(shades - {GREY}):
             return f"PhotometricInterpretation is {', '.join(others)}, expected {GREY}"
-        if self.multi_frame:
-            return ""
         if lacking := self.lacking():
             names, path = ", ".join(sorted(lacking)), next(iter(lacking.values()))
             return f"images without a valid {names}, such as {path}, so their place is not known"
-        directions = np.array([image.ImageOrientationPatient for image in self.headers], float)
+        directions = np.array([image.ImageOrientationPatient for image in self.images], float)
         if np.ptp(directions, axis=0).max() > TURNED:
             return f"mixed slices of {max(2, len(np.unique(directions.round(1), axis=0)))} directions"
-        sizes = {(image.Rows, image.Columns, *map(float, image.PixelSpacing)) for image in self.headers}
+        sizes = {(image.Rows, image.Columns, *map(float, image.PixelSpacing)) for image in self.images}
         if len(sizes) > 1:
             return f"mixed slices of {len(sizes)} sizes"
-        if len(self.files) < 2:
+        if len(self.images) < 2:
             return "a single slice"
-        return self.gap_fault()
+        return self.gap_fault() or self.end_fault()
 
     def gap_fault(self) -> str:
         order = np.argsort(self.places, kind="stable")
         gaps = np.diff(self.places[order])
         if doubled := int((gaps < EVEN_MM).sum()):
-            return f"{doubled} of {len(self.files)} slices lie where another one lies: several volumes in one series"
+            return f"{doubled} of {len(self.images)} slices lie where another one lies: several volumes in one series"
         usual, widest = float(np.median(gaps)), int(np.argmax(gaps))
         if gaps[widest] > 1.5 * usual:
-            number = value_of(self.headers[order[widest]], "InstanceNumber") or widest + 1
+            number = value_of(self.images[order[widest]], "InstanceNumber") or widest + 1
             missing = sum(round(float(gap / usual)) - 1 for gap in gaps)
             return f"{missing} missing slice(s): {gaps[widest]:.3g} mm after slice {number}, elsewhere {usual:.3g} mm"
         if np.ptp(gaps) > EVEN_MM:
             return f"slices that are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected even distances"
         return ""
+
+    def end_fault(self) -> str:
+        told, certain = absent_ends(self.images)
+        return f"missing slices at an end: {told}" if certain else ""
 
 
 def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:

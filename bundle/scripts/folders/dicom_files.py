@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scripts.errors import UserError
 from scripts.folders.dicom import DAMAGED
-from scripts.folders.folder_files import PERMIT, FolderFiles, list_files, read_record
+from scripts.folders.folder_files import PERMIT, TEXTS, FolderFiles, list_files, read_record
 from scripts.folders.map_files import maps_of
 from scripts.folders.schemes import is_volume
 
@@ -42,7 +42,7 @@ def find_dicom(root: Path, output_dir: str) -> FolderFiles:
         files = list_files(root) if root.is_dir() else FolderFiles()
     folder, out = (root.parent if root.is_file() else root).resolve(), Path(output_dir).resolve()
     own = out if folder in out.parents else None
-    others = [path for path, _ in files.left_out if own not in path.resolve().parents and path.is_file()]
+    others = [path for path, _ in files.left_out if own not in path.resolve().parents and not path.is_dir()]
     made = written_before([path for path, _ in files.left_out if path.parent.resolve() != folder])
     if nifti := [path for path in files.volumes if own not in path.resolve().parents and path not in made]:
         warn_of_dicom(root, nifti[0], others)
@@ -83,7 +83,11 @@ def sort_files(paths: Iterable[Path], files: FolderFiles) -> FolderFiles:
     """DICOM files among these, what is left out and why, and what cannot be read."""
     found, rest = FolderFiles(broken=files.broken), []
     for path in paths:
-        if not os.access(path, os.R_OK):
+        if not path.exists() and ending(path) not in TEXTS:
+            found.add_dangling(path)
+        elif not path.is_file():
+            found.leave_out(path, OTHER)
+        elif not os.access(path, os.R_OK):
             found.broken.append((path, "cannot be read (permission denied)", PERMIT))
         elif is_dicom(path):
             found.volumes.append(path)

@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import UserError
+from scripts.faults import fault_of
 from scripts.files import read_json
 from scripts.folders.schemes import is_volume
 
-__all__ = ["PERMIT", "RECORDS", "FolderFiles", "add_file", "leave_out_predictions", "list_files", "read_record"]
+__all__ = [
+    "PERMIT", "RECORDS", "TEXTS", "FolderFiles", "add_file", "leave_out_predictions", "list_files", "read_record"
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 MOST = 50  # names of files in a line
 
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file whose own content was not fetched
-IMAGES = (".mha", ".mhd", ".nrrd", ".dcm", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".mif", ".npy", ".npz", ".h5")
+IMAGES = (
+    ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", ".ima", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".mif", ".npy", ".npz",
+    ".h5",
+)  # fmt: skip
 ABSENT = ".icloud"  # the end of a hidden file's name where macOS keeps the content elsewhere
 RECORDS = ("inference.json", "evaluation.json")  # name the label maps of a prediction
-MADE = {"cases": [{"prediction": str}]}
+MADE = {"cases": [{"prediction": str, "patient?": str, "dicom?": dict}]}
 TEXTS = (
     ".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".md", ".log", ".pdf", ".yaml", ".yml", ".bval", ".bvec",
     ".mat", ".xls", ".xlsx", ".doc", ".docx", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".svg", ".py", ".sh",
@@ -44,6 +50,11 @@ class FolderFiles:
 
     def leave_out(self, path: Path, reason: str) -> None:
         self.left_out.append((path, reason))
+
+    def add_dangling(self, path: Path) -> None:
+        """Add a link to a file that is not there to what cannot be read."""
+        fault = f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"
+        self.broken.append((path, fault, FETCH))
 
     def grouped(self) -> dict[str, list[Path]]:
         """The left-out files by reason."""
@@ -102,9 +113,10 @@ def list_files(root: Path) -> FolderFiles:
 
 def add_file(files: FolderFiles, path: Path) -> None:
     """Add a file to the volumes, to what cannot be read, or to what is left out."""
-    if not path.exists() and (is_volume(path) or not path.suffix or path.suffix[1:].isdigit()):  # .01 is of a date
-        fault = f"links to {os.readlink(path)}, which is not there (git annex get, datalad get)"
-        files.broken.append((path, fault, FETCH))
+    if (fault := fault_of(path)).startswith("cannot"):  # such as a link into a closed folder
+        files.broken.append((path, fault, PERMIT))
+    elif fault and (is_volume(path) or not path.suffix or path.suffix[1:].isdigit()):  # .01 is of a date
+        files.add_dangling(path)
     elif is_absent(path.name):
         files.broken.append((path, "stands for a file that is in iCloud", "download it"))
     elif not is_volume(path):
@@ -124,7 +136,7 @@ def other_kind(path: Path) -> str:
     """What a file is that is no NIfTI file by its name."""
     end, name = path.suffix.lower(), path.name.lower()
     if end in IMAGES:
-        return "another image format: convert to NIfTI"
+        return "another image format: convert to NIfTI" if path.exists() else "a link to an image that is not there"
     return IN_PART if end not in TEXTS and (".nii" in name or begins_as_volume(path)) else "no NIfTI file"
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.folders.dicom import Series
-from scripts.folders.words import AFTER, BEFORE, NO, OTHERS, PERHAPS, T1, plain
+from scripts.folders.slices import absent_ends
+from scripts.folders.words import AFTER, BEFORE, DOUBT, NO, OTHERS, PERHAPS, T1, plain
 
 __all__ = ["Verdict", "choose", "judge"]
 
@@ -23,7 +24,7 @@ AGENTS = (
     r"gad|\bgd|\bkm\b|\bmdc\b|\bce\b|[ck]ontrast|dota|magne|multih|prohan|omnis|optimar|primov|eovist|clarisc|eluc"
     r"|vuew|ablav|vasov|artir|pixx|cyclolux|applied|\by(es)?\b|\bja\b|\boui\b|true"
 )
-NO_AGENT = rf"{BEFORE}|\b{NO}\b|unk|false|(?<![\d.,])0+([.,]0+)? ?(ml|cc|mmol)"
+NO_AGENT = rf"{BEFORE}|\b{NO}\b|unk|false"
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Verdict:
     reasons: list[str] = field(default_factory=list)
     against: list[str] = field(default_factory=list)
     said: bool = False  # the description tells contrast, not the tags alone
+    named: bool = False  # the description tells T1, not the times alone
     original: bool = True
     axial: bool = False
     thickness: float = np.inf  # longest edge of a voxel, mm
@@ -50,10 +52,11 @@ def judge(series: Series) -> Verdict:
     kinds = [str(word).upper() for word in np.atleast_1d(series.get("ImageType", []))]
     judge_kind(verdict, kinds)
     others = [name for name, words in OTHERS.items() if re.search(words, text)]
-    if "FLAIR or STIR" in others and re.search(T1, text) and "T2" not in others:
-        others.remove("FLAIR or STIR")  # T1 FLAIR is T1
+    verdict.named = bool(re.search(T1, text))
+    if verdict.named and "T2" not in others:
+        others = [name for name in others if name not in ("FLAIR or STIR", "gradient echo")]  # T1 FLAIR is T1
     verdict.against += [f"{name} by its description" for name in others]
-    if re.search(T1, text):
+    if verdict.named:
         verdict.reasons.append("description says T1")
     elif is_t1(series) and not others:
         verdict.reasons.append("echo and repetition time as of T1")
@@ -98,12 +101,12 @@ def judge_contrast(verdict: Verdict, text: str) -> None:
     agent = str(series.get("ContrastBolusAgent") or ", ".join(coded)).strip()
     empty = series.number("ContrastBolusVolume", 1) <= 0
     given = re.search(AGENTS, plain(agent)) and not re.search(NO_AGENT, plain(agent)) and not empty
-    before, after = re.search(BEFORE, text), re.search(AFTER, text)
+    before, after = re.search(BEFORE, text) or re.search(DOUBT, text), re.search(AFTER, text)
     after = after or (None if before else re.search(PERHAPS, text))
     if before and after:
         verdict.against.append(f"description says before ({before[0].strip()}) and after contrast ({after[0].strip()})")
     elif before:
-        verdict.against.append(f"before contrast by its description ({before[0].strip()})")
+        verdict.against.append(f"before contrast by its description, or unclear ({before[0].strip()})")
     elif after:
         verdict.reasons.append(f"contrast by its description ({after[0].strip()})")
         verdict.said = True
@@ -117,14 +120,18 @@ def judge_contrast(verdict: Verdict, text: str) -> None:
 def judge_slices(verdict: Verdict) -> None:
     """Whether the slices cover a head, and how thick they are."""
     series = verdict.series
-    if series.multi_frame or series.lacking():
+    if verdict.against or series.lacking():
         return
     extent = float(np.ptp(series.places))
     if extent < LEAST_MM:
         verdict.against.append(f"covers {extent:.0f} mm, expected at least {LEAST_MM} mm of a head")
     gaps = np.diff(np.sort(series.places))
-    verdict.thickness = max([*map(float, series.get("PixelSpacing")), float(np.median(gaps)) if len(gaps) else np.inf])
+    verdict.thickness = max(
+        [*map(float, series.images[0].PixelSpacing), float(np.median(gaps)) if len(gaps) else np.inf]
+    )
     verdict.axial = int(np.argmax(np.abs(series.normal))) == 2
+    told, certain = absent_ends(series.images)
+    verdict.reasons += [f"perhaps cut off: {told}"] if told and not certain else []
 
 
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -132,6 +139,7 @@ def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
     fit = [verdict for verdict in verdicts if not verdict.against]
     fit = keep(fit, lambda verdict: not verdict.series.fault(), "is whole")
     fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
+    fit = keep(fit, lambda verdict: verdict.named, "says T1 in its description")
     fit = keep(fit, lambda verdict: verdict.original, "is original")
     finest = min((verdict.thickness for verdict in fit), default=0)
     fit = keep(fit, lambda verdict: verdict.thickness <= ROUGHLY * finest, f"is the finest, {finest:.3g} mm")

@@ -14,7 +14,7 @@ from scripts.errors import UserError
 from scripts.files import format_table
 from scripts.folders.dicom import EXPORT, Series, Study, read_all_series
 from scripts.folders.dicom_files import find_dicom, is_lost, may_hold_slices
-from scripts.folders.folder_files import FolderFiles
+from scripts.folders.folder_files import FolderFiles, read_record
 from scripts.folders.series import Verdict, choose, judge
 
 __all__ = ["find_series"]
@@ -31,8 +31,8 @@ def asked_for(series: Series, text: str) -> bool:
 def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wanted: str = "") -> list[dict[str, Any]]:
     """The series to predict of each study below a folder, as images: ``{"image", "case", "dicom"}``; [] without DICOM.
 
-    ``image`` is where ``write_series`` is to put it. A study without a clear or whole series has ``fault`` and
-    ``remedy``. The log says of each series why it is taken or not.
+    ``image`` is where ``write_series`` is to put it, ``patient`` the PatientID, if there is one. A study without a
+    clear or whole series has ``fault`` and ``remedy``. The log says of each series why it is taken or not.
 
     Args:
         dataset_dir: a folder, an enhanced DICOM file, or a DICOMDIR.
@@ -45,6 +45,7 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     """
     files = find_dicom(Path(dataset_dir), output_dir)
     root = Path(dataset_dir) if Path(dataset_dir).is_dir() else Path(dataset_dir).parent
+    files.check(f"dataset_dir {dataset_dir}")
     if not files.volumes:
         FolderFiles(left_out=[each for each in files.left_out if may_hold_slices(*each)]).report(root)
         if wanted:
@@ -52,7 +53,6 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
                 f"series is {wanted!r}, but dataset_dir {dataset_dir} holds no DICOM, or NIfTI too: leave it out."
             )
         return []
-    files.check(f"dataset_dir {dataset_dir}")
     if Path(output_dir).resolve() == Path(dataset_dir).resolve():
         raise UserError(f"output_dir is {output_dir}, where the DICOM files are: give another folder.")
     if sequence != "t1ce" and not wanted:
@@ -62,7 +62,7 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     studies = read_all_series(files)
     files.report(root)
     studies = without_others(studies)
-    names = case_names(studies)
+    names = case_names(studies, recorded_names(output_dir))
     if wanted:
         names = with_series(names, studies, wanted)
     lost = [path for path, reason in files.left_out if is_lost(path, reason)]
@@ -71,7 +71,7 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
         verdicts = [judge(series) for series in studies[study]]
         chosen = choose_asked(verdicts, wanted) if wanted else choose(verdicts)
         tables.append(f"{case}\n{series_table(verdicts, chosen)}\n")
-        images.append(study_image(case, chosen, lost, output_dir, sequence))
+        images.append(study_image(study[0], case, chosen, lost, output_dir, sequence))
     if not images:
         what = f"series is {wanted!r}, which fits no MR series" if wanted else "there is no MR series"
         raise UserError(
@@ -117,33 +117,40 @@ def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
     return choose(asked) or asked
 
 
-def case_names(studies: Mapping[Study, Sequence[Series]]) -> dict[Study, str]:
-    """PATIENTID_DATE by study, sorted; where two studies would have one name, the end of the study's UID is added, and
-    where this is the same too, a checksum of PatientID and UID.
-    """
-    names: dict[Study, str] = {}
-    for study, (first, *_) in studies.items():
-        parts = [
-            re.sub(r"[^A-Za-z0-9.]+", "-", str(part or "")).strip("-.") for part in (study[0], first.get("StudyDate"))
-        ]
-        names[study] = "_".join(filter(None, [parts[0] or "unknown", parts[1]]))
-    digests = {study: hashlib.sha256("\n".join(study).encode()).hexdigest() for study in studies}
-    for ends in ({study: study[1].replace(".", "") for study in studies}, digests):
-        taken = list(names.values())
-        names = {
-            study: name if taken.count(name) == 1 else f"{name}_{ends[study][-8:]}" for study, name in names.items()
-        }
+def recorded_names(output_dir: str) -> dict[Study, str]:
+    """The names of the studies that earlier predictions into the folder gave, by their record."""
+    cases = [case for case in read_record(Path(output_dir, "inference.json")) if "dicom" in case]
+    return {(case.get("patient", ""), str(case["dicom"].get("study"))): str(case.get("case")) for case in cases}
+
+
+def case_names(studies: Mapping[Study, Sequence[Series]], earlier: Mapping[Study, str]) -> dict[Study, str]:
+    """A name by study, sorted: the one that it had before, or the first of its forms that no other study has."""
+    forms = {study: name_forms(study, str(first.get("StudyDate"))) for study, (first, *_) in studies.items()}
+    names = {study: name for study, name in earlier.items() if name in forms.get(study, ())}
+    for level in range(3):
+        tried = {study: every[level] for study, every in forms.items() if study not in names}
+        taken = [*names.values(), *tried.values()]
+        names |= {study: name for study, name in tried.items() if taken.count(name) == 1 or level == 2}
     return dict(sorted(names.items(), key=lambda item: item[1]))
 
 
+def name_forms(study: Study, date: str) -> tuple[str, str, str]:
+    """PATIENTID_DATE; with the end of the study's UID; also with a checksum of PatientID and UID."""
+    patient, date = (re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.") for part in (study[0], date))
+    name = "_".join(filter(None, [patient or "unknown", date]))
+    longer = f"{name}_{study[1].replace('.', '')[-8:]}"
+    return name, longer, f"{longer}_{hashlib.sha256(chr(10).join(study).encode()).hexdigest()[-8:]}"
+
+
 def study_image(
-    case: str, chosen: Sequence[Verdict], lost: Sequence[Path], output_dir: str, sequence: str
+    patient: str, case: str, chosen: Sequence[Verdict], lost: Sequence[Path], output_dir: str, sequence: str
 ) -> dict[str, Any]:
     """The image of one study whose series is chosen, or its fault.
 
     ``lost`` are unreadable files: those beside the slices may be slices of this series.
     """
     image: dict[str, Any] = {"image": str(Path(output_dir, "images", f"{case}_{sequence}.nii.gz")), "case": case}
+    image |= {"patient": patient} if patient else {}
     if len(chosen) != 1:
         several = ", ".join(f"{one.series.get('SeriesNumber')} ({one.series.description})" for one in chosen)
         unfit = any(one.against for one in chosen)

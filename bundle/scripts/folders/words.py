@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from scripts.folders.schemes import is_of_scheme
 
-__all__ = ["AFTER", "BEFORE", "NO", "OTHERS", "PERHAPS", "T1", "plain", "sequence_told"]
+__all__ = ["AFTER", "BEFORE", "DOUBT", "NO", "OTHERS", "PERHAPS", "T1", "plain", "sequence_told"]
 
 # Words in lower case with single spaces. In DICOM descriptions the beginning of a word is enough; names of files and
 # folders, which hold names of patients, must hold the whole word.
@@ -21,6 +22,9 @@ OTHERS = {
     "angiography": r"\btof|mra\b|mrv\b|angio(?:graphy)?|venog(?:raphy)?",
     "subtraction or projection": r"\bm(in)?ip\b|subtr(?:action)?|\bsub\b",
     "functional or spectroscopy": r"bold|fmri|ep2d|spectro(?:scopy)?|\bsvs\b|\bpress\b",
+    "gradient echo": r"\bgre\b",  # unless T1 is said
+    "steady state": r"fiesta|\bciss\b|\bb ?[tf]fe|tru(?:e ?)?fi",
+    "field map": r"field ?map\w*|\bb[01] ?map",
     "another part of the body": (
         r"spine|\bneck|\bc sp|orbit|pituit(?:ary)?|sella|\biac\b|cervi(?:cal)?|thora(?:x|cic)?|lumb(?:ar)?"
     ),
@@ -33,17 +37,37 @@ MINUS = (
     rf"(?<![^ (/])- ?{AGENT}(?! ?\+| enh)|(?<!post)(?<!nach)(?<!mit)(?<!with)-(?:c|k|km)\b(?! ?\+)"
     rf"|\b{AGENT}(?:-(?![a-z0-9])| -$| ?\(-\))|\+ ?/ ?-|- ?/ ?\+"
 )
-NO = r"(?:no|non|not|none|nil|nein)"
+NO = r"(?:no|non|not|none|nil|nein|nicht|nej|ikke|inte)"
+ZERO = r"(?<![\d.,])0+(?:[.,]0+)?"
 BEFORE = (
     rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
     rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
-    rf"|\b(?:{NO}|(?<![\d.,])0) ?(?:{AGENT}|enh)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
-    r"|\b(?:no|non|pre)[ -]?con\b|unenh|nativ|plain|\bneg|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg)"
+    rf"|\b(?:{NO}|{ZERO}) ?(?:{AGENT}|enh)|{ZERO} ?(?:ml|cc|mmol)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
+    r"|\b(?:no|non|pre)[ -]?con\b|\bnce\b|unenh|nativ|plain|\bneg"
+    r"|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg|los\b|s[iu]z\b|once)"
 )
 POST = rf"\bpost(?!er)(?! ?(?:{EVENT}|injur|trauma|gk|recon|proc))"  # of "post surgery" nothing is known
 AFTER = rf"\+ ?(c|gd|km|ce|k|contrast)\b|{POST}|\bc\+|with c"
 PERHAPS = (  # after contrast, unless a word of BEFORE is there
-    r"\bgd|gad(?:o\w*)?|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bkm\b|[ck]ontrast|\benh(?:anced)?|dotarem|\bk\+"
+    r"\bgd|gad(?:o\w*)?|\bce\b|t1 ?ce|t1 ?c\b|t1 ?gd|\bm?km\b|[ck]ontrast|\benh(?:anced)?|dotarem|\bk\+"
+)
+
+# A word before that of an agent is one of these, or holds a digit. Any other may mean "without": o. KM, utan kontrast.
+WITH = (
+    r"m|mit|med|met|con|com|avec|apres|dopo|tras|despues|apos|pos|post\w*|nach|na|after|with|w|c|z|plus|and|und|et|y"
+    rf"|{AGENT}|ml|cc|mmol|i v|(?<=\bi )v|{EVENT}\w*|gk|gamma|knife"
+)
+USUAL = (
+    r"\S*\d\S*|ax\w*|sag\w*|[ck]or\w*|tra|trans\w*|obl\w*|t?se|f?fse|[tf]fe|f?gre|ir|mp ?r\w*|rage|bravo|f?spgr|vibe"
+    r"|flash|lava|thrive|space|cube|vista|view|blade|turbo|spin|echo|fast|dixon|spir|spair|flair|dark|fluid|tirm|stir"
+    r"|tfl|w?fs|fat\w*|sat\w*|we|water|weighted|w[it]|iso\w*|hr|high|res|thin|mm|std|late|delayed|nav\w*|neuro\w*"
+    r"|stealth|brainlab|plan\w*|brain|head|whole|kopf|schadel|schaedel|hirn|crani\w*|cereb\w*|skull|strip\w*|reg"
+)
+BETWEEN = r"(?:iv|i v|inj\w*|medi\w*|admin\w*|sommin\w*|de|di|do|del|of|von)"  # nach Injektion von KM
+NAMED = r"(?:[ck]ontrast|gad|gd|km\b|mdc\b|ce\b|enh)"
+DOUBT = (
+    rf"(?<![^\s/])(?!(?:{WITH}|{USUAL}|{BETWEEN})(?![^\s/]))[^\W\d_][^\s/]*(?:[ /]{BETWEEN})*[ /]{NAMED}"
+    rf"|(?<![^\s/])(?!(?:{WITH}|{USUAL})(?:km|gd))[^\W\d_]+(?:km|gd)\b"
 )
 
 # In names of files and folders. There other words of OTHERS are names, or words of daily use: sub, phase, neck, plane.
@@ -61,11 +85,17 @@ WEIGHTED = r"(?:ax|axial|sag|cor|tra|[23]d|\w*\d(?=t[12]$))?(t[12])([a-z]{2}\w*|
 
 
 def plain(text: str) -> str:
-    """A text in lower case, its words with single spaces between them, and "minus" where a sign says so."""
-    signs = text.lower().translate({0x2013: "-", 0x2212: "-", 0xB1: "+/-"})  # dash, minus, plus or minus
+    """A text in lower case without accents, its words apart by single spaces, and "minus" where a sign says so."""
+    signs = bare(text).lower().translate({0x2013: "-", 0x2212: "-", 0xB1: "+/-"})  # dash, minus, plus or minus
     signs = re.sub(r"(?:[\s_;:^]|(?<!\d)[.,]|[.,](?!\d))+", " ", signs).strip()  # "0.9" stays a number
     words = re.sub(MINUS, lambda sign: f" minus {re.sub('[^a-z]', ' ', sign[0])} ", signs)
     return re.sub(r"[\s()-]+", " ", words).strip()
+
+
+def bare(text: str) -> str:
+    """A text without accents: prä is pra, før is for."""
+    letters = unicodedata.normalize("NFKD", text.translate(str.maketrans("øØłŁıß", "oOlLis")))
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def sequence_told(name: str) -> tuple[str, str]:
@@ -75,10 +105,11 @@ def sequence_told(name: str) -> tuple[str, str]:
     """
     if is_of_scheme(name):
         return "", ""
-    text = split_words(name)
+    text = split_words(bare(name))
     found = {kind: match for kind, words in (SHORT | BESIDES).items() if (match := whole(words, text))}
     t1 = whole(T1, text)
     before, after = re.search(BEFORE, f"{text}\n{plain(name)}", re.IGNORECASE), whole(f"{AFTER}|{PERHAPS}", text)
+    before = before or re.search(DOUBT, text.partition(" ")[2], re.IGNORECASE)  # the first word may be a patient's name
     if t1 and "T2" not in found:
         found.pop("FLAIR or STIR", None)  # T1 FLAIR is T1
         told = "t1" if before else "t1ce" if after else "t1" if t1[0].lower() == "t1" else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.utils.data import get_worker_info
 
 from scripts.data.brain_mask import brain_of
 from scripts.data.plausible import STRIP, copy_faults, image_faults
+from scripts.data.transforms import lay_by_header
 from scripts.data.volumes import (
     WRONG_END,
     Volume,
@@ -27,6 +29,7 @@ from scripts.data.volumes import (
 from scripts.errors import UserError, kind_and_reason, root_of
 from scripts.faults import FileFault
 from scripts.folders.dicom import DICOM_FILES, write_series
+from scripts.folders.map_files import label_map
 from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
 
@@ -60,46 +63,73 @@ class CheckedImages(Dataset):
             loaded = reading.result() if reading else self.read(self.data[index])
         except UserError:  # such as a full disk: the next one would fail in the same way
             raise
-        except ValueError as error:
+        except Exception as error:  # also out of memory: the other images must still be predicted
+            logger.debug("an image cannot be read", exc_info=True)
+            fault = str(error) if isinstance(error, ValueError) else kind_and_reason(root_of(error))
             remedy = getattr(error, "remedy", "") or REMEDY
             if "dicom" in self.data[index] and remedy == STRIP:
-                remedy += f" (a mask of {entry['image']})"
-            return entry | {"fault": str(error), "remedy": remedy}
+                kept = has_map(entry)
+                remedy += f" (a mask of {'its volume in another output_dir' if kept else entry['image']})"
+            return entry | {"fault": fault, "remedy": remedy}
         finally:
             if index + 1 < len(self.data) and get_worker_info() is None:  # loading processes read ahead by themselves
                 self.reading = {index + 1: READER.submit(self.read, self.data[index + 1])}
         try:
             return self.transform(loaded, start=1)
-        except Exception as error:  # the other images must still be predicted
+        except Exception as error:
             logger.debug("a transform failed", exc_info=True)
             return entry | {"fault": kind_and_reason(root_of(error)), "remedy": REMEDY}
 
     def read(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry with its image read. Raises ValueError for a wrong file: FileFault if the remedy is known."""
+        """The entry with its image read. Raises ValueError for a wrong file: FileFault if the remedy is known.
+
+        The volume of a DICOM series is written first. One of which there is a label map stays until the new one has
+        passed its check.
+        """
         if "fault" in entry:
             raise FileFault(entry["fault"], entry["remedy"])
         series = entry.get("dicom", {}).get("files")
-        if series:
-            write_series(series, Path(entry["image"]))
-            entry = {key: value for key, value in entry.items() if key != "dicom"}
+        if not series:
+            return self.load(entry)
+        entry = {key: value for key, value in entry.items() if key != "dicom"}
+        image = Path(entry["image"])
+        volume = image.with_name(f".part_{image.name}") if has_map(entry) else image
+        try:
+            write_series(series, volume)
+            loaded = self.load(entry, str(volume))
+            os.replace(volume, image)
+        finally:
+            if volume != image:
+                volume.unlink(missing_ok=True)
+        loaded["image"].meta[DICOM_FILES] = "\n".join(series)
+        return loaded
+
+    def load(self, entry: dict[str, Any], volume: str = "") -> dict[str, Any]:
+        """The entry with its image read and checked; from ``volume``, if that is not yet in its place."""
+        path = volume or entry["image"]
         channels = entry["channels"].get("volumes", len(SEQUENCES)) if "channels" in entry else 1
-        if isinstance(entry["image"], list):
-            check_images(entry["image"], channels)
-        elif not Path(entry["image"]).is_file():
+        if isinstance(path, list):
+            check_images(path, channels)
+        elif not Path(path).is_file():
             raise FileFault("the file is not there", "restore it, or leave it out of the datalist")
-        elif misnamed(Path(entry["image"])):
+        elif misnamed(Path(path)):
             raise ValueError(WRONG_END)
         try:
-            loaded = self.transform(entry, end=1)
+            loaded = self.transform(entry | {"image": path}, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
             raise ValueError(f"unreadable or truncated ({kind_and_reason(root_of(error))})") from error
-        if not isinstance(entry["image"], list):
+        lay_by_header(loaded["image"], path)  # also where a preprocessing of the user's own reads the file
+        if not isinstance(path, list):
             used = entry["channels"]["image"] if "channels" in entry else ()
-            check_image(loaded["image"], entry["image"], channels, entry.get("brain_mask", ""), used)
+            loaded["image"].meta["filename_or_obj"] = entry["image"]
+            check_image(loaded["image"], path, channels, entry.get("brain_mask", ""), used)
         loaded["image"].meta[KEEP] = "yes" if loaded.pop(KEEP, False) else ""
-        if series:
-            loaded["image"].meta[DICOM_FILES] = "\n".join(series)
         return loaded
+
+
+def has_map(entry: Mapping[str, Any]) -> bool:
+    """Whether there is a label map of an earlier volume of this DICOM study, which lies in OUT/images."""
+    return label_map(str(Path(entry["image"]).parents[1]), entry["image"], entry["case"]).is_file()
 
 
 class CheckImaged(MapTransform):
@@ -133,7 +163,7 @@ def check_image(
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
     if brain_mask:
-        volume.voxels[~brain_of(brain_mask, volume, Path(path).name)] = 0
+        volume.voxels[~brain_of(brain_mask, volume, Path(image.meta.get("filename_or_obj", path)).name)] = 0
     if faults := image_faults(volume, used):
         raise FileFault(*faults[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from scripts.labels import CLASS_COLOURS, CLASS_TITLES, CLASSES, class_of_value,
 
 __all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
 
+logger = logging.getLogger(__name__)
+
 SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
 SERIES_NUMBER = 300  # of the SEG: this much above its source
 COPIED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "SliceThickness"),
 )
+TEXTS = ("LO", "PN", "SH")  # of DICOM's types of values: archives know patient and study by these
 DECIMALS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 
@@ -72,22 +76,25 @@ def read_classes(path: Path, grid: Volume, class_of: Mapping[int, int]) -> np.nd
 
 
 def check_dicom(images: Sequence[Mapping[str, Any]]) -> None:
-    """Check that there is a series for each DICOM SEG. Raises UserError if no image is of DICOM."""
-    if images and not any("dicom" in image for image in images):
+    """Check that there is a series for each DICOM SEG. Raises UserError if no image without a fault is of DICOM."""
+    sound = [image for image in images if "fault" not in image]
+    if sound and not any("dicom" in image for image in sound):
         raise UserError("dicom_seg is True, but dataset_dir holds no DICOM: leave it out, or give DICOM studies.")
 
 
 def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> None:
     """Write network classes (column, row, slice) of a series as a binary DICOM SEG, a segment for each tumour class.
 
-    Patient and study are copied from the series. A class that is not there has a segment without voxels.
+    Patient and study are copied from the series. A class that is not there has a segment without voxels. Logged: which
+    of these have no valid value and are empty in the SEG.
     """
     import highdicom as hd
     from pydicom.uid import generate_uid
 
     images, volume = read_series(files)
-    for image in images:
-        fill(image)
+    emptied = sorted({keyword for image in images for keyword in fill(image)})
+    if emptied:
+        logger.warning(f"{path.name}: not valid in the DICOM series, so empty in the DICOM SEG: {', '.join(emptied)}.")
     segmentation = hd.seg.Segmentation(
         source_images=images,
         pixel_array=volume.with_array(np.ascontiguousarray(classes.transpose(2, 1, 0)).astype(np.uint8)),
@@ -109,28 +116,36 @@ def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> No
         segmentation.save_as(partial)
 
 
-def fill(image: Any) -> None:
+def fill(image: Any) -> list[str]:
     """Make attributes empty that a SEG copies and an anonymised image may lack, or that have no valid value.
 
-    Decimals of its place get the length that DICOM allows.
+    Texts are copied as they are, also longer than DICOM allows. Decimals of its place get the length that DICOM allows.
+
+    Returns:
+        what had a value, which is not valid.
     """
-    from pydicom.config import RAISE
+    from pydicom.config import IGNORE, RAISE
     from pydicom.datadict import dictionary_VR
     from pydicom.dataelem import DataElement
     from pydicom.valuerep import DSfloat
 
+    emptied = []
     for keyword in COPIED:
+        value, kind = "of no valid form", dictionary_VR(keyword)
         try:
             value = image.get(keyword)
-            DataElement(keyword, dictionary_VR(keyword), value, validation_mode=RAISE)
+            DataElement(keyword, kind, value, validation_mode=IGNORE if kind in TEXTS else RAISE)
+            valid = keyword != "PatientSex" or value in ("M", "F", "O")
         except ValueError:
-            value = None
-        if value is None or (keyword == "PatientSex" and value not in ("M", "F", "O")):
+            valid = False
+        if not valid or value is None:
+            emptied += [keyword] if value else []
             setattr(image, keyword, None)
     for keyword in DECIMALS:
         if keyword in image:
             values = np.atleast_1d(np.asarray(image[keyword].value, dtype=float))
             setattr(image, keyword, [DSfloat(float(value), auto_format=True) for value in values])
+    return emptied
 
 
 def describe(number: int) -> Any:

@@ -7,6 +7,7 @@ import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from scripts.errors import UserError, find_sentence, kind_and_reason, root_of
 from scripts.faults import Fault, report_faults
 from scripts.inference.checked_images import REMEDY
 from scripts.inference.exported import is_exported, load_exported
+from scripts.inference.writers import together
 from scripts.method.weights import load_weights
 
 __all__ = ["Predictor", "load_members", "make_members"]
@@ -36,7 +38,8 @@ class Predictor(EnsembleEvaluator):
 
     A thread postprocesses and writes a patient while the network computes the next one.
 
-    ``written`` is called with the name of each case that is written; a handler may set it.
+    ``written`` is called with the name of each case whose label map is written, before a DICOM SEG of it; a handler may
+    set it.
 
     Raises:
         UserError: at the end of ``run``, if any patient failed; the message is a table of them.
@@ -66,8 +69,8 @@ class Predictor(EnsembleEvaluator):
 
             def postprocess() -> None:
                 for data, output in items:
-                    engine_apply_transform(data, output, posttrans)
-                    self.written(data["case"])
+                    with together(partial(self.written, data["case"])):
+                        engine_apply_transform(data, output, posttrans)
 
             self.writing = items[0][0], WRITER.submit(postprocess)
 

@@ -11,6 +11,7 @@ from monai.utils import ensure_tuple
 
 from scripts.errors import UserError
 from scripts.files import read_json, sha256, write_json
+from scripts.folders.case import SERIES, inside
 from scripts.folders.earlier_scores import forget_scores
 from scripts.folders.map_files import label_map, maps_of
 from scripts.locking import FolderLock
@@ -18,8 +19,8 @@ from scripts.settings.provenance import absolute, plain, record_run
 
 __all__ = ["Replacement", "record_groups", "record_inference"]
 
-CASE = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
-CASE |= {"brain_mask?": str, "dicom?": dict}
+CASE: dict[str, Any] = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
+CASE |= {"brain_mask?": str, "dicom?": SERIES}
 RECORD = {"cases?": [CASE], "settings?": dict}
 WAIT = 120  # seconds, while other shards write the record
 
@@ -37,7 +38,7 @@ def record_groups(output_dir: str, planned: bool = False) -> list[dict[str, Any]
     path, groups = Path(output_dir).resolve() / "inference.json", []
     record = read_record(path) if path.is_file() else {}
     for group in (record, *record.get("earlier", [])):
-        maps = [(case, path.with_name(Path(case["prediction"]).name)) for case in group.get("cases", [])]
+        maps = [(case, inside(path.parent, case["prediction"])) for case in group.get("cases", [])]
         cases = [
             case | {"prediction": str(here)}
             for case, here in maps
@@ -103,8 +104,9 @@ def files_of(image: Mapping[str, Any], output_dir: str) -> list[Path]:
 
 
 class Replacement:
-    """A handler that hears of each case that is written. It removes earlier files that were not made again, and moves
-    the case's entry in the record to the settings of now. So a case that fails keeps its files and their settings.
+    """A handler that hears of each case that is written. It removes earlier files that were not made again, also those
+    beside a label map that the user removed; and it moves the entry of a case that is overwritten to the settings of
+    now. So a case that fails keeps its files and their settings.
 
     Args:
         output_dir, images, ckpt_path, settings, overwrite: as for ``record_inference``.
@@ -120,19 +122,21 @@ class Replacement:
     ) -> None:
         self.output_dir = output_dir
         self.settings = with_weights(settings, ckpt_path)
-        earlier = [(image, files_of(image, output_dir)) for image in images] if overwrite else []
-        self.images = {image["case"]: image for image, files in earlier if files}
-        self.files = {image["case"]: {path: path.stat().st_ino for path in files} for image, files in earlier}
+        earlier = [(image, files_of(image, output_dir)) for image in images]
+        maps = {label_map(output_dir, image["image"], image["case"]) for image in images}
+        again = [(image, files) for image, files in earlier if overwrite or not maps & {*files}]
+        self.images = {image["case"]: image for image, files in again if files and overwrite}
+        self.files = {image["case"]: {path: path.stat().st_ino for path in files} for image, files in again}
 
     def attach(self, engine: Any) -> None:
         """Listen to a Predictor."""
         engine.written = self
 
     def __call__(self, case: str) -> None:
+        for path, number in self.files.get(case, {}).items():
+            if path.is_file() and path.stat().st_ino == number:  # a new file has another number
+                path.unlink()
         if image := self.images.get(case):
-            for path, number in self.files[case].items():
-                if path.is_file() and path.stat().st_ino == number:  # a new file has another number
-                    path.unlink()
             move_entry(image, self.output_dir, self.settings)
 
 

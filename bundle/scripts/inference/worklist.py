@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -135,7 +136,7 @@ def share(images: Sequence[dict[str, Any]], shard: str) -> list[dict[str, Any]]:
     part, count = map(int, found.groups()) if found else (2, 1)
     if part > count:
         raise UserError(f"shard is {shard!r}, expected K/N with K from 1 to N, as 3/16.")
-    mine = [image for image in images if zlib.crc32(image["case"].encode()) % count == part - 1]
+    mine = [image for image in images if zlib.crc32(os.fsencode(image["case"])) % count == part - 1]
     if not mine:
         logger.info(f"Nothing to do: none of the {len(images)} images is in share {shard}.")
     return mine
@@ -213,5 +214,5 @@ def identity(image: Mapping[str, Any]) -> str:
 def origin(image: Mapping[str, Any]) -> str:
     """Where an image comes from, in words: its file, or the folder of its DICOM series."""
     if dicom := image.get("dicom"):
-        return f"series {dicom['number']} ({dicom['description']}) of {Path(dicom['files'][0]).parent}"
+        return f"series {dicom['number']} ({dicom['description']}) of {Path(next(iter(dicom['files']), '')).parent}"
     return str(Path(ensure_tuple(image["image"])[0]).resolve())

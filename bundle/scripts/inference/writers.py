@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,57 @@ from scripts.folders.map_files import case_of
 from scripts.labels import PROBABILITIES
 
 __all__ = [
-    "KEEP", "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "stays", "write_probabilities",
+    "KEEP", "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "stays", "together",
+    "write_probabilities",
 ]  # fmt: skip
 
 KEEP = "keep"  # of an image, and in its metadata: earlier files stay, and only missing ones are written
+
+
+class Waiting:
+    """Hidden files of a patient, by what they replace; ``then`` is called when they have."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.files: dict[Path, Path] = {}
+        self.then: Callable[[], None] | None = then
+
+    def show(self) -> None:
+        for path, hidden in self.files.items():
+            os.replace(hidden, path)
+        self.files = {}
+        then, self.then = self.then, None
+        if then:
+            then()
+
+
+WAITING: ContextVar[Waiting | None] = ContextVar("waiting", default=None)  # of the patient that this thread writes
+
+
+@contextmanager
+def together(then: Callable[[], None]) -> Iterator[None]:
+    """Maps of uncertainty and probabilities that are written inside appear when the label map is there, and so belong
+    to it. An error before that leaves earlier files as they are; ``then`` is called at once after that.
+    """
+    waiting = Waiting(then)
+    token = WAITING.set(waiting)
+    try:
+        yield
+        waiting.show()  # of a label map that stays
+    finally:
+        WAITING.reset(token)
+        for hidden in waiting.files.values():
+            hidden.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside_map(path: Path) -> Iterator[Path]:
+    """As ``replacing``; inside ``together`` the file waits for the label map."""
+    waiting = WAITING.get()
+    hidden = path.with_name(f".part_{path.name}") if waiting else path
+    with replacing(hidden) as partial:
+        yield partial
+    if waiting:
+        waiting.files[path] = hidden
 
 
 def stays(path: Path, meta: Mapping[str, Any]) -> bool:
@@ -107,7 +157,7 @@ def write_probabilities(path: Path, probabilities: np.ndarray, affine: np.ndarra
     image = nib.Nifti1Image(np.moveaxis(voxels, 0, 3), affine)
     image.header.set_slope_inter(1 / 255, 0)
     image.header.set_xyzt_units("mm")
-    with replacing(path) as partial:
+    with beside_map(path) as partial:
         nib.save(image, partial)
 
 
@@ -131,10 +181,14 @@ class AtomicWriter(NibabelWriter):
         self.affine = affine @ inv_ornt_aff(turn, voxels.shape[:3])
 
     def write(self, filename: Any, verbose: bool = False, **options: Any) -> None:
-        if stays(Path(filename), self.meta):
+        path = Path(filename)
+        if stays(path, self.meta):
             return
-        with replacing(Path(filename)) as partial:
+        is_map = path.name.endswith("_seg.nii.gz")
+        with replacing(path) if is_map else beside_map(path) as partial:
             super().write(partial, verbose=verbose, **options)
+        if is_map and (waiting := WAITING.get()):
+            waiting.show()
 
 
 def case_name(meta: Mapping[str, Any], saver: Any) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from scripts.errors import UserError
-from scripts.files import check_output, write_json, write_table, write_text
+from scripts.files import check_output, write_error, write_json, write_table, write_text
 from scripts.locking import Hold
 from scripts.report.layers import Patient
 from scripts.report.page import Page, Shown, Table, render
@@ -69,7 +71,8 @@ class Draft:
     ) -> None:
         """Write the page, with the volumes of its picks inside and those of all others beside it, and the tables.
 
-        The JSON file is the first: it shows that what stands beside it is a report's, also if the rest was not written.
+        The JSON file is the first of the files: it shows that what stands beside it is a report's, also if the rest was
+        not written. After an error the volumes of before are back.
 
         Args:
             page: of these patients.
@@ -81,13 +84,39 @@ class Draft:
         inside = {number: files[number].read_text(encoding="utf-8") for number in dict.fromkeys(page.picks.values())}
         for number in [number for number in files if number in inside or not volumes]:
             files.pop(number).unlink()
-        scripts = {number: quote(f"{self.beside.name}/{path.name}") for number, path in files.items()}
+        scripts = {number: quote(os.fsencode(f"{self.beside.name}/{path.name}")) for number, path in files.items()}
         html = render(page, inside, scripts)
-        write_json(self.target.with_suffix(".json"), document)
-        write_table(self.target.with_suffix(".csv"), rows)
-        shutil.rmtree(self.beside, ignore_errors=True)
         if files:
             self.lock = None  # which removes its file
             self.hidden.chmod(0o755)
-            self.hidden.rename(self.beside)
-        write_text(self.target, html)
+        with in_place(self.hidden if files else None, self.beside):
+            write_json(self.target.with_suffix(".json"), document)
+            write_text(self.target, html)
+            write_table(self.target.with_suffix(".csv"), rows)
+
+
+@contextmanager
+def in_place(folder: Path | None, place: Path) -> Iterator[None]:
+    """A folder, or none, in the place of an earlier one, which comes back after an error and else is removed.
+
+    Raises:
+        UserError: if the system cannot move them, as where a file of the earlier one is in use.
+    """
+    earlier = Path(tempfile.mkdtemp(prefix=".draft_", dir=place.parent))
+    try:
+        try:
+            if place.exists():
+                place.rename(earlier / place.name)
+            if folder:
+                folder.rename(place)
+        except OSError as error:
+            raise write_error(place, error) from error
+        yield
+    except BaseException:
+        if (earlier / place.name).exists():
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                (earlier / place.name).rename(place)
+        raise
+    finally:
+        shutil.rmtree(earlier, ignore_errors=True)

@@ -15,7 +15,9 @@ from scripts.errors import UserError
 from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.patients import named_patients, patients_text
 from scripts.evaluation.summary import Scores, read_scores
+from scripts.faults import fault_of
 from scripts.files import read_json
+from scripts.folders.case import SERIES
 from scripts.labels import class_of_value, lenient_values
 from scripts.report.layers import LabelMap
 from scripts.report.replaced_files import checksums_of, replaced_images, replaced_maps
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 STAGES = ("evaluation", "inference")
 PATHS = ("prediction", "image", "label", "brain_mask")  # of a case
-CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": dict}
+CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": SERIES}
 CASE |= {"patient?": str}
 RUN: dict[str, Any] = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
 RUN |= {"earlier?": [{"cases?": [{"case?": str, "patient?": str}]}]}
@@ -189,13 +191,13 @@ def cases_of_run(run: str, record: Mapping[str, Any], notes: list[str]) -> dict[
     named = {case["case"]: case for case in record["cases"]}
     cases = dict(named)
     for key, what in (("prediction", "label map"), ("image", "image"), ("brain_mask", "brain mask")):
-        lacking = [case for case in cases if key in cases[case] and not Path(cases[case][key]).is_file()]
+        lacking = {name: fault for name, case in cases.items() if key in case and (fault := fault_of(case[key]))}
+        why = " or ".join(sorted(set(lacking.values())))
         if lacking:
-            notes.append(f"Left out {len(lacking)} of {len(named)} patients, whose {what} is missing: {some(lacking)}.")
+            notes.append(f"Left out {len(lacking)} of {len(named)} patients, whose {what} {why}: {some(lacking)}.")
         if len(lacking) == len(cases):
-            missing = f", such as {cases[lacking[0]][key]}" if lacking else ""
-            raise UserError(f"run {run}: every {what} that its JSON file names is missing{missing}: restore them, or "
-                            "predict again.")  # fmt: skip
+            such = f" {why}, such as {cases[next(iter(lacking))][key]}" if lacking else " is missing"
+            raise UserError(f"run {run}: every {what} that its JSON file names{such}: restore them, or predict again.")
         cases = {name: case for name, case in cases.items() if name not in lacking}
     return cases
 

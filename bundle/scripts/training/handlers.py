@@ -160,7 +160,7 @@ class LossAlone:
 
 
 class FollowedMetric:
-    """The engine's key metric, for a learning rate scheduler that follows it; 1 minus it where that waits for a fall."""
+    """The engine's key metric, for a learning rate scheduler that follows it; 1 minus it if that waits for a fall."""
 
     def __init__(self, lr_scheduler: Any) -> None:
         self.falls = getattr(lr_scheduler, "mode", "max") == "min"
