@@ -9,7 +9,7 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.terms import DistillationLoss, FusedResponse, FusionLabels, StudentLabels, TeacherResponses, Term
+from scripts.method.terms import DistillationLoss, FusionLabels, StudentLabels, TeacherResponses, Term
 
 
 def output(seed=0, grad=True):
@@ -61,8 +61,7 @@ def test_one_backward_pass_equals_the_two_of_the_authors(label):
         (twice, ("student", "distil", "student_deep_1", "distil_fusion_1")),
     ):
         loss = paper_loss()
-        terms = {name: loss.terms[name] for name in names} | {"none": FusionLabels(SegmentationLoss(), 0.0)}
-        DistillationLoss(terms, True)(given, label).backward()
+        DistillationLoss({name: loss.terms[name] for name in names}, True)(given, label).backward()
     for a, b in [*zip(once.student, twice.student), *zip(once.teachers.values(), twice.teachers.values())]:
         torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(once.fused[0].grad, twice.fused[0].grad)
@@ -111,13 +110,6 @@ def test_a_level_of_the_fusion_is_none_of_the_student(label):
     with pytest.raises(ValueError, match=r"student .* level 1"):
         DistillationLoss(terms)(output(), label)
     DistillationLoss(terms | {"deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(output(), label)
-
-
-def test_what_teaches_the_student_does_not_teach_the_fusion(label):
-    """The fusion is detached in its response, so it would get no gradient."""
-    terms = {"deep": StudentLabels(SegmentationLoss(), 1.0, level=1), "distil": FusedResponse(SoftTargetLoss(), 1.0)}
-    with pytest.raises(ValueError, match=r"fusion .* level 1"):
-        DistillationLoss(terms)(output(), label)
 
 
 def test_two_values_of_one_name_are_an_error(label):

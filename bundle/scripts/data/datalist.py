@@ -38,7 +38,7 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
     entries = document.get("training", [])
     if any(isinstance(entry.get("image"), list) for entry in entries):
         document = from_monai(document, source)
-    elif "modality" in document and not any("case" in entry for entry in entries):
+    elif "modality" in document and entries and not any("case" in entry for entry in entries):
         document = from_msd(document, source)
     if folds and any("label" in entry and "fold" not in entry for entry in document.get("training", [])):
         raise UserError(f"{source} has labelled cases without fold, which training and evaluation need: {MADE}.")

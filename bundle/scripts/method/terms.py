@@ -138,7 +138,7 @@ class FusedResponse(Term):
     A student without a head at that resolution is compared by its own logits, resampled.
     """
 
-    patients, level_of = "all", ("student",)  # the fusion is detached
+    patients = "all"
 
     def __init__(self, soft_target: nn.Module, weight: float, level: int = 1) -> None:
         super().__init__(weight)
