@@ -139,6 +139,7 @@ AFTER = [
     "POST T1 3D", "T1 GD NO FAT SAT", "T1 post rt +C", "T1 vor OP mit KM", "AX T1 - POST CONTRAST", "T1 Gd-DTPA",
     "T1 mKM", "T1 m. KM", "T1 med kontrast", "T1 pós gd", "T1 après injection de gado", "T1 nach i.v. KM", "KM T1 tra",
     "T1 con medio de contraste", "T1 10 ml Gd", "T1 post GK gad", "CUBE T1 GD", "STEALTH T1 GAD", "T1W/KM",
+    "COR T1 SE MTC GD", "AX T1 propeller Gd", "T1 Thin cut Gd", "T1 TUMOR GD", "ROUTINE T1 CONTRAST", "VOL T1 GADO",
 ]  # fmt: skip
 
 

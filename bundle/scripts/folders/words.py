@@ -62,6 +62,7 @@ USUAL = (
     r"|flash|lava|thrive|space|cube|vista|view|blade|turbo|spin|echo|fast|dixon|spir|spair|flair|dark|fluid|tirm|stir"
     r"|tfl|w?fs|fat\w*|sat\w*|we|water|weighted|w[it]|iso\w*|hr|high|res|thin|mm|std|late|delayed|nav\w*|neuro\w*"
     r"|stealth|brainlab|plan\w*|brain|head|whole|kopf|schadel|schaedel|hirn|crani\w*|cereb\w*|skull|strip\w*|reg"
+    r"|mtc?|propeller|memp|cut|vol\w*|tumou?r\w*|lesion|mass|glioma|gbm|routine|protocol|exam|study|scan|mri?"
 )
 BETWEEN = r"(?:iv|i v|inj\w*|medi\w*|admin\w*|sommin\w*|de|di|do|del|of|von)"  # nach Injektion von KM
 NAMED = r"(?:[ck]ontrast|gad|gd|km\b|mdc\b|ce\b|enh)"
