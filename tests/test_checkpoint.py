@@ -144,6 +144,26 @@ def test_a_longer_run_has_the_schedule_of_its_own_length(tmp_path):
     assert max(rates) < 1e-6 or rates == sorted(rates, reverse=True)  # it does not rise again
 
 
+def test_a_schedule_goes_on_where_it_was(tmp_path):
+    """Also one that keeps its place under names of its own."""
+
+    def rate(folder, epochs):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=3, T_mult=2)
+        engine = engine_of(lambda engine, batch: optimizer.step())
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: schedule.step())
+        engine.state.max_epochs = epochs
+        evaluator = Engine(lambda engine, batch: None)
+        evaluator.state.best_metric, evaluator.state.best_metric_epoch = -1, -1
+        parts = {"optimizer": optimizer, "lr_scheduler": schedule}
+        RunCheckpoint(str(folder), torch.nn.Linear(1, 1), parts, evaluator, {}, "auto").attach(engine)
+        engine.run([0, 0], max_epochs=epochs)
+        return schedule.get_last_lr()
+
+    rate(tmp_path / "stopped", 2)
+    assert rate(tmp_path / "stopped", 5) == rate(tmp_path / "whole", 5)
+
+
 def test_two_damaged_checkpoints_are_both_named_and_kept(tmp_path):
     checkpointed(tmp_path, [0.3])
     for name in FILES[:2]:

@@ -11,13 +11,13 @@ def test_settings_by_any_way_are_fixed(tmp_path, monkeypatch):
     def settings(own=0.2, batch="@batch_size", epochs="@epochs"):
         loss = {"terms": {"student": {"weight": "@my_weight"}}}
         train = {"dataloader": {"batch_size": batch}, "trainer": {"max_epochs": epochs}}
-        config = {"loss": loss, "my_weight": own, "other": 1, "train": train}
+        config = {"loss": loss, "my_weight": "$2 * @my_base", "my_base": own, "other": 1, "train": train}
         monkeypatch.setattr(fixed_settings, "merged_config", lambda: config)
         return learning_settings(str(tmp_path / "list.json"), [])
 
     first = settings()
     assert settings(epochs=9) == first
-    assert {key for key, value in settings(own=2.0).items() if first[key] != value} == {"my_weight"}
+    assert {key for key, value in settings(own=2.0).items() if first[key] != value} == {"my_base"}
     assert {key for key, value in settings(batch=4).items() if first[key] != value} == {"train::dataloader::batch_size"}
 
 

@@ -111,6 +111,13 @@ def test_a_misspelt_role_of_a_case_is_named(key, meant, written, cohort_source):
         read_datalist(written(document), folds=False)
 
 
+def test_keys_of_the_users_own_do_not_matter(written, cohort_source):
+    document = json.loads((cohort_source / "datalist.json").read_text())
+    for entry in document["training"]:
+        entry |= {"patient_id": "7", "labels": "x", "images": "y", "t1c": "z", "folds": 3}
+    assert len(read_datalist(written(document))["training"]) == 6
+
+
 def test_our_own_datalist_is_read_as_it_is(cohort_source):
     path = cohort_source / "datalist.json"
     assert read_datalist(str(path)) == json.loads(path.read_text())

@@ -464,7 +464,7 @@ def test_a_report_that_fails_leaves_page_and_volumes_of_before(run, monkeypatch)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("place", ["the volumes of before", "the new volumes", "the page"])
+@pytest.mark.parametrize("place", ["the volumes of before", "the new volumes", "the table", "the page"])
 def test_a_report_that_cannot_be_put_in_its_place_says_so_and_leaves_page_and_volumes_of_before(
     place, run, monkeypatch
 ):
@@ -483,11 +483,12 @@ def test_a_report_that_cannot_be_put_in_its_place_says_so_and_leaves_page_and_vo
         return path.parent == run
 
     def full(path, text, write=draft.write_text):
-        if path.name == "report.html":
+        if path.name in ("report.html", "report.csv"):
             raise UserError(f"{path} cannot be written")
         write(path, text)
 
-    monkeypatch.setattr(*((draft, "write_text", full) if place == "the page" else (Path, "rename", busy)))
+    writers = {"the page": "write_text", "the table": "write_table"}
+    monkeypatch.setattr(*((draft, writers[place], full) if place in writers else (Path, "rename", busy)))
     with pytest.raises(UserError, match=r"report.* cannot be written"):
         report(str(run))
     after = {path: path.read_bytes() for path in before}

@@ -238,6 +238,18 @@ def test_folders_and_words_that_tell_other_images_are_named(tmp_path, files, wor
         find_images(tmp_path)
 
 
+@pytest.mark.parametrize("sequence", ["t1", "t1ce"])
+def test_a_name_that_leaves_the_contrast_in_doubt_is_of_neither_sequence(sequence, tmp_path):
+    fill(tmp_path, "P1_T1_sanza_gd.nii")
+    with pytest.raises(UserError, match=r"seems to be of a sequence \(sanza gd\)"):
+        find_images(tmp_path, sequence)
+
+
+def test_names_of_patients_before_the_sequence_do_not_matter(tmp_path):
+    fill(tmp_path, "anna maria gd t1 3d gd.nii")
+    assert len(find_images(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     "files",
     [

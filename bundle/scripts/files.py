@@ -151,12 +151,14 @@ def read_json(path: str | Path, key: str, form: dict[str, Any] | None = None) ->
 
 
 def read_own_json(path: Path, key: str, form: dict[str, Any]) -> dict | None:
-    """As ``read_json``; None, and a line, for a document of the same name that another program wrote."""
+    """As ``read_json``; None, and a line, for a document of another form, as other programs write by the same name."""
+    document = read_json(path, key)
     try:
-        return read_json(path, key, form)
+        check_form(document, form, f"{key} {path}")
     except UserError as error:
         logger.info(f"{error} It is no document of ours, so it is not used.")
         return None
+    return document
 
 
 def sha256(path: str | Path) -> str:

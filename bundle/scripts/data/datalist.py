@@ -50,12 +50,13 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
 
 
 def check_spelling(document: Mapping[str, Any], source: str) -> None:
-    """Raises UserError for a key of an entry that looks like one of ours: a misspelt label would be no label."""
+    """Raises UserError for one of our keys in capitals, or a misspelt label: a patient would count as without it."""
     known = {key.removesuffix("?") for key in TRAINING}
     for part, index, entry in [(p, i, e) for p in ("training", "testing") for i, e in enumerate(document.get(p, []))]:
         for key in entry.keys() - known:
-            if near := difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.8):
-                raise UserError(f"{source}: {part}::{index} has a key {key!r}, expected {near[0]!r}: correct it.")
+            near = {key.lower()} & known or difflib.get_close_matches(key.lower(), {"label"} - entry.keys(), 1, 0.8)
+            if meant := next(iter(near), ""):
+                raise UserError(f"{source}: {part}::{index} has a key {key!r}, expected {meant!r}: correct it.")
 
 
 def check_uses(document: Mapping[str, Any], source: str) -> None:

@@ -121,7 +121,7 @@ class Series:
             return f"mixed slices of {len(sizes)} sizes"
         if len(self.images) < 2:
             return "a single slice"
-        return self.gap_fault() or self.end_fault()
+        return self.gap_fault()
 
     def gap_fault(self) -> str:
         order = np.argsort(self.places, kind="stable")
@@ -138,6 +138,7 @@ class Series:
         return ""
 
     def end_fault(self) -> str:
+        """What says that slices at an end are missing, of a series without another fault."""
         told, certain = absent_ends(self.images)
         return f"missing slices at an end: {told}" if certain else ""
 

@@ -34,6 +34,7 @@ class Verdict:
     series: Series
     reasons: list[str] = field(default_factory=list)
     against: list[str] = field(default_factory=list)
+    asked: bool = False  # a person chose it
     said: bool = False  # the description tells contrast, not the tags alone
     named: bool = False  # the description tells T1, not the times alone
     original: bool = True
@@ -137,7 +138,7 @@ def judge_slices(verdict: Verdict) -> None:
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The best of those that fit; several if they are equal. The others get the reason why another one is better."""
     fit = [verdict for verdict in verdicts if not verdict.against]
-    fit = keep(fit, lambda verdict: not verdict.series.fault(), "is whole")
+    fit = keep(fit, lambda verdict: not (verdict.series.fault() or verdict.series.end_fault()), "is whole")
     fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
     fit = keep(fit, lambda verdict: verdict.named, "says T1 in its description")
     fit = keep(fit, lambda verdict: verdict.original, "is original")

@@ -113,7 +113,7 @@ def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
         although = f", although {asked[0].against[0]}" if asked[0].against else ""
         if although:
             logger.warning(f"--series {wanted} takes {asked[0].series.description!r}{although}.")
-        asked[0].against, asked[0].reasons = [], [f"--series {wanted}{although}"]
+        asked[0].against, asked[0].reasons, asked[0].asked = [], [f"--series {wanted}{although}"], True
     return choose(asked) or asked
 
 
@@ -166,6 +166,8 @@ def study_image(
         return image | {"fault": fault, "remedy": "fetch them again, or move them away if they are no slices of it"}
     if fault := series.fault():
         return image | {"fault": f"{told}: {fault}", "remedy": EXPORT}
+    if not verdict.asked and (fault := series.end_fault()):
+        return image | {"fault": f"{told}: {fault}", "remedy": f"{EXPORT}; this one is taken as it is, too"}
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}
     known |= {"description": series.description, "why": verdict.why}

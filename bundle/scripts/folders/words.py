@@ -42,6 +42,7 @@ ZERO = r"(?<![\d.,])0+(?:[.,]0+)?"
 BEFORE = (
     rf"\b(?:pre|before|prior to|avant|antes|vor|voor|prima)(?:\b(?! {EVENT})|{AGENT})|\bminus\b(?: {AGENT})?"
     rf"|(?:w/?o|\b(?:without|ohne|sans|sin|senza|sem|zonder|bez))(?:\b(?! ?{FAT})|{AGENT})|\bkein|\bs/ ?{AGENT}"
+    rf"|\b(?:o|pra|prae|utan|uden|uten) ?{AGENT}"
     rf"|\b(?:{NO}|{ZERO}) ?(?:{AGENT}|enh)|{ZERO} ?(?:ml|cc|mmol)|(?:\b|t1){AGENT} {NO}\b(?! ?{FAT})"
     r"|\b(?:no|non|pre)[ -]?con\b|\bnce\b|unenh|nativ|plain|\bneg"
     r"|(?:[ck]ontrast|gad|gd|km)\w* ?(?:frei|free|neg|los\b|s[iu]z\b|once)"
@@ -61,8 +62,11 @@ USUAL = (
     r"\S*\d\S*|ax\w*|sag\w*|[ck]or\w*|tra|trans\w*|obl\w*|t?se|f?fse|[tf]fe|f?gre|ir|mp ?r\w*|rage|bravo|f?spgr|vibe"
     r"|flash|lava|thrive|space|cube|vista|view|blade|turbo|spin|echo|fast|dixon|spir|spair|flair|dark|fluid|tirm|stir"
     r"|tfl|w?fs|fat\w*|sat\w*|we|water|weighted|w[it]|iso\w*|hr|high|res|thin|mm|std|late|delayed|nav\w*|neuro\w*"
-    r"|stealth|brainlab|plan\w*|brain|head|whole|kopf|schadel|schaedel|hirn|crani\w*|cereb\w*|skull|strip\w*|reg"
-    r"|mtc?|propeller|memp|cut|vol\w*|tumou?r\w*|lesion|mass|glioma|gbm|routine|protocol|exam|study|scan|mri?"
+    r"|stealth|brainlab|plan\w*|brain|head|whole|kopf|schadel|schaedel|hirn|crani\w*|cereb\w*|skull|strip\w*|reg\w*"
+    r"|resamp\w*|norm\w*|bfc|corr\w*|baseline|follow\w*|up|preop|new|final|visit|day|week|month"
+    r"|mtc?|propeller|me?mp\w*|m?dixon|flex|cut|vol\w*|tumou?r\w*|lesion|mass|glioma|gbm|routine|protocol|exam|study"
+    r"|scan|image|mri?|stereo\w*|lab|grappa|caipi\w*|cs|speeder|proset|stand\w*|single|double|triple|dose|blood"
+    r"|e[sg]|coupe|assiale|d|p"  # 3 d, p 2
 )
 BETWEEN = r"(?:iv|i v|inj\w*|medi\w*|admin\w*|sommin\w*|de|di|do|del|of|von)"  # nach Injektion von KM
 NAMED = r"(?:[ck]ontrast|gad|gd|km\b|mdc\b|ce\b|enh)"
@@ -110,11 +114,11 @@ def sequence_told(name: str) -> tuple[str, str]:
     found = {kind: match for kind, words in (SHORT | BESIDES).items() if (match := whole(words, text))}
     t1 = whole(T1, text)
     before, after = re.search(BEFORE, f"{text}\n{plain(name)}", re.IGNORECASE), whole(f"{AFTER}|{PERHAPS}", text)
-    before = before or re.search(DOUBT, text.partition(" ")[2], re.IGNORECASE)  # the first word may be a patient's name
     if t1 and "T2" not in found:
         found.pop("FLAIR or STIR", None)  # T1 FLAIR is T1
-        told = "t1" if before else "t1ce" if after else "t1" if t1[0].lower() == "t1" else ""
-        found |= {told: before or after or t1} if told else {}
+        doubt = re.search(DOUBT, text[t1.start() :], re.IGNORECASE)  # before, words may be of a patient's name
+        told = "t1" if before else "T1 or T1ce" if doubt else "t1ce" if after else "t1" if t1[0].lower() == "t1" else ""
+        found |= {told: before or doubt or after or t1} if told else {}
     known = {"FLAIR or STIR": "flair", "T2": "t2"}
     for kind in (*known, *found):
         if kind in found and (kind in (*known, "t1", "t1ce") or not is_code(found[kind])):

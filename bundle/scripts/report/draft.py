@@ -91,8 +91,8 @@ class Draft:
             self.hidden.chmod(0o755)
         with in_place(self.hidden if files else None, self.beside):
             write_json(self.target.with_suffix(".json"), document)
-            write_text(self.target, html)
             write_table(self.target.with_suffix(".csv"), rows)
+            write_text(self.target, html)  # last: it shows the volumes by their number
 
 
 @contextmanager

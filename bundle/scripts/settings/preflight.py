@@ -11,7 +11,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from monai.transforms import Compose
-from monai.utils import CommonKeys
+from monai.utils import CommonKeys, fall_back_tuple
 
 from scripts.data.augmentation import PrepareAugmentedBatch
 from scripts.data.seen_patients import warn_of_seen_patients
@@ -37,7 +37,7 @@ def check_training(
     cases: Mapping[str, Sequence[Mapping[str, Any]]],
     val_interval: int,
     epochs: int,
-    window_size: Sequence[int],
+    window_size: Sequence[int] | int,
 ) -> None:
     """Check everything that would fail, or mislead, after the first steps of a training.
 
@@ -90,7 +90,7 @@ def check_processes(processes: int = 1, patients: int | None = None) -> None:
         )
 
 
-def check_networks(networks: DistillationNetwork, roi_size: Sequence[int], window_size: Sequence[int] = ()) -> None:
+def check_networks(networks: DistillationNetwork, roi_size: Sequence[int], window: Sequence[int] | int = -1) -> None:
     """Check that networks take a patch of their sequences, the student also a window, and give logits of the classes.
 
     Shapes alone are computed, so this takes no time and no memory.
@@ -102,7 +102,7 @@ def check_networks(networks: DistillationNetwork, roi_size: Sequence[int], windo
     named: dict[str, Any] = {"network_def": (networks.student, student, len(student))}
     named |= {f"teachers::{k}::network": (t.network, t.sequences, t.channels) for k, t in networks.teachers.items()}
     sizes = [(key, *one, "roi_size", roi_size) for key, one in named.items()]
-    sizes += [("network_def", *named["network_def"], "window_size", window_size or roi_size)]
+    sizes += [("network_def", *named["network_def"], "window_size", fall_back_tuple(window, roi_size))]
     for key, network, sequences, channels, name, size in sizes:
         patch = (2, channels, *size)  # two, for networks with batch normalisation
         given = f"{key} ({type(network).__name__}) with patches of {', '.join(sequences)}, {patch} ({name}),"

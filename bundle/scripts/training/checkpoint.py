@@ -11,7 +11,6 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from torch.optim.lr_scheduler import LRScheduler
 
 from scripts.documents import check_form
 from scripts.errors import UserError, reason_of
@@ -23,9 +22,9 @@ __all__ = ["RunCheckpoint", "checkpoints_in", "has_steps"]
 
 logger = logging.getLogger(__name__)
 
-COUNTERS = {  # of a schedule; a resumed run takes the rest, such as its length, from its own config
-    "last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter",
-}  # fmt: skip
+LENGTHS = (  # of schedules; a resumed run takes them from its own config, and the rest from the checkpoint
+    "t_total", "warmup_steps", "T_max", "total_iters", "total_steps", "step_size", "milestones",
+)  # fmt: skip
 NAMES = ("checkpoint.pt", "checkpoint_before.pt")
 FORM = {
     "trainer": {"iteration": int, "epoch_length": int},
@@ -178,10 +177,9 @@ class RunCheckpoint:
                 )
         try:
             for name, item in self.objects.items():
-                own = {key: value for key, value in vars(item).items() if key not in COUNTERS}
+                lengths = {key: getattr(item, key) for key in LENGTHS if hasattr(item, key)}
                 item.load_state_dict(checkpoint[name])
-                if isinstance(item, LRScheduler):
-                    vars(item).update(own)
+                vars(item).update(lengths)
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.source} is from another configuration: {reason_of(error, -1)}. Resume with the same config."

@@ -38,7 +38,8 @@ def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict
     """
     config, base = plain(merged_config()), ConfigParser.load_config_file(CONFIGS / "train.yaml")
     parts = {key: config[key] for key in LEARNING if key in config}
-    parts |= {key: config[key] for key in referred_to(parts) if key in config and key not in base}  # of the user's own
+    while own := [key for key in referred_to(parts) if key in config.keys() - base.keys() - parts.keys()]:
+        parts |= {key: config[key] for key in own}  # keys of the user's own
     engine = {name: config.get("train", {}).get(name, {}) for name in ("dataloader", "trainer")}
     parts["train"] = {name: {k: v for k, v in part.items() if k != "max_epochs"} for name, part in engine.items()}
     stored = [(case["case"], os.path.getsize(case[TARGETS])) for case in cases if TARGETS in case]
