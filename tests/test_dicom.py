@@ -24,6 +24,7 @@ from scripts.errors import UserError  # noqa: E402
 from scripts.evaluation.patients import count_patients, named_patients  # noqa: E402
 from scripts.folders.dicom import Series, write_series  # noqa: E402
 from scripts.folders.series import choose, judge  # noqa: E402
+from scripts.folders.studies import choose_asked, study_image  # noqa: E402
 from scripts.inference.checked_images import CheckedImages  # noqa: E402
 from scripts.inference.dicom_seg import check_dicom, write_dicom_seg  # noqa: E402
 from scripts.inference.record import record_inference  # noqa: E402
@@ -276,6 +277,15 @@ def test_a_series_that_is_cut_off_at_an_end_is_a_fault_where_it_is_certain_and_e
     assert re.search("^$" if noted or not expected else expected, series.fault() or series.end_fault())
     why = judge(series).why
     assert re.search(expected[1:], why) if noted else "cut off" not in why
+
+
+def test_a_person_may_take_a_series_that_is_cut_off(tmp_path):
+    series = CUT["its last slices lack"][0]
+    verdict = judge(series)
+    arguments = "P1", "P1_1", [verdict], [], str(tmp_path), "t1ce"
+    assert "missing slices at an end" in study_image(*arguments)["fault"]
+    assert choose_asked([verdict], series.description) == [verdict]
+    assert study_image(*arguments)["dicom"]["description"] == series.description
 
 
 def with_frames(series):

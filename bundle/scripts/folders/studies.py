@@ -167,7 +167,7 @@ def study_image(
     if fault := series.fault():
         return image | {"fault": f"{told}: {fault}", "remedy": EXPORT}
     if not verdict.asked and (fault := series.end_fault()):
-        return image | {"fault": f"{told}: {fault}", "remedy": f"{EXPORT}; this one is taken as it is, too"}
+        return image | {"fault": f"{told}: {fault}", "remedy": f"{EXPORT}, or this one, to take it as it is"}
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}
     known |= {"description": series.description, "why": verdict.why}

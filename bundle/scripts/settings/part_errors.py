@@ -30,7 +30,7 @@ def print_part_error(kind: type[BaseException], error: BaseException, trace: Tra
 def part_sentence(error: BaseException) -> str | None:
     """The sentence on an error of MONAI's ConfigParser; None for other errors, and for faults of these scripts.
 
-    No fault of theirs is a ValueError that they raise themselves, or that a library raises while they build an object.
+    A ValueError is not their fault if they raise it themselves, or a library does while they build an object.
     """
     key, text = key_of(error.__traceback__), str(error)
     if key and text.startswith("the referring item"):

@@ -24,7 +24,7 @@ def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_di
     """
     checkpoints = checkpoints_in(ckpt_dir)
     if not dataset_dir or (resume if resume != "auto" else checkpoints):
-        return
+        return  # "auto" starts again where no step was saved
     others = [
         Path(output_dir, "history.csv"),
         Path(output_dir, "evaluation.json"),  # whose scores MLflow would take for the new run's
