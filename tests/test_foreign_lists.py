@@ -71,7 +71,7 @@ def test_the_dataset_json_of_msd_serves_prediction(written):
         ({"training": [{"case": "a", "image": 3, "label": "b.nii.gz", "fold": 0}]}, "image"),
         ({"training": [monai_entry(endings=("flair", "t1ce", "t1", "x"))]}, "_x.nii.gz"),
         ({"training": [monai_entry(endings=("flair", "t1", "t2"))]}, "T1ce"),
-        (MSD | {"modality": {"0": "CT"}}, "'ct'"),
+        (MSD | {"modality": {"0": "CT"}}, "'CT'"),
         (MSD | {"labels": {"0": "background", "1": "cancer"}}, "cancer"),
         (MSD | {"modality": {"x": "T1"}}, "modality"),
         (MSD | {"test": [3]}, "test::0 is the number 3"),

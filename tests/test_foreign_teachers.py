@@ -16,6 +16,7 @@ from conftest import BUNDLE, TINY
 from scripts.errors import UserError
 from scripts.files import read_json, write_json
 from scripts.inference.foreign_teachers import heads_to_classes, nnunet, zoo_bundle
+from scripts.inference.stored_predictions import single_files
 from scripts.variants.regions import regions_to_classes
 
 ORDER = ("t1ce", "t1", "t2", "flair")  # of brats_mri_segmentation's channels
@@ -70,6 +71,33 @@ def test_a_zoo_bundle_predicts_class_probabilities_of_all_patients(cohort, bundl
     time = (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns
     zoo_bundle(str(folder), *options)  # what is there is kept
     assert (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns == time
+
+
+def test_predictions_of_others_and_of_an_earlier_config_are_not_taken_over(cohort, bundle, tmp_path):
+    folder, _ = bundle
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "phantom_0002_probabilities.nii.gz").write_bytes(b"somebody's")
+    options = [str(cohort / "datalist.json"), str(cohort / "data")]
+    with pytest.raises(UserError, match="own holds predictions of another teacher"):
+        zoo_bundle(str(folder), *options, str(own))
+    zoo_bundle(str(folder), *options, str(tmp_path / "predicted"))
+    spoil(folder / "configs" / "inference.json", lambda document: document["preprocessing"]["transforms"].pop())
+    with pytest.raises(UserError, match="predicted holds predictions of another teacher"):
+        zoo_bundle(str(folder), *options, str(tmp_path / "predicted"))
+
+
+def test_a_file_with_all_sequences_is_given_as_one_file_of_each(tmp_path):
+    voxels = np.random.default_rng(0).random((4, 5, 6, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1])), tmp_path / "all.nii.gz")
+    image = {"image": [str(tmp_path / "all.nii.gz")] * 2, "channels": {"image": [2, 0], "volumes": 4}}
+    with single_files(image) as files:
+        read = [nib.load(file) for file in files]
+        for volume, one in zip((2, 0), read):
+            np.testing.assert_array_equal(one.get_fdata(dtype=np.float32), voxels[..., volume])
+            assert one.header.get_zooms() == (2, 2, 2)
+    with single_files({"image": "a.nii.gz"}) as files:
+        assert files == ["a.nii.gz"]
 
 
 def spoil(path, change):
@@ -163,6 +191,26 @@ def test_an_installation_that_fails_is_told_from_the_folder(cohort, model_folder
     with pytest.raises(UserError, match="nnU-Net is not installed: pip install nnunetv2"):
         nnunet(*options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "there, asked, taken",
+    [(["0", "1", "all"], None, ["0", "1"]), (["all"], None, ["all"]), (["0", "1"], 1, ["1"]), (["0"], [0], ["0"])],
+)
+def test_folds_are_those_of_the_cross_validation_or_all(
+    cohort, model_folder, tmp_path, monkeypatch, there, asked, taken
+):
+    (model_folder / "fold_0" / "checkpoint_final.pth").unlink()
+    for fold in there:
+        (model_folder / f"fold_{fold}").mkdir(exist_ok=True)
+        (model_folder / f"fold_{fold}" / "checkpoint_final.pth").write_bytes(b"weights")
+    options = [str(model_folder), str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "out")]
+    made_by = []
+    monkeypatch.setattr("scripts.inference.foreign_teachers.predict_all", lambda *given: made_by.append(given[5][-1]))
+    nnunet(*options, folds=asked)
+    assert made_by == [f"folds {', '.join(taken)}, mirror True"]
+    with pytest.raises(UserError, match=rf"holds no fold_7/checkpoint_final.pth: .* are there \({', '.join(there)}\)"):
+        nnunet(*options, folds=[7])
 
 
 def test_heads_of_classes_and_of_regions_become_classes():

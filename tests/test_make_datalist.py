@@ -192,12 +192,13 @@ def remove_labels(folder):
 
 
 @pytest.mark.parametrize("part", ["training", "testing"])
-def test_a_folder_without_labels_is_listed_if_asked_for_and_can_be_predicted(cohort, part):
+def test_a_folder_without_labels_is_listed_if_asked_for_and_can_be_predicted(cohort, part, caplog):
     remove_labels(cohort)
-    with pytest.raises(UserError, match="6 cases, no label.* --unlabelled training or --unlabelled testing"):
+    with pytest.raises(UserError, match="6 cases, no label.* --unlabelled testing to predict them; .* below one folder"):
         make(cohort)
     assert not (cohort / "new.json").exists()
     document = make(cohort, unlabelled=part, folds=None)
+    assert ("train needs labelled patients" in caplog.text) == (part == "training")
     other = {"training": "testing", "testing": "training"}[part]
     assert [len(document[part]), document[other]] == [6, []]
     assert all("fold" not in entry and "label" not in entry for entry in document[part])

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from scripts.labels import REGIONS
 from scripts.method.losses import SegmentationLoss
+from scripts.method.weights import load_weights
 from scripts.variants.regions import ClassesFromRegions
 
 
@@ -30,6 +31,15 @@ def test_a_network_of_regions_gives_classes_that_give_its_regions_back(condition
     torch.testing.assert_close(logits.exp().sum(1), torch.ones(2, 5, 6, 7), atol=1e-5, rtol=0)
     for name, region in regions_of(logits).items():
         torch.testing.assert_close(region, expected[name], atol=1e-5, rtol=0)
+
+
+def test_weights_of_the_network_alone_are_loaded(tmp_path):
+    trained, wrapped = torch.nn.Conv3d(1, 3, 1), ClassesFromRegions(torch.nn.Conv3d(1, 3, 1), conditional=False)
+    for name, weights in (("alone", trained.state_dict()), ("wrapped", ClassesFromRegions(trained).state_dict())):
+        torch.save(weights, tmp_path / f"{name}.pt")
+        load_weights(wrapped, str(tmp_path / f"{name}.pt"))
+        torch.testing.assert_close(wrapped.network.weight, trained.weight)
+        torch.nn.init.zeros_(wrapped.network.weight)
 
 
 def test_another_number_of_outputs_is_named():

@@ -1,5 +1,6 @@
 """What another program predicted, as a teacher: label maps and probabilities, of classes and of regions."""
 
+import re
 import shutil
 
 import nibabel as nib
@@ -190,9 +191,83 @@ def test_predictions_whose_values_mean_something_else_are_found_where_there_are_
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.array([0, 2, 1, 3], np.uint8)[classes_of(image)], image.affine), path)
     read = {name: target_classes(name, []) for name in ("brats2023", "nnunet")}
-    with pytest.raises(UserError, match=r"phantom_0002.* in \d+% .* in 100% with --target_values msd or nnunet"):
+    with pytest.raises(UserError, match=r"phantom_0002.* of 0\.\d\d with .* 1\.00 with --target_values msd or nnunet"):
         load(cohort, targets=str(targets), target_classes=read["brats2023"])
     assert load(cohort, targets=str(targets), target_classes=read["nnunet"])
+
+
+def rewrite(cohort, targets, make, ending="_probabilities"):
+    """All predictions again, from the classes (H, W, D) of each label."""
+    for path in targets.iterdir():
+        path.unlink()
+    for index in range(5):
+        image = label_of(cohort, case := f"phantom_{index:04d}")
+        made = make(classes_of(image))
+        if ending:
+            write_probabilities(targets / f"{case}{ending}.nii.gz", made, image.affine)
+        else:
+            nib.save(nib.Nifti1Image(made.astype(np.uint8), image.affine), targets / f"{case}.nii.gz")
+
+
+def regions_in(order):
+    return lambda classes: np.stack([np.isin(classes, dict(REGIONS)[name]) for name in order]).astype(float)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda classes: one_hot(classes)[[0, 2, 1, 3]], "if its volumes are background, ED, NCR, ET: write them"),
+        (lambda classes: one_hot(classes)[[0, 3, 1, 2]], "if its volumes are background, ET, NCR, ED: write them"),
+        (regions_in(["WT", "TC", "ET"]), "regions that do not lie within each other"),
+        (regions_in(["ET", "TC", "WT"]), "regions that do not lie within each other"),
+        (lambda classes: np.concatenate([one_hot(classes)[:1], regions_in(["TC", "WT", "ET"])(classes)]), "sum up to"),
+    ],
+)
+def test_volumes_in_another_order_are_named_before_training(cohort, targets, make, words):
+    rewrite(cohort, targets, make)
+    with pytest.raises(UserError, match=words):
+        load(cohort, targets=str(targets), target_classes=BRATS_2018)
+
+
+@pytest.mark.parametrize(
+    "make, edition, words",
+    [
+        (
+            lambda classes: np.array([0, 1, 2, 4])[np.roll(classes, classes.shape[0] // 2, (0, 1, 2))],
+            "brats2018",
+            "hardly overlap with the labels",
+        ),
+        (lambda classes: 0 * classes, "brats2018", "hardly overlap with the labels"),
+        (lambda classes: classes > 0, "brats2018", r"holds ED \(2\) or ET \(4\).*whole-tumour masks"),
+    ],
+)
+def test_predictions_that_teach_nothing_are_named(cohort, targets, make, edition, words, caplog):
+    rewrite(cohort, targets, make, ending="")
+    load(cohort, targets=str(targets), target_classes=target_classes(edition, []))
+    assert re.search(words, caplog.text)
+
+
+def test_an_edition_that_loses_a_class_is_named(cohort, targets):
+    rewrite(cohort, targets, lambda classes: np.array([0, 1, 2, 4])[classes], ending="")
+    with pytest.raises(UserError, match=r"of 0\.6\d with .* 1\.00 with --target_values brats2018: give that"):
+        load(cohort, targets=str(targets), target_classes=target_classes("brats2024", []))
+
+
+def test_without_labels_a_line_says_how_predictions_are_read(cohort, targets, caplog):
+    document = read_json(str(cohort / "datalist.json"), "datalist")
+    for entry in document["training"][:5]:
+        del entry["label"], entry["fold"]
+    write_json(cohort / "datalist.json", document)
+    options = {"targets": str(targets), "target_classes": BRATS_2018, "teachers": {"stored": StoredTeacher()}}
+    load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, **options)
+    assert "values of label maps as 1 NCR, 2 ED, 4 ET, volumes of probabilities as background, NCR" in caplog.text
+
+
+def test_two_predictions_of_a_case_are_named(cohort, targets):
+    (targets / "again").mkdir()
+    shutil.copy(targets / "phantom_0003.nii.gz", targets / "again")
+    with pytest.raises(UserError, match=r"phantom_0003\.nii\.gz and .* are both of case phantom_0003: keep one"):
+        find_targets(str(targets), ["phantom_0003"])
 
 
 def test_a_faulty_prediction_that_is_left_out_costs_no_label_nor_other_teachers(cohort, targets, caplog):

@@ -9,7 +9,8 @@ from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import SegmentationLoss, SoftTargetLoss
-from scripts.method.terms import DistillationLoss, FusionLabels, StudentLabels, TeacherResponses, Term
+from scripts.method.terms import DistillationLoss, FusedResponse, FusionLabels, StudentLabels, TeacherResponses, Term
+from scripts.variants.pseudo_labels import OneTeacherResponse
 
 
 def output(seed=0, grad=True):
@@ -196,6 +197,20 @@ def test_what_is_no_fault_of_a_term_stays_as_it_is(error, label):
     with pytest.raises(type(error)) as raised:
         DistillationLoss({"mine": Mine(), "deep": StudentLabels(SegmentationLoss(), 1.0, level=1)})(out, label)
     assert raised.value is error
+
+
+def test_a_distance_of_a_library_trains_neither_teachers_nor_fusion(label):
+    confidence = TeacherConfidence(["flair", "t2"])
+    distance = torch.nn.MSELoss()
+    terms = {
+        "distil": TeacherResponses(distance, confidence),
+        "fused": FusedResponse(distance, 1.0),
+        "one": OneTeacherResponse(distance, "t2"),
+    }
+    out = output()
+    DistillationLoss(terms, distilling=True)(out._replace(student=out.student[:1]), label).backward()
+    assert out.student[0].grad.abs().sum() > 0
+    assert all(logits.grad is None for logits in [*out.teachers.values(), *out.fused])
 
 
 def test_responses_without_confidence_say_what_to_do():

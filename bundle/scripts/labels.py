@@ -45,7 +45,6 @@ ENDINGS = {
     "seg": "label", "segm": "label", "tumor_segmentation": "label", "tumormask": "label",
 }  # fmt: skip
 ENDINGS_2023 = ("t1n", "t1c", "t2f", "t2w")
-ENDINGS_2018 = ("flair", "t1", "t1ce", "t2")
 PROBABILITIES = "probabilities"
 MAP_ENDINGS = ("entropy", "variance", PROBABILITIES)  # of files that inference writes beside a label map
 
@@ -66,6 +65,12 @@ ERROR_COLOURS = {1: "#56B4E9", 2: "#D55E00", 3: "#F0E442"}  # missed tumour, fal
 REGION_COLOURS = {"WT": "#222222", "TC": "#8C564B", "ET": "#CC79A7"}
 SEQUENCE_COLOURS = {"flair": "#009E73", "t1": "#332288", "t1ce": "#882255", "t2": "#999933"}
 OTHER_COLOURS = ("#666666", "#B0B0B0", "#333333", "#C0A080")  # of what is neither a region nor a sequence
+
+
+def sequence_named(name: object) -> str | None:
+    """The sequence that a channel's name means, such as T1Gd or T2-w; None for other names."""
+    role = ENDINGS.get(re.sub(r"[^a-z0-9]", "", str(name).lower()))
+    return role if role in SEQUENCES else None
 
 
 def unclear_meaning(values: Collection[int], name: str, modern: bool) -> str:

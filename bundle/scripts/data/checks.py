@@ -19,15 +19,14 @@ from scripts.environment import cores
 from scripts.faults import Fault
 from scripts.labels import TARGETS
 
-__all__ = ["CaseReport", "check_case", "check_cases"]
-
 
 @dataclass
 class CaseReport:
-    """What reading a case showed: faults, values in the label, tumour in ml, checksums of first image and label."""
+    """What reading a case showed: faults, values in label and prediction, tumour in ml, checksums."""
 
     faults: list[Fault] = field(default_factory=list)
     label_values: set[int] = field(default_factory=set)
+    target_values: set[int] = field(default_factory=set)
     tumour_ml: float = 0.0
     checksum: int = 0
     label_checksum: int = 0  # 0 of an empty one
@@ -95,7 +94,9 @@ def check_case(
         sequences += [files[role]] if role not in ("label", TARGETS) else []
         first = first or (file.grid, files[role].name)
         report.faults += [Fault(name, str(files[role]), *fault) for fault in faults]
-        if role == "label":
+        if role == TARGETS:
+            report.target_values = set(map(int, file.values))
+        elif role == "label":
             report.label_values = {int(value) for value in file.values if float(value).is_integer()}
             report.tumour_ml, report.label_checksum = file.tumour_ml, file.checksum
         elif role == roles[0]:

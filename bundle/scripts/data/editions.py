@@ -13,8 +13,6 @@ from scripts.faults import Fault
 from scripts.folders.case import Case
 from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, WHICH_IS_ET, class_of_value, unclear_meaning
 
-__all__ = ["detect_label_values", "possible_labels", "values_of", "warn_of_absent_classes"]
-
 logger = logging.getLogger(__name__)
 
 UNCLEAR = (
@@ -95,17 +93,20 @@ def warn_of_empty_labels(cases: Sequence[Case], reports: Mapping[str, CaseReport
         )
 
 
-def warn_of_absent_classes(found: Sequence[set[int]], values: Sequence[int]) -> None:
-    """Warn of classes that no label of the whole data set holds.
+def warn_of_absent_classes(
+    found: Sequence[set[int]], values: Sequence[int], what: str = "label of the whole data set"
+) -> None:
+    """Warn of classes that no label, or no prediction that serves as one, holds.
 
     Args:
         found: the values in each label.
         values: the value on disk of each network class.
+        what: holds them.
     """
     present = set().union(*found)
     absent = [f"{name} ({value})" for name, value in list(zip(CLASSES, values))[1:] if value not in present]
     if found and absent:
         logger.warning(
-            f"No label of the whole data set holds {' or '.join(absent)}: a network cannot learn it. Are these "
+            f"No {what} holds {' or '.join(absent)}: a network cannot learn it. Are these "
             f"whole-tumour masks, or are the values other than {list(values)} (background, NCR, ED, ET)?"
         )

@@ -11,9 +11,7 @@ from scripts.documents import check_form
 from scripts.errors import UserError
 from scripts.folders.schemes import patient_of
 from scripts.folders.task_folders import class_named
-from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, ENDINGS, ENDINGS_2023, SEQUENCES
-
-__all__ = ["MADE", "from_monai", "from_msd"]
+from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, ENDINGS_2023, sequence_named
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ def from_monai(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         files, names = {}, {}
         for path in entry["image"]:
             name, _, ending = PurePosixPath(path).name.partition(".")[0].replace("-", "_").rpartition("_")
-            if (role := ENDINGS.get(ending.lower())) not in SEQUENCES or role in files:
+            if not (role := sequence_named(ending)) or role in files:
                 raise UserError(f"{source}: {path} ends in no sequence, or in one that its case has twice: {MADE}.")
             files[role], names[role] = path, name
             endings.add(ending.lower())
@@ -50,8 +48,8 @@ def from_msd(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Ours from MSD's dataset.json: one file with all sequences, which ``modality`` names, for each case."""
     form = {"modality": dict, "labels": dict, "training": [{"image": str, "label?": str, "fold?": int}]}
     check_form(document, form | {"test?": [(str, dict)]}, source)
-    names = [str(document["modality"].get(str(index))).lower() for index in range(len(document["modality"]))]
-    roles = [ENDINGS.get(name) or ENDINGS.get(name.removesuffix("w")) for name in names]
+    names = [str(document["modality"].get(str(index))) for index in range(len(document["modality"]))]
+    roles = [sequence_named(name) for name in names]
     if "t1ce" not in roles or None in roles or len(set(roles)) < len(roles):
         raise UserError(
             f"{source}: modality names {names}, expected FLAIR, T1w, t1gd and T2w, t1gd among them: {MADE}."

@@ -1,9 +1,4 @@
-"""From a dataset folder to a datalist in the Decathlon form, with folds.
-
-python -m scripts datalist --dataset_dir DIR --output FILE [--split FILE] [--folds 5] [--seed 0] [--strict False]
-  [--sequences t1ce,flair] [--unlabelled training] [--trained_on FILE] [--mapping CSV] [--t1ce GLOB] [--t1 GLOB]
-  [--t2 GLOB] [--flair GLOB] [--label GLOB] [--patient REGEX] [--label_values NAME]
-"""
+"""From a dataset folder to a datalist in the Decathlon form, with folds."""
 
 from __future__ import annotations
 
@@ -31,8 +26,6 @@ from scripts.folders.choice import Choice
 from scripts.folders.folder_files import FolderFiles
 from scripts.folders.schemes import endings_text, read_name
 from scripts.labels import CLASSES, SEQUENCES
-
-__all__ = ["make_datalist"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +157,11 @@ def find_parts(
         files.check(f"dataset_dir {dataset_dir}")
         raise UserError(
             f"dataset_dir {dataset_dir} holds {len(cases)} cases, no label. {endings_text(files.volumes)} If there are "
-            "no labels, pass --unlabelled training or --unlabelled testing."
+            "no labels, pass --unlabelled testing to predict them; to train on them, put this folder and a labelled "
+            "one below one folder."
         )
+    if not groups and unlabelled == "training":
+        logger.warning("No case has a label: train needs labelled patients besides (docs/gaps.md).")
     parts: dict[str, list[Case]] = {"labelled": [], "training": [], "testing": []}
     for case in cases:
         other = unlabelled or ("training" if case.group in groups else "testing")

@@ -11,12 +11,7 @@ from nibabel.affines import voxel_sizes
 
 from scripts.data.skull import skull_sign
 from scripts.data.volumes import ROUNDING, Finding, Volume, shorten
-from scripts.labels import CLASSES, LABEL_VALUES, TARGETS
-
-__all__ = [
-    "STRIP", "copy_faults", "header_faults", "image_faults", "label_faults", "outside_faults",
-    "probability_faults", "tumour_faults",
-]  # fmt: skip
+from scripts.labels import CLASSES, LABEL_VALUES, REGION_NAMES, TARGETS
 
 SHORTEST_MM, LONGEST_MM = 50, 400  # along each axis of a volume that can show a head
 SHORTEST_MAP_MM = 1  # of a label map, which may show a part of it: shorter ones count in metres
@@ -28,6 +23,8 @@ LEAST_ML = 50  # of voxels that are not 0; real brains: above 1,100
 MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real sequences: below 3
 LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
 MOST_TUMOUR_ML = 800  # largest tumour of real patients here: 330; brains: above 1,100
+MOST_SUM = 1.5  # of a voxel's class probabilities; a spline that overshoots stays below
+MOST_OUTSIDE_REGION = 0.2  # share of the tumour's voxels
 MOST_OUTSIDE = 0.5  # share of the tumour where the image is 0; real labels: below 0.001
 SAMPLE = 4_000_000  # voxels that are enough to tell
 STRIP = "strip the skull (hd-bet, SynthStrip) and set the background to 0; predict also takes --brain_mask"
@@ -157,4 +154,14 @@ def probability_faults(voxels: np.ndarray) -> list[Finding]:
     """What shows that voxels (H, W, D, V) are no probabilities."""
     if not (np.isfinite(voxels).all() and voxels.min() >= -ROUNDING and voxels.max() <= 1 + ROUNDING):
         return [("values that are no probabilities", "expected 0 to 1: give probabilities (after softmax or sigmoid)")]
+    if voxels.shape[3] == len(CLASSES) and (largest := voxels.sum(axis=3).max()) > MOST_SUM:
+        remedy = f"expected 1: four volumes are {', '.join(CLASSES)}, three are {', '.join(REGION_NAMES)}"
+        return [(f"probabilities of four classes that sum up to {largest:.1f}", remedy)]
+    likely = voxels >= 0.5
+    if voxels.shape[3] == len(REGION_NAMES):
+        core, whole, enhancing = (likely[..., REGION_NAMES.index(name)] for name in ("TC", "WT", "ET"))
+        outside = (core & ~whole) | (enhancing & ~core)
+        if outside.sum() > MOST_OUTSIDE_REGION * likely.any(axis=3).sum():
+            remedy = f"give volumes in the order {', '.join(REGION_NAMES)}"
+            return [("regions that do not lie within each other: ET in TC in WT", remedy)]
     return []

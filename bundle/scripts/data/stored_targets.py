@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from scripts.data.volumes import whole_numbers
 from scripts.errors import UserError
 from scripts.faults import Fault, report_faults
 from scripts.folders.folder_files import list_files
 from scripts.folders.map_files import choose_label_maps, reason_against
 from scripts.folders.schemes import strip_suffix
-from scripts.labels import CLASSES, LABEL_VALUES, PROBABILITIES, TARGETS, class_of_value
+from scripts.labels import CLASSES, PROBABILITIES, TARGETS, class_of_value
 from scripts.variants.regions import regions_to_classes
-
-__all__ = [
-    "ClassProbabilitiesd", "check_meaning", "find_targets", "leave_out", "target_classes", "with_targets",
-]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-COMPARED = 5  # patients whose predictions are compared with their labels
-CLEARLY = 0.2  # of the tumour's voxels
+PROBABILITY = re.compile(rf"(?<=.)_{PROBABILITIES}$")  # ending of a file of probabilities
 
 
 def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
@@ -47,10 +39,9 @@ def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
         raise UserError(f"targets is {targets!r}, expected a folder of label maps or probabilities.")
     files = list_files(root)
     files.check(f"targets {root}")
-    soft = probability_files(files.volumes)
+    soft = one_of_each(path for path in files.volumes if PROBABILITY.search(strip_suffix(path)))
     rest = [path for path in files.volumes if path not in soft.values()]
-    stems = {strip_suffix(path): path for path in rest}
-    maps = choose_label_maps(rest, root, "targets") | {case: stems[case] for case in cases if case in stems}
+    maps = choose_label_maps(rest, root, "targets") | one_of_each(path for path in rest if strip_suffix(path) in cases)
     found = {case: path for case, path in (maps | soft).items() if case in cases}
     if not found:
         names = ", ".join(path.name for path in files.volumes[:3])
@@ -68,13 +59,13 @@ def find_targets(targets: str, cases: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def probability_files(volumes: Iterable[Path]) -> dict[str, Path]:
-    """The files NAME_probabilities.nii.gz by case. Raises UserError for two of one case."""
+def one_of_each(volumes: Iterable[Path]) -> dict[str, Path]:
+    """The files NAME.nii.gz or NAME_probabilities.nii.gz by case. Raises UserError for two of one case."""
     found: dict[str, Path] = {}
     for path in volumes:
-        case = strip_suffix(path).removesuffix(f"_{PROBABILITIES}")
-        if case != strip_suffix(path) and (other := found.setdefault(case, path)) != path:
-            raise UserError(f"targets: {other} and {path} are both probabilities of case {case}: keep one of them.")
+        case = PROBABILITY.sub("", strip_suffix(path))
+        if (other := found.setdefault(case, path)) != path:
+            raise UserError(f"targets: {other} and {path} are both of case {case}: keep one of them.")
     return found
 
 
@@ -120,41 +111,6 @@ def target_classes(target_values: str | Sequence[int] | None, label_values: Sequ
         UserError: for an unknown name or list.
     """
     return dict(class_of_value(label_values if target_values is None else target_values, "target_values"))
-
-
-def check_meaning(
-    entries: Iterable[Mapping[str, Any]], label_values: Sequence[int], classes: Mapping[int, int]
-) -> None:
-    """Compare another program's label maps with the labels, in patients that have both.
-
-    Args:
-        entries: as the network takes them.
-        label_values: value of each network class in the labels.
-        classes: network class of each value in the label maps.
-
-    Raises:
-        UserError: if the values of a known edition fit much better.
-    """
-    both = [(entry["label"], entry[TARGETS]) for entry in entries if {"label", TARGETS} <= entry.keys()]
-    pairs = [pair for pair in both if not strip_suffix(Path(pair[1])).endswith(f"_{PROBABILITIES}")]
-    counts: Counter[tuple[int, int]] = Counter()
-    for label, predicted in pairs[:COMPARED]:
-        truth, values = (whole_numbers(np.asanyarray(nib.load(path).dataobj)) for path in (label, predicted))
-        for index, value in enumerate(label_values[1:], start=1):
-            found, voxels = np.unique(values[truth == value], return_counts=True)
-            counts.update({(index, int(one)): int(many) for one, many in zip(found, voxels) if one})
-
-    def agreement(meaning: Mapping[int, int]) -> float:
-        same = sum(many for (index, value), many in counts.items() if meaning.get(value) == index)
-        return same / max(1, counts.total())
-
-    own, best = agreement(classes), max(map(agreement, LABEL_VALUES.values()))
-    if best > own + CLEARLY:
-        names = [name for name, meaning in LABEL_VALUES.items() if agreement(meaning) == best]
-        raise UserError(
-            f"target_values: the predictions, such as {pairs[0][1]}, agree with the labels in {own:.0%} of the "
-            f"tumour's voxels, and in {best:.0%} with --target_values {' or '.join(names)}: give that."
-        )
 
 
 class ClassProbabilitiesd(MapTransform):

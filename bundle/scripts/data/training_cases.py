@@ -15,13 +15,12 @@ from scripts.data.datalist import read_datalist
 from scripts.data.editions import warn_of_absent_classes
 from scripts.data.entries import check_files_are_there, entry_files, network_entry, patient_in
 from scripts.data.seen_patients import duplicates
-from scripts.data.stored_targets import check_meaning, leave_out, with_targets
+from scripts.data.stored_targets import leave_out, with_targets
+from scripts.data.target_meaning import check_meaning
 from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.labels import BRATS_2018, CLASSES, TARGETS
 from scripts.method.teachers import Teacher, can_teach, sequences_of
-
-__all__ = ["has_gaps", "label_values", "load_cases"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +92,10 @@ def load_cases(
         files[case] -= {TARGETS}
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
+        maps = [report.target_values for report in reports if report.target_values]
+        meant = sorted((target_classes or {}).items(), reverse=True)
+        value_of = {index: value for value, index in meant}
+        warn_of_absent_classes(maps, [value_of[index] for index in sorted(value_of)], "prediction in targets")
     kept = [entry for entry in entries if entry["case"] not in left_out]
     parts = split(kept)  # again: a teacher may have lost all patients that it can learn from
     data = {

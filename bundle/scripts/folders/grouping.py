@@ -12,9 +12,7 @@ from pathlib import Path
 from scripts.errors import UserError
 from scripts.folders.case import Case
 from scripts.folders.schemes import MISNAMED, PLAIN, TIME, YEAR, Name, patient_of
-from scripts.labels import ENDINGS_2018, ENDINGS_2023
-
-__all__ = ["FEW", "Named", "build_cases"]
+from scripts.labels import ENDINGS_2023, SEQUENCES
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ def new_case(stem: str, folder: Path, folders: Folders, root: Path, names: Named
     while home != top and (home.name in ("anat", patient_of(name)) or is_time(home.name)):
         home = home.parent
     endings = {names[path].ending for group in folders[folder].values() for path in group.values()}
-    modern = endings & set(ENDINGS_2023) and not endings & set(ENDINGS_2018)
+    modern = endings & set(ENDINGS_2023) and not endings & set(SEQUENCES)
     return Case(
         name,
         dict(files),
@@ -73,6 +71,7 @@ def new_case(stem: str, folder: Path, folders: Folders, root: Path, names: Named
 
 
 def is_time(folder: str) -> bool:
+    """Whether a folder's name is a time point, such as 01 or baseline."""
     return bool(re.fullmatch(TIME, folder, re.IGNORECASE))
 
 

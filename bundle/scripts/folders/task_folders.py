@@ -12,13 +12,10 @@ from scripts.files import read_json
 from scripts.folders.case import Case
 from scripts.folders.folder_files import FolderFiles
 from scripts.folders.schemes import read_name, strip_suffix
-from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES
-
-__all__ = ["CHANNEL", "class_named", "find_task", "read_task"]
+from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES, sequence_named
 
 IMAGES = ("imagesTr", "imagesTs")
 CHANNEL = r"(.+)_(\d{4})"  # nnU-Net: CASE_0000 is the first channel of CASE
-MSD_MODALITIES = {"FLAIR": "flair", "T1w": "t1", "t1gd": "t1ce", "T2w": "t2"}
 LABELS = {  # class, or region of classes, by the names in dataset.json; the first pattern that fits counts
     "background": "background|bg|0",
     "WT": r"whole.?tumou?r|wt",
@@ -106,12 +103,13 @@ def leaves(labels: Mapping[str, Any]) -> list[Any]:
 
 def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path], values: tuple[int, ...]) -> list[Case]:
     """Cases of MSD Task01: each image is 4-D; channel order from dataset.json if there is one."""
-    modalities = part(spec, "modality", task) or {str(index): name for index, name in enumerate(MSD_MODALITIES)}
-    channels = {MSD_MODALITIES[name]: int(index) for index, name in modalities.items() if name in MSD_MODALITIES}
-    if set(channels) != set(MSD_MODALITIES.values()):
+    modalities = part(spec, "modality", task) or dict(enumerate(SEQUENCES))  # the order of Task01
+    known = [(role, int(index)) for index, name in modalities.items() if (role := sequence_named(name))]
+    if sorted(role for role, _ in known) != sorted(SEQUENCES):
         raise UserError(
-            f"{task / 'dataset.json'}: modality is {modalities}, expected the four of {list(MSD_MODALITIES)}."
+            f"{task / 'dataset.json'}: modality is {modalities}, expected FLAIR, T1w, t1gd and T2w, once each."
         )
+    channels = dict(known)
     return [
         Case(strip_suffix(path), dict.fromkeys(channels, path), dict(channels), path.parent.name, "msd", values, "MSD")
         for path in images
@@ -124,7 +122,7 @@ def nnunet_cases(
     """Cases of an nnU-Net raw data set: a file for each channel, CASE_0000 the first one."""
     where = task / "dataset.json"
     names = part(spec, "channel_names", task) or part(spec, "modality", task)
-    roles = {int(index): ENDINGS.get(re.sub(r"[^a-z0-9]", "", str(name).lower()), "") for index, name in names.items()}
+    roles = {int(index): sequence_named(name) for index, name in names.items()}
     if "t1ce" not in roles.values() or len(set(roles.values())) < len(roles):
         raise UserError(
             f"{where}: channel_names is {dict(names)}, expected each sequence once, T1ce among them, by the names "

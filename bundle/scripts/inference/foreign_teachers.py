@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,23 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Invertd
-from tqdm import tqdm
+from monai.utils import ensure_tuple
 
-from scripts.data.entries import datalist_images
 from scripts.errors import UserError, kind_and_reason
-from scripts.files import read_json, sha256, write_json
-from scripts.folders.task_folders import nnunet_values
-from scripts.inference.writers import write_probabilities
-from scripts.labels import CLASSES, ENDINGS, PROBABILITIES, REGIONS, SEQUENCES
+from scripts.files import read_json, sha256
+from scripts.folders.task_folders import class_named, nnunet_values
+from scripts.inference.stored_predictions import Predict, predict_all
+from scripts.labels import CLASSES, REGION_NAMES, REGIONS, SEQUENCE_NAMES, sequence_named
 from scripts.method.weights import load_weights
 from scripts.variants.regions import regions_to_classes
 
-__all__ = ["nnunet", "zoo_bundle"]
-
 logger = logging.getLogger(__name__)
 
-Predict = Callable[[list[str]], np.ndarray]  # a patient's files, in the teacher's order, to (C, H, W, D)
+Folds = int | str | Sequence[int | str]
 
 
 def nnunet(
-    model_folder: str, datalist: str, dataset_dir: str, output_dir: str, folds: Sequence[int] | None = None,
+    model_folder: str, datalist: str, dataset_dir: str, output_dir: str, folds: Folds | None = None,
     checkpoint: str = "checkpoint_final.pth", mirror: bool = True, device: str | None = None,
 ) -> str:  # fmt: skip
     """Class probabilities of all patients by a trained nnU-Net v2; the folder in which they are.
@@ -54,7 +51,8 @@ def nnunet(
         datalist: the patients. Those who lack a channel of the model are left out.
         dataset_dir: the folder that its paths are relative to.
         output_dir: where NAME_probabilities.nii.gz are written; those that are there are kept.
-        folds: of the cross-validation; None takes all that are there.
+        folds: of the cross-validation, or "all" for fold_all; None takes
+            all of the cross-validation, or else fold_all.
         checkpoint: file of each fold.
         mirror: average over flips, as nnU-Net does.
         device: that predicts; None takes the GPU where there is one.
@@ -66,6 +64,7 @@ def nnunet(
     folder, where = Path(model_folder), Path(model_folder, "dataset.json")
     document = read_json(where, "model_folder", {"channel_names": dict, "labels": dict})
     channels, values = sequences_of_names(document["channel_names"], where), nnunet_values(document["labels"], where)
+    trained = trained_folds(folder, folds, checkpoint)
 
     def load() -> Predict:
         place = torch.device(device or idist.device())
@@ -75,7 +74,7 @@ def nnunet(
             predictor = nnUNetPredictor(
                 use_mirroring=mirror, device=place, perform_everything_on_device=place.type == "cuda", allow_tqdm=False
             )
-            predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
+            predictor.initialize_from_trained_model_folder(str(folder), [*trained], checkpoint)
         except Exception as error:  # a missing file, another version: the user needs the folder, not the way
             if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nnunetv2"):
                 raise UserError("nnU-Net is not installed: pip install nnunetv2.") from error
@@ -94,14 +93,20 @@ def nnunet(
 
         return predict
 
-    weights = [sha256(path) for path in sorted(folder.glob(f"fold_*/{checkpoint}"))]
-    if not weights:
+    made_by = [*map(sha256, trained.values()), f"folds {', '.join(trained)}, mirror {mirror}"]
+    return predict_all(load, channels, datalist, dataset_dir, output_dir, made_by, f"model_folder {folder}")
+
+
+def trained_folds(folder: Path, folds: Folds | None, checkpoint: str) -> dict[str, Path]:
+    """The checkpoint of each fold that is asked for. Raises UserError for one that is not there."""
+    paths = {path.parent.name.removeprefix("fold_"): path for path in sorted(folder.glob(f"fold_*/{checkpoint}"))}
+    wanted = sorted({*paths} - {"all"}) or ["all"] if folds is None else [str(fold) for fold in ensure_tuple(folds)]
+    if absent := [fold for fold in wanted if fold not in paths]:
         raise UserError(
-            f"model_folder {folder} holds no fold_*/{checkpoint}: give the folder that nnUNetv2_train made."
+            f"model_folder {folder} holds no fold_{absent[0]}/{checkpoint}: give the folder that nnUNetv2_train made, "
+            f"and folds that are there ({', '.join(paths) or 'none is'})."
         )
-    settings = [f"folds {folds}, mirror {mirror}"]
-    source = f"model_folder {folder}"
-    return predict_all(load, channels, datalist, dataset_dir, output_dir, weights + settings, source)
+    return {fold: paths[fold] for fold in wanted}
 
 
 def in_image_grid(probabilities: np.ndarray, reader: Any, properties: Mapping[str, Any]) -> np.ndarray:
@@ -182,62 +187,21 @@ def zoo_bundle(bundle_dir: str, datalist: str, dataset_dir: str, output_dir: str
         return regions_to_classes(torch.as_tensor(back).as_subclass(torch.Tensor)[regions]).numpy()
 
     channels = sequences_of_names(inputs, where)
-    digest, source = [sha256(weights)], f"bundle_dir {folder}"
-    return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, digest, source)
+    made_by = [sha256(path) for path in (weights, where, folder / "configs" / "inference.json")]
+    return predict_all(lambda: predict, channels, datalist, dataset_dir, output_dir, made_by, f"bundle_dir {folder}")
 
 
 def sequences_of_names(names: Mapping[str, str], where: Path) -> list[str]:
     """The sequence of each input channel. Raises UserError for a name that is none."""
-    found = [ENDINGS.get(str(names[key]).lower().replace("-", "")) for key in sorted(names, key=int)]
-    if None in found or len(set(found)) < len(found) or set(map(str, found)) - set(SEQUENCES):
-        raise UserError(f"{where}: channels are {dict(names)}, expected sequences by the names {', '.join(ENDINGS)}.")
+    found = [sequence_named(names[key]) for key in sorted(names, key=int)]
+    if None in found or len(set(found)) < len(found):
+        raise UserError(f"{where}: channels are {dict(names)}, expected {', '.join(SEQUENCE_NAMES.values())}.")
     return [str(name) for name in found]
 
 
 def regions_of_names(names: Mapping[str, str], where: Path) -> list[int]:
     """The output channel of TC, WT and ET. Raises UserError if the names do not say it."""
-    words = {"TC": "core", "WT": "whole", "ET": "enhanc"}
-    found = [[int(key) for key, name in names.items() if words[region] in str(name).lower()] for region, _ in REGIONS]
+    found = [[int(key) for key, name in names.items() if class_named(str(name)) == region] for region in REGION_NAMES]
     if any(len(keys) != 1 for keys in found):
         raise UserError(f"{where}: outputs are {dict(names)}, expected tumor core, whole tumor and enhancing tumor.")
     return [keys[0] for keys in found]
-
-
-def predict_all(
-    load: Callable[[], Predict], channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str,
-    weights: list[str], source: str,
-) -> str:  # fmt: skip
-    """Write each patient's class probabilities, unless they are there; the folder. Processes share the patients.
-
-    The teacher is loaded only if there is something to predict, so a training resumes without it.
-
-    Raises:
-        UserError: if the folder holds another teacher's predictions, no patient has all channels, or the teacher fails.
-    """
-    folder, record = Path(output_dir), {"weights": weights, "channels": list(channels)}
-    if (made := folder / "teacher.json").is_file() and read_json(made, "targets") != record:
-        raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
-    images = datalist_images(datalist, dataset_dir, channels)
-    own = images[idist.get_rank() :: idist.get_world_size()]
-    if left := [image for image in own if not path_of(folder, image["case"]).is_file()]:
-        predict = load()
-        for image in tqdm(left, "the teacher predicts"):
-            files = [image["image"]] if isinstance(image["image"], str) else image["image"]
-            try:
-                found = predict(files)
-            except UserError:
-                raise
-            except Exception as error:  # another program's, which fails in many ways
-                raise UserError(
-                    f"{source} cannot predict {image['case']} ({kind_and_reason(error)}): its network must take the "
-                    f"channels {', '.join(channels)}, as its folder says."
-                ) from error
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(made, record)  # once it can predict
-            write_probabilities(path_of(folder, image["case"]), found, nib.load(files[0]).affine)
-    idist.barrier()
-    return str(folder)
-
-
-def path_of(folder: Path, case: str) -> Path:
-    return folder / f"{case}_{PROBABILITIES}.nii.gz"

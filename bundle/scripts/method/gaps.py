@@ -1,7 +1,7 @@
 """What patients lack: a batch may hold samples without some sequences, or without a label.
 
-A gap is filled with NaN, or 255 in a label. A loss that uses it by mistake becomes NaN, so that the step is skipped, or
-fails, since there is no class 255.
+A gap is filled with NaN, or 255 in a label. A loss that uses an image's gap by mistake becomes NaN, so that the step is
+skipped; one that takes a label's as classes mostly fails, since there is no class 255.
 Networks and losses get the numbers of the samples that have each key.
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
-
-__all__ = ["NO_LABEL", "Samples", "fill", "groups", "is_gap"]
 
 NO_LABEL = 255  # in each voxel of a label that is not there; in each voxel of an image it is NaN
 

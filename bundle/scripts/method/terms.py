@@ -33,10 +33,6 @@ from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resample, resize_label
 from scripts.method.term_values import check_levels, values_of
 
-__all__ = [
-    "DistillationLoss", "FusedResponse", "FusionLabels", "StudentLabels", "TeacherLabels", "TeacherResponses", "Term",
-]  # fmt: skip
-
 PATIENTS = ("labelled", "unlabelled", "all")  # for whom a term may count
 
 
@@ -129,7 +125,9 @@ class TeacherResponses(Term):
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> dict[str, torch.Tensor]:
         weights, student = self.confidence.as_dict(), output.student[0]
-        return {name: weights[name] * self.soft_target(student, logits) for name, logits in output.teachers.items()}
+        return {
+            name: weights[name] * self.soft_target(student, logits.detach()) for name, logits in output.teachers.items()
+        }
 
 
 class FusedResponse(Term):
@@ -150,7 +148,7 @@ class FusedResponse(Term):
             return {}
         fused = output.fused[self.level - 1]
         student = output.student[self.level] if len(output.student) > self.level else output.student[0]
-        return self.soft_target(resample(student, fused), fused)
+        return self.soft_target(resample(student, fused), fused.detach())
 
 
 class DistillationLoss(nn.Module):

@@ -9,8 +9,6 @@ from scripts.method.distillation import DistillationOutput
 from scripts.method.losses import resize_label
 from scripts.method.terms import Term
 
-__all__ = ["PseudoLabels", "OneTeacherResponse"]
-
 
 class PseudoLabels(Term):
     """seg(student_l, argmax teacher) for patients without a label: what a teacher finds most likely serves as label.
@@ -55,4 +53,4 @@ class OneTeacherResponse(Term):
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         if self.teacher not in output.teachers:
             return {}
-        return self.soft_target(output.student[0], output.teachers[self.teacher])
+        return self.soft_target(output.student[0], output.teachers[self.teacher].detach())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from scripts.labels import REGION_NAMES
 from scripts.method.features import logits_list
-
-__all__ = ["ClassesFromRegions", "regions_to_classes"]
 
 LEAST = 1e-6  # probability of a class, whose logarithm is taken
 
@@ -50,6 +51,11 @@ class ClassesFromRegions(nn.Module):
         super().__init__()
         self.network = network
         self.class_logits = products if conditional else differences
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Also takes the weights of the network alone, as another program saves them."""
+        alone = not any(name.startswith("network.") for name in state_dict)
+        return (self.network if alone else super()).load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         levels = logits_list(self.network(image))
