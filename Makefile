@@ -71,7 +71,6 @@ label: studies $(LABEL)/ready
 
 benchmark: $(VENV)/ready
 	@test -n "$(PATIENTS)" || { echo "make benchmark wants PATIENTS=DIR, a folder of BraTS patients at 1 mm"; exit 2; }
-	$(BIN)/pip install -q --disable-pip-version-check ".[benchmark]"
 	$(BIN)/python benchmarks/benchmark.py --dataset_dir $(PATIENTS)
 
 viewer:

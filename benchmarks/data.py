@@ -17,9 +17,6 @@ from scripts.data.make_datalist import make_datalist
 from scripts.files import format_table
 from step import build_trainer
 
-__all__ = ["data"]
-
-
 COPIES = {"memory": 40, "disk": 40, "none": 4}  # of every case in a later epoch, so that starting it counts little
 
 
@@ -76,5 +73,6 @@ def augmentation_seconds(trainer: SupervisedTrainer, repeats: int) -> float:
 
 
 def wait_for_device() -> None:
+    """Wait until a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

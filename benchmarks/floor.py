@@ -12,8 +12,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["floor"]
-
 
 def floor(step: Callable[[], Any], device: torch.device, amp: bool) -> dict[str, float]:
     """Print and return the step's floor, the larger of two: its operations over the measured rate of matrix products,
@@ -69,6 +67,7 @@ def share_of_convolutions(step: Callable[[], Any], device: torch.device) -> floa
 
 
 def seconds(call: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
+    """Mean seconds of a call, after one that is not counted."""
     call()
     wait(device)
     start = time.perf_counter()
@@ -79,5 +78,6 @@ def seconds(call: Callable[[], Any], device: torch.device, repeats: int = 10) ->
 
 
 def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()

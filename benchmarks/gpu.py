@@ -34,8 +34,6 @@ from scripts.device import keep_freed_memory, seed_everything
 from scripts.files import format_table
 from scripts.inference.predictor import make_members
 
-__all__ = ["gpu"]
-
 INFERENCE = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "inference.yaml"
 FULL, SMALL = [32, 64, 128, 256], [8, 16, 32, 64]
 GRAPHS: dict[str, Any] = {"mode": "reduce-overhead"}  # CUDA graphs: one start for many kernels
@@ -173,6 +171,7 @@ def predict(options: Mapping[str, Any], repeats: int, tiny: bool) -> dict[str, A
 
 
 def show_rows(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table: a row of each name, a column of each figure."""
     columns = list(dict.fromkeys(key for found in results.values() for key in found))
     rows = [["", *columns]]
     for name, found in results.items():

@@ -26,8 +26,6 @@ from scripts.inference.checked_images import CheckedImages
 from scripts.inference.engines import ConvertingEngine, OnnxRuntime, missing
 from scripts.inference.predictor import load_members, make_members
 
-__all__ = ["inference", "shipped_memory"]
-
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 ONCE = {"mirror": False, "engine": "torch"}
 NATIVE = {**ONCE, "spacing": None, "window_size": [128, 128, 128], "overlap": 0.5, "whole_volume": 0}

@@ -18,8 +18,6 @@ import torch
 
 from scripts.files import format_table
 
-__all__ = ["Apart", "interleave", "show", "timed"]
-
 GIB = 2**30
 Call = Callable[[], object]
 
@@ -88,6 +86,7 @@ class Apart:
 
 
 def answer(pipe: Connection, build: Callable[..., Call], arguments: tuple) -> None:
+    """In a process of its own: time the call each time the pipe asks, and send the result or the error."""
     call, result = None, None
     with suppress(EOFError, OSError):  # until the asking process ends
         while True:

@@ -12,8 +12,6 @@ from measure import timed
 from scripts.device import keep_freed_memory, seed_everything
 from step import METHOD
 
-__all__ = ["memory", "random_step"]
-
 
 def memory(size: int, widths: list[int], checkpointing: bool = False) -> dict[str, Any]:
     """One patch; call it in a process of its own, which starts with nothing."""

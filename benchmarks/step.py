@@ -21,8 +21,6 @@ from plain_loop import PlainLoop
 from scripts.data.make_datalist import make_datalist
 from scripts.device import keep_freed_memory
 
-__all__ = ["build_trainer", "step"]
-
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 METHOD = BUNDLE / "configs" / "train.yaml"
 

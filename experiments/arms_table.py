@@ -29,8 +29,6 @@ from scripts.evaluation.summary import Estimate, Scores, cell, read_scores
 from scripts.files import check_output
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
-__all__ = ["arms_table"]
-
 METRICS = {"dice": "{}", "lesion_dice": "lesion-wise {}", "hd95": "HD95 {} (mm)"}
 COLUMNS = [(region, metric) for metric in METRICS for region in TABLE_ORDER]
 
@@ -97,6 +95,7 @@ def mean_of_shared(tables: Sequence[Scores]) -> Scores:
 
 
 def differences(other: Scores, base: Scores, cases: Sequence[str]) -> dict[tuple[str, str], Estimate]:
+    """The mean paired difference by region and metric."""
     return {
         (region, metric): paired_difference(*paired_columns(other, base, cases, region, metric)).difference
         for region, metric in COLUMNS

@@ -21,8 +21,6 @@ from scripts.evaluation.run_paths import run_paths
 from scripts.inference.writers import write_probabilities
 from scripts.labels import PROBABILITIES
 
-__all__ = ["blend"]
-
 
 def blend(folders: str, output_dir: str) -> None:
     """Write the mean of each patient's probabilities (H, W, D, C).

@@ -18,8 +18,6 @@ from scripts.evaluation.run_paths import run_paths
 from scripts.files import replacing
 from scripts.method.weights import read_weights
 
-__all__ = ["mean_weights"]
-
 
 def mean_weights(ckpt_paths: str, output: str) -> None:
     """Write the mean of each weight to ``output``, which works if the students have a common start and are still alike.

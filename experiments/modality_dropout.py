@@ -11,8 +11,6 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
-__all__ = ["RandDropSequencesd"]
-
 
 class RandDropSequencesd(RandomizableTransform, MapTransform):
     """Turns channels other than ``kept`` into zeros: all in a share ``alone`` of the images, else each with even odds.

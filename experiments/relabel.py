@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from scripts.command import run_command
 from scripts.files import replacing
 
-__all__ = ["relabel"]
-
 
 def relabel(dataset_dir: str, output_dir: str) -> None:
     """Make OUT, whose label maps are copies and whose images are links. A file that is there is kept."""

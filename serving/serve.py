@@ -170,11 +170,8 @@ def remember(folder: Path, images: list[dict[str, Any]]) -> None:
     """Write down which volume each name stands for. Ends with a sentence if a label is of another volume."""
     from scripts.files import write_json
 
-    record, links = folder / "volumes.json", list(filter(Path.is_symlink, folder.iterdir()))
-    if record.is_file():
-        known = json.loads(record.read_text(encoding="utf-8"))
-    else:  # of an earlier version, which left links alone
-        known = {link.name[: -len(ending(link))]: stamp(link) for link in links if link.name.endswith(ENDINGS)}
+    record = folder / "volumes.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     found = {}
     for image in images:
         case = image["case"]
@@ -182,8 +179,7 @@ def remember(folder: Path, images: list[dict[str, Any]]) -> None:
         if known.get(case, found[case]) != found[case] and any(folder.glob(f"labels/*/{glob.escape(case)}.n*")):
             sys.exit(
                 f"LABELS is {folder}, whose label of {case} is of another volume than {image['image']} (size or time "
-                f"differs): give another folder by LABELS=DIR. If you know that it is the same, delete {record} and "
-                "the links beside it."
+                f"differs): give another folder by LABELS=DIR. If you know that it is the same, delete {record}."
             )
     write_json(record, known | found)
 

@@ -141,6 +141,7 @@ def test_loss_terms_are_epoch_means():
         loss.values = {"a": torch.tensor(float(batch)), "b": torch.tensor(1.0)}
         if batch == 4:
             del loss.values["b"]  # of a batch without what it compares
+        return {"loss": torch.stack([*loss.values.values()]).sum()}
 
     engine = engine_of(step)
     LossTerms(loss).attach(engine)
@@ -156,6 +157,7 @@ def test_a_term_that_an_epoch_lacks_has_no_value_of_an_earlier_one():
     def step(engine, batch):
         names = "ab" if engine.state.epoch == 1 else "a"
         loss.values = {name: torch.tensor(1.0) for name in names}
+        return {"loss": torch.tensor(1.0)}
 
     engine = engine_of(step)
     LossTerms(loss).attach(engine)

@@ -17,8 +17,6 @@ from fire.parser import DefaultParseValue
 from scripts.documents import correction
 from scripts.errors import UserError, print_sentence
 
-__all__ = ["Positional", "check_options", "choose_command", "command_line_options", "run_command"]
-
 Positional = str  # annotates text that may be given without its option: compare RUN_A RUN_B
 TEXTS = ("str", "str | None", "Positional")
 HELP = {"--help", "-h"}

@@ -14,18 +14,6 @@ from torch import nn
 
 from scripts.errors import UserError
 
-__all__ = [
-    "autocast",
-    "fast_bfloat16",
-    "fast_channels_last",
-    "keep_freed_memory",
-    "kind",
-    "lay_channels_last",
-    "prepare_device",
-    "seed_everything",
-    "warn_of_amp",
-]
-
 logger = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of mallopt(3), by number in malloc.h

@@ -10,18 +10,6 @@ from typing import Any
 
 from scripts.errors import UserError
 
-__all__ = [
-    "COMPARISON",
-    "REPORT",
-    "SCORES",
-    "check_form",
-    "check_rows",
-    "check_unowned",
-    "correction",
-    "number_or_nan",
-    "some",
-]
-
 WORDS: dict[type, str] = {
     **{str: "text", int: "a whole number", float: "a number", bool: "true or false"},
     **{dict: "keys with values", list: "a list", NoneType: "empty"},

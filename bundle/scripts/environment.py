@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOM", "cores", "loading_processes", "machine", "revision", "sockets_fit", "versions"]
-
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel")

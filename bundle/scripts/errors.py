@@ -8,10 +8,6 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-__all__ = [
-    "WORKER_ENDED", "UserError", "find_sentence", "kind_and_reason", "print_sentence", "reason_of", "root_of",
-]  # fmt: skip
-
 WORKER = "DataLoader worker (pid"  # PyTorch's words for a loading process that ended
 WORKER_ENDED = "A loading process was killed (memory?): run again (train: --resume True), with fewer --num_workers."
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 from scripts.errors import UserError
 from scripts.files import format_table
 
-__all__ = ["Fault", "FileFault", "fault_of", "report_faults", "report_lacking"]
-
 logger = logging.getLogger(__name__)
 
 ADVICE = "fix them, or leave these cases out (--strict False)."

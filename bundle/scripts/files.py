@@ -22,22 +22,6 @@ from scripts.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "check_folder",
-    "check_output",
-    "flatten",
-    "format_table",
-    "read_json",
-    "read_own_json",
-    "read_table",
-    "replacing",
-    "sha256",
-    "write_error",
-    "write_json",
-    "write_table",
-    "write_text",
-]
-
 AGAIN = "then run the command again (a training with --resume auto)"
 NO_SPACE = f"make room, {AGAIN}"
 TOO_LARGE = f"raise the limit of a file's size (ulimit -f) or take another file system (FAT32 ends at 4 GB), {AGAIN}"

@@ -16,8 +16,6 @@ from typing import IO
 from scripts.errors import UserError
 from scripts.files import write_error
 
-__all__ = ["FolderLock", "Hold"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -19,8 +19,6 @@ from scripts.errors import UserError
 from scripts.files import flatten
 from scripts.workflow import own_command
 
-__all__ = ["caller", "keep_text", "merged_config", "monai_command", "typed_options"]
-
 
 def keep_text(keys: Set[str]) -> None:
     """Keep text as it was typed: MONAI would read ``--dataset_dir 2021`` as a number, and ``p#1`` as ``p::1``.

@@ -18,17 +18,6 @@ import yaml
 from scripts.documents import check_form, correction
 from scripts.errors import UserError
 
-__all__ = [
-    "STOPPED",
-    "check_keys",
-    "command_as_typed",
-    "config_files",
-    "own_command",
-    "run_line",
-    "shown",
-    "workflow_line",
-]
-
 TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segmentation", "soft_target", "confidence"}
 PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets")
 NO_PATH, RELATIVE = re.compile(r"[@%]|\$\w*([/\\]|$)"), re.compile(r".[@%](#|::){2}")  # code; a key further up

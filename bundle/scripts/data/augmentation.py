@@ -18,8 +18,6 @@ from monai.utils import MAX_SEED, CommonKeys
 from scripts.errors import UserError
 from scripts.method.gaps import is_gap
 
-__all__ = ["PrepareAugmentedBatch", "PerSequenced", "RandNoise", "StackedRandAffined"]
-
 
 class PrepareAugmentedBatch(PrepareBatchExtraInput):
     """MONAI's PrepareBatchExtraInput that first augments each sample of the batch on the device.

@@ -17,8 +17,6 @@ from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
 from scripts.errors import UserError
 from scripts.faults import FileFault, fault_of
 
-__all__ = ["brain_of", "marked", "with_masks"]
-
 LEAST_ML = 350  # of brain in a mask, which may show a part; tumours: below 330, brains: above 1,100
 EDGE, INSIDE = 0.1, 0.9  # of a soft mask's largest value: few voxels lie between
 MOST_BETWEEN = 0.3  # share of such voxels among all above EDGE; coarse voxels that were resampled: below 0.3

@@ -20,8 +20,6 @@ from monai.utils.enums import TraceKeys
 from scripts.errors import UserError
 from scripts.files import check_folder, replacing
 
-__all__ = ["cached_dataset"]
-
 # what the history of a MetaTensor holds besides tensors: names, and arrays of numbers
 SAFE = [
     TraceKeys,

@@ -20,8 +20,6 @@ from scripts.errors import UserError
 from scripts.files import sha256, write_text
 from scripts.labels import CLASSES, REGIONS, SEQUENCES, TARGETS
 
-__all__ = ["CheckedFiles", "FileReport"]
-
 logger = logging.getLogger(__name__)
 
 MOST_VALUES = 100  # of a label; an image in the place of a label has thousands, and is read again

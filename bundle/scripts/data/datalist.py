@@ -13,8 +13,6 @@ from scripts.errors import UserError
 from scripts.files import read_json
 from scripts.labels import SEQUENCES
 
-__all__ = ["read_datalist"]
-
 PATHS = ("image", *SEQUENCES, "label")
 CHANNELS = {f"{name}?": int for name in SEQUENCES}
 OWN = {"case": str, **{f"{name}?": str for name in (*PATHS, "patient")}, "image": str, "channels?": CHANNELS}

@@ -11,8 +11,6 @@ from scripts.folders.case import Case
 from scripts.folders.folder_files import FolderFiles
 from scripts.labels import SEQUENCE_NAMES, SEQUENCES
 
-__all__ = ["summary"]
-
 
 def summary(
     cases: Sequence[Case], testing: Collection[str], reports: Mapping[str, CaseReport], files: FolderFiles, out: int

@@ -12,8 +12,6 @@ from scripts.faults import fault_of, report_lacking
 from scripts.folders.schemes import patient_of
 from scripts.labels import SEQUENCES, TARGETS
 
-__all__ = ["check_files_are_there", "datalist_images", "entry_files", "network_entry", "patient_in"]
-
 
 def check_files_are_there(entries: Sequence[Mapping[str, Any]], dataset_dir: str) -> None:
     """Raises UserError if there is no such folder, or no file of these entries in it can be read."""

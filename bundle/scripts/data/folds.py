@@ -16,8 +16,6 @@ from scripts.folders.case import Case
 from scripts.folders.grouping import FEW
 from scripts.folders.schemes import is_of_scheme
 
-__all__ = ["HELD_OUT", "assign_folds", "choose_folds", "read_split", "warn_of_parted_patients"]
-
 HELD_OUT = -1  # fold of a split's validation list when only its training list is divided into folds
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ from monai.transforms.utils import map_classes_to_indices
 from scripts.data.transforms import not_zero
 from scripts.labels import CLASSES
 
-__all__ = ["FoundTumour", "voxels_by_class"]
-
 INDICES = "label_cls_indices"  # as ClassesToIndicesd calls them
 MOST = 1000  # voxels of a class that are kept of a patient
 

@@ -9,8 +9,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-__all__ = ["TRAITS", "trait_ranges", "traits_of", "unlike"]
-
 TRAITS = {  # what it means to be below and above the range
     "brain_ml": ("a smaller brain", "a larger brain"),
     "dark_end": ("less contrast of dark tissue", "more contrast of dark tissue"),  # 5th percentile below the median

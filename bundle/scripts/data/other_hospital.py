@@ -8,8 +8,6 @@ import torch
 from monai.transforms import RandomizableTransform
 from torch.nn.functional import interpolate
 
-__all__ = ["RandEnhancement", "RandThickSlices"]
-
 
 class RandThickSlices(RandomizableTransform):
     """An image as if scanned in thick slices along one axis, and resampled: means over voxels, then linear in between.

@@ -10,8 +10,6 @@ import torch
 from monai.data import Dataset, DistributedSampler
 from torch.utils.data import Sampler
 
-__all__ = ["PatientSampler", "patient_sampler"]
-
 logger = logging.getLogger(__name__)
 
 

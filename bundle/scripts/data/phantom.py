@@ -1,7 +1,4 @@
-"""Phantom patients in the form of BraTS, to try commands without data. They support no claim about real patients.
-
-python -m scripts phantom --output_dir DIR --cases 16 [--size 64] [--seed 0]
-"""
+"""Phantom patients in the form of BraTS, to try commands without data. They support no claim about real patients."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ from scipy.ndimage import gaussian_filter
 from scripts.errors import UserError
 from scripts.files import check_folder, replacing
 from scripts.labels import BRATS_2018
-
-__all__ = ["make_phantoms", "draw_patient"]
 
 EXTENT = 160.0  # mm, edge of the cubic volume
 

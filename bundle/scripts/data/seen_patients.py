@@ -18,11 +18,6 @@ from scripts.files import read_json
 from scripts.folders.case import Case
 from scripts.folders.schemes import patient_of
 
-__all__ = [
-    "duplicates", "find_overlap", "read_mapping", "seen_cases", "training_records", "unite_copies",
-    "warn_of_seen_patients",
-]  # fmt: skip
-
 logger = logging.getLogger(__name__)
 
 PATIENTS = {"training": [{"case": str, "patient?": str, "checksum?": int}]}  # what counts in a datalist

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
-__all__ = ["skull_sign"]
-
 MOST_ML = 2500  # of voxels that are not 0; stripped brains here: below 2,000, whole heads: above 3,000
 COARSE_MM = 2.5  # voxels that are enough to tell, and thickness of a layer
 TOO_COARSE_MM = 4  # bone and scalp are 5 to 10 mm thick

@@ -20,11 +20,6 @@ from scripts.data.volumes import whole_numbers
 from scripts.labels import CLASSES, TARGETS
 from scripts.method.gaps import fill
 
-__all__ = [
-    "SLAB", "ArgMaxd", "DarkBackgroundd", "FillGapsd", "LoadImaged", "Resampled", "SelectChannelsd", "WholeNumbersd",
-    "largest_class", "lay_by_header", "not_zero",
-]  # fmt: skip
-
 LARGE = 2**25  # voxels of a volume that is brought back to its own grid in parts
 SLAB = 2**22  # voxels of a part
 TRACE = 1e-6  # share of the largest value

@@ -18,11 +18,6 @@ from nibabel.volumeutils import shape_zoom_affine
 
 from scripts.labels import TARGETS
 
-__all__ = [
-    "WRONG_END", "Finding", "Volume", "check_shape", "check_type", "content_checksum", "grid_faults", "misnamed",
-    "open_whole", "read_header", "read_volume", "reorient", "shorten", "unique_roles", "whole_numbers",
-]  # fmt: skip
-
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
 # millimetre moves no voxel into its neighbour, unless voxels are smaller than in any scanner.
 TOLERANCE_MM, TOLERANCE_VOXELS = 0.1, 0.25  # the smaller one counts

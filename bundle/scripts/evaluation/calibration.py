@@ -12,8 +12,6 @@ from scripts.evaluation.calibration_table import BINS, bin_row
 from scripts.files import write_table
 from scripts.labels import REGIONS, TABLE_ORDER
 
-__all__ = ["Calibration", "bin_counts"]
-
 
 class Calibration:
     """An ignite handler that writes ``calibration.csv``: how reliable each region's probability is, over all voxels.

@@ -10,8 +10,6 @@ import numpy as np
 
 from scripts.files import read_table
 
-__all__ = ["BINS", "bin_row", "calibration_error", "merge_calibration", "read_calibration"]
-
 BINS = 10
 COLUMNS = ("region", "bin", "voxels", "probability", "frequency")
 

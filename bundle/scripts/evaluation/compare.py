@@ -1,8 +1,4 @@
-"""Two evaluated runs, patient by patient: is the difference more than chance?
-
-python -m scripts compare RUN_A RUN_B [--output FILE] [--picture FILE]
-python -m scripts compare A_SEED_0,A_SEED_1 B_SEED_0,B_SEED_1
-"""
+"""Two evaluated runs, patient by patient: is the difference more than chance?"""
 
 from __future__ import annotations
 
@@ -26,8 +22,6 @@ from scripts.evaluation.same_rules import check_same_rules, shared_rule
 from scripts.evaluation.summary import Estimate, Scores, caption, cell, estimate, number, read_scores
 from scripts.files import check_output, format_table, replacing, write_table
 from scripts.labels import SERIES_COLOURS, TABLE_ORDER
-
-__all__ = ["Difference", "compare", "mean_of_seeds", "mean_scores", "paired_columns", "paired_difference", "pooled"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +66,7 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
     a, b = mean_scores(run_a), mean_scores(run_b)
     check_same_rules([a, b])
     common = common_cases(a, b)
-    keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
-    bar = tqdm(keys, desc="Comparing", disable=None, leave=False)
-    rows = [difference_row(a, b, common, region, metric) for region, metric in bar]
+    rows = differences(a, b, common)
     if output:
         write_table(Path(output), rows)
     if picture:
@@ -86,6 +78,13 @@ def compare(run_a: Positional, run_b: Positional, output: str | None = None, pic
     print(f"{patients_text(common, a.patient | b.patient)} in both. {EXPLANATION}\n")
     lines = [[f"{row['region']} {row['metric']}", *row_cells(row)] for row in rows]
     print(format_table([["region, metric", *HEADINGS], *lines]))
+
+
+def differences(a: Scores, b: Scores, cases: Sequence[str]) -> list[dict]:
+    """Every metric of each region: means of both and their paired difference."""
+    keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
+    bar = tqdm(keys, desc="Comparing", disable=None, leave=False)
+    return [difference_row(a, b, cases, region, metric) for region, metric in bar]
 
 
 def mean_scores(runs: str) -> Scores:

@@ -2,9 +2,6 @@
 
 A patient is scored out of fold by the student of the fold that did not train on them.
 
-python -m scripts cross_validate --dataset_dir DIR --output_dir OUT [--method NAME] [--folds 5] [--datalist FILE]
-  [--processes 1] [--KEY VALUE ...]
-
 The same command continues where it stopped: finished folds are kept, an unfinished one resumes from its checkpoint.
 """
 
@@ -33,8 +30,6 @@ from scripts.files import read_json, write_json, write_table
 from scripts.locking import FolderLock
 from scripts.training.tracking import send_cross_validation
 from scripts.workflow import STOPPED, check_keys, config_files, run_line, workflow_line
-
-__all__ = ["collect", "cross_validate"]
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,6 @@ from scripts.folders.map_files import label_map
 from scripts.running import merged_config
 from scripts.settings.provenance import plain, without_modules
 
-__all__ = ["check_new_evaluation", "forget_evaluation"]
-
 logger = logging.getLogger(__name__)
 
 SCORING = (  # keys that decide scores and label maps
@@ -65,6 +63,7 @@ def check_new_evaluation(
 
 
 def same_file(one: Path, other: str) -> bool:
+    """Whether both paths lead to one file that exists."""
     return Path(other).is_file() and one.samefile(other)
 
 

@@ -12,8 +12,6 @@ from scripts.files import read_json, read_own_json
 from scripts.folders.task_folders import nnunet_values, part
 from scripts.labels import CLASSES, VALUE_NAMES, lenient_values
 
-__all__ = ["folder_values"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -10,8 +10,6 @@ from scipy.ndimage import label as connected_components
 
 from scripts.evaluation.surfaces import edges, percentile_distance
 
-__all__ = ["MISSED_MM", "SLACK", "lesion_metrics"]
-
 REACH_MM = 3  # dilation of the truth: parts whose dilations touch are one lesion
 SMALLEST_MM3 = 50  # true lesions up to this volume do not count
 MISSED_MM = 374.0  # HD95 of a lesion that is missed, and of a false one

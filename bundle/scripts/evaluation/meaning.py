@@ -14,8 +14,6 @@ from scripts.errors import UserError
 from scripts.faults import FileFault
 from scripts.labels import VALUE_NAMES, WHICH_IS_ET, class_of_value, unclear_meaning
 
-__all__ = ["Meaning", "to_classes"]
-
 NAME_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+")  # of cases from 2023 on
 
 

@@ -10,8 +10,6 @@ from scripts.evaluation.lesions import SLACK, lesion_metrics
 from scripts.evaluation.surfaces import hausdorff_95, surface_dice
 from scripts.labels import EMPTY_RULES, NO_OVERLAP_MM
 
-__all__ = ["COLUMNS", "region_metrics"]
-
 COLUMNS = (
     "dice", "hd95", "nsd", "sensitivity", "precision", "volume_error_ml", "lesion_dice", "lesion_hd95",
     "slice_mean_dice",

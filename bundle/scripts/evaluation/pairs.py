@@ -15,8 +15,6 @@ from scripts.evaluation.meaning import Meaning
 from scripts.faults import FileFault
 from scripts.labels import CLASSES, VALUE_NAMES
 
-__all__ = ["Pair", "count_pairs", "read_volumes", "warn_of_meanings"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -17,8 +17,6 @@ from typing import Any
 from scripts.environment import cores
 from scripts.errors import UserError
 
-__all__ = ["choose_workers", "map_in_order"]
-
 FEWEST = 4  # items for a process: it takes a second to start, as long as two or three patients of 1 mm
 
 
@@ -78,6 +76,7 @@ def end_with_parent() -> None:
 
 
 def wait_for_end() -> None:
+    """End this process when its parent ends, however that ended."""
     if parent := multiprocessing.parent_process():
         parent.join()
     os._exit(1)

@@ -12,8 +12,6 @@ import numpy as np
 
 from scripts.folders.schemes import patient_of
 
-__all__ = ["by_patient", "count_patients", "mean_of", "named_patients", "patients_text"]
-
 
 def by_patient(cases: Sequence[str], values: Sequence[float], patient: Mapping[str, str]) -> np.ndarray:
     """Each patient's mean over their scans, without NaN.

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from scripts.errors import UserError
 
-__all__ = ["named_runs", "run_paths"]
-
 
 def run_paths(runs: str) -> list[str]:
     """The paths, split at commas; where a longer part with commas is a path that exists, the longest such part."""

@@ -10,8 +10,6 @@ from scripts.documents import some
 from scripts.errors import UserError
 from scripts.evaluation.summary import Scores
 
-__all__ = ["check_same_rules", "shared_rule"]
-
 logger = logging.getLogger(__name__)
 
 

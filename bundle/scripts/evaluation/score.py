@@ -1,8 +1,4 @@
-"""Score label maps of any tool against the truth, patient by patient, in the truth's own grid.
-
-python -m scripts score --pred DIR --truth DIR --output metrics.csv [--empty_rule brats] [--et_threshold_ml 0]
-  [--pred_values NAME] [--truth_values NAME] [--workers N]
-"""
+"""Score label maps of any tool against the truth, patient by patient, in the truth's own grid."""
 
 from __future__ import annotations
 
@@ -32,8 +28,6 @@ from scripts.faults import Fault, FileFault, report_faults
 from scripts.files import check_output, read_own_json
 from scripts.folders.map_files import find_label_maps, label_map
 from scripts.labels import CLASSES, EMPTY_RULES, REGIONS, TABLE_ORDER
-
-__all__ = ["cleared_path", "score", "score_cases"]
 
 logger = logging.getLogger(__name__)
 

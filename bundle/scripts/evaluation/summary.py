@@ -19,11 +19,6 @@ from scripts.evaluation.patients import by_patient, count_patients, mean_of, pat
 from scripts.files import format_table, read_json, read_own_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
-__all__ = [
-    "OPTIONAL", "CaseScore", "Estimate", "Scores", "check_same_patients", "estimate", "print_table", "read_scores",
-    "score_rows", "write_scores",
-]  # fmt: skip
-
 RESAMPLES = 10_000
 MILLIMETRES = ("hd95", "lesion_hd95")
 OPTIONAL: dict[str, Any] = {  # what ``Scores`` takes as it is from the JSON beside a metrics.csv, which may lack it

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import KDTree
 
-__all__ = ["edges", "hausdorff_95", "percentile_distance", "surface_dice"]
-
 # The surface between the voxels of a 2x2x2 neighbourhood consists of triangles, whose normals have few directions. A
 # normal's length is the triangle's area, here in eighths of the face of a voxel.
 NORMALS = ((1, 1, 1), (2, 2, 0), (2, 0, 2), (0, 2, 2), (4, 0, 0), (0, 4, 0), (0, 0, 4))

@@ -11,8 +11,6 @@ from typing import Any
 from scripts.faults import fault_of
 from scripts.folders.schemes import patient_of
 
-__all__ = ["SERIES", "Case", "inside", "stamp"]
-
 # What a record says of the DICOM series of a case, as for ``check_form``.
 SERIES = {**dict.fromkeys(("series", "number", "description", "why"), str), "files": [str]}
 

@@ -18,8 +18,6 @@ from scripts.folders.task_folders import CHANNEL, find_task, read_task
 from scripts.folders.words import sequence_told
 from scripts.labels import ENDINGS
 
-__all__ = ["find_cases", "find_images", "survey"]
-
 
 def find_cases(dataset_dir: str | Path, choice: Choice | None = None, labelled: bool = True) -> list[Case]:
     """Every case under a dataset folder, sorted by name; ``labelled`` as of ``survey``.

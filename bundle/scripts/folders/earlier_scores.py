@@ -8,8 +8,6 @@ from pathlib import Path
 from scripts.documents import REPORT, SCORES
 from scripts.folders.folder_files import RECORDS
 
-__all__ = ["REPORT_MARK", "forget_scores"]
-
 logger = logging.getLogger(__name__)
 
 REPORT_MARK = "calibration_error"  # stands in report.json of ours

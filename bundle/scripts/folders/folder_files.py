@@ -15,10 +15,6 @@ from scripts.faults import fault_of
 from scripts.files import read_json
 from scripts.folders.schemes import is_volume
 
-__all__ = [
-    "PERMIT", "RECORDS", "TEXTS", "FolderFiles", "add_file", "leave_out_predictions", "list_files", "read_record"
-]  # fmt: skip
-
 logger = logging.getLogger(__name__)
 
 MOST = 50  # names of files in a line

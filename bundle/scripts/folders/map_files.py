@@ -11,8 +11,6 @@ from scripts.folders.grouping import build_cases
 from scripts.folders.schemes import read_name, strip_suffix
 from scripts.labels import MAP_ENDINGS
 
-__all__ = ["case_of", "choose_label_maps", "find_label_maps", "label_map", "maps_of", "reason_against"]
-
 
 def find_label_maps(path: str | Path, key: str) -> dict[str, Path]:
     """Label maps by case, sorted: data sets, or a folder of NIfTI files named after their case.

@@ -12,23 +12,6 @@ from typing import NamedTuple
 from scripts.errors import UserError
 from scripts.labels import ENDINGS, MAP_ENDINGS, SEQUENCES
 
-__all__ = [
-    "CHOSEN",
-    "MISNAMED",
-    "PLAIN",
-    "SCHEMES",
-    "TIME",
-    "YEAR",
-    "Name",
-    "Scheme",
-    "endings_text",
-    "is_of_scheme",
-    "is_volume",
-    "patient_of",
-    "read_name",
-    "strip_suffix",
-]
-
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -168,6 +151,7 @@ def beside(text: str) -> str:
 
 
 def last_word(bare: str) -> str:
+    """The word after the last _ or - of a name, in lower case; empty if there is none."""
     match = re.fullmatch(r".+?[_-]([A-Za-z][A-Za-z0-9]*)", bare)
     return match[1].lower() if match else ""
 

@@ -33,8 +33,6 @@ from scripts.folders.map_files import label_map
 from scripts.inference.writers import KEEP
 from scripts.labels import SEQUENCES
 
-__all__ = ["REMEDY", "CheckImaged", "CheckedImages"]
-
 logger = logging.getLogger(__name__)
 
 REMEDY = "repair or replace the file"

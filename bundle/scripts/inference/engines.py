@@ -18,8 +18,6 @@ from scripts.errors import UserError, reason_of, root_of
 from scripts.inference.exported import ExportedNetwork, OnnxNetwork
 from scripts.method.features import logits_list
 
-__all__ = ["ENGINES", "ConvertingEngine", "OnnxRuntime", "OpenVino", "TorchEngine", "make_engine", "missing"]
-
 logger = logging.getLogger(__name__)
 
 Converted = Callable[[torch.Tensor], torch.Tensor]

@@ -10,8 +10,6 @@ from torch import nn
 
 from scripts.errors import UserError, reason_of
 
-__all__ = ["ExportedNetwork", "is_exported", "load_exported"]
-
 
 def is_exported(path: str) -> bool:
     """Whether a file of weights is a whole network: ``.ts`` (TorchScript) or ``.onnx``."""

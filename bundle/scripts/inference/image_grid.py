@@ -15,8 +15,6 @@ from monai.transforms import MapTransform, SpatialResample
 
 from scripts.data.transforms import SLAB, largest_class
 
-__all__ = ["ClassesInImageGridd"]
-
 SURE = 0.51  # more than half, rounding included
 ROUNDING = 1e-6
 

@@ -11,8 +11,6 @@ from monai.inferers import SlidingWindowInferer
 from scripts.inference.engines import TorchEngine
 from scripts.method.resunet import STRIDE
 
-__all__ = ["VolumeInferer"]
-
 # Flips of a window (C, H, W, D) along no or two axes: they have most of the gain of all eight.
 FLIPS = ((), (1, 2), (1, 3), (2, 3))
 

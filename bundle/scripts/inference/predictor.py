@@ -24,8 +24,6 @@ from scripts.inference.exported import is_exported, load_exported
 from scripts.inference.writers import together
 from scripts.method.weights import load_weights
 
-__all__ = ["Predictor", "load_members", "make_members"]
-
 logger = logging.getLogger(__name__)
 
 OF_ONE = (errno.ENAMETOOLONG, errno.EISDIR)  # errors of one file name: the next patient may be fine

@@ -17,8 +17,6 @@ from scripts.folders.map_files import label_map, maps_of
 from scripts.locking import FolderLock
 from scripts.settings.provenance import absolute, plain, record_run
 
-__all__ = ["Replacement", "record_groups", "record_inference"]
-
 CASE: dict[str, Any] = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 CASE |= {"brain_mask?": str, "dicom?": SERIES}
 RECORD = {"cases?": [CASE], "settings?": dict}

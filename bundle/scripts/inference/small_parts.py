@@ -13,8 +13,6 @@ from scipy.ndimage import find_objects, generate_binary_structure, label
 
 from scripts.labels import CLASSES, REGIONS
 
-__all__ = ["ClearSmallPartsd", "clear_small_parts"]
-
 NEIGHBOURS = generate_binary_structure(3, 3)  # 26-connectivity, as lesions are counted
 ROUNDING = 1e-4  # voxel sizes are rounded in headers: a part that is nearer to the limit than this equals it
 OUTER = {"WT": "background", "TC": "ED", "ET": "NCR"}  # what a small part of each region becomes, in this order

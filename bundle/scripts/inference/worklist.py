@@ -24,8 +24,6 @@ from scripts.folders.studies import find_series
 from scripts.inference.record import record_groups
 from scripts.inference.writers import KEEP
 
-__all__ = ["find_work"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -21,11 +21,6 @@ from scripts.files import replacing
 from scripts.folders.map_files import case_of
 from scripts.labels import PROBABILITIES
 
-__all__ = [
-    "KEEP", "AtomicWriter", "SaveProbabilitiesd", "SaveUncertaintyd", "case_name", "stays", "together",
-    "write_probabilities",
-]  # fmt: skip
-
 KEEP = "keep"  # of an image, and in its metadata: earlier files stay, and only missing ones are written
 
 

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["GroupNorm", "InstanceNorm", "last_on_cpu", "mean_and_max", "scale_channels"]
-
 LAST = torch.channels_last_3d
 
 
@@ -47,6 +45,8 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 
 class GroupNormLast(torch.autograd.Function):
+    """Group normalisation of a tensor in channels-last memory."""
+
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float
@@ -93,6 +93,8 @@ def scale_channels(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
 
 
 class MeanAndMax(torch.autograd.Function):
+    """Mean and maximum of each channel: (B, C, H, W, D) -> two of (B, C)."""
+
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         last = x.movedim(1, -1)  # (B, H, W, D, C)
@@ -117,6 +119,8 @@ class MeanAndMax(torch.autograd.Function):
 
 
 class Scale(torch.autograd.Function):
+    """Each channel of (B, C, H, W, D) times its gate."""
+
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x, gate)
@@ -150,6 +154,7 @@ def scale_and_shift(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -
 
 
 def of_samples(grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The gradient sample by sample, in channels-last memory."""
     return grad.contiguous(memory_format=LAST).split(1)
 
 

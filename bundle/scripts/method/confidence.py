@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-__all__ = ["TeacherConfidence", "whole_tumour_dice"]
-
 
 def whole_tumour_dice(logits: torch.Tensor, label: torch.Tensor, score: str = "volume") -> torch.Tensor:
     """Whole-tumour Dice of each volume: any class but background, predicted against true.

@@ -18,8 +18,6 @@ from scripts.method.fusion import CooperativeFusion
 from scripts.method.gaps import Samples, groups
 from scripts.method.teachers import Teacher, sequences_of, usable_teachers
 
-__all__ = ["DistillationNetwork", "DistillationOutput", "Part", "further_sequences", "parameter_groups"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-__all__ = ["LayerOutputs", "logits_list", "output_shape", "without_values"]
-
 
 class LayerOutputs:
     """Runs a network and gives the outputs of named layers too. It is no module: a state dict does not change by it.

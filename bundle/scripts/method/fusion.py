@@ -10,8 +10,6 @@ from torch import nn
 
 from scripts.method.resunet import ChannelGate
 
-__all__ = ["CooperativeFusion"]
-
 
 class FusionLevel(nn.Module):
     """One resolution: per teacher a channel gate and a 1³ convolution to classes; their sum through one more.

@@ -8,16 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = [
-    "SegmentationLoss",
-    "SoftTargetLoss",
-    "checked_pair",
-    "checked_temperature",
-    "merged",
-    "resample",
-    "resize_label",
-]
-
 EPSILON = 1e-7  # in denominators only, as in the authors' losses
 
 

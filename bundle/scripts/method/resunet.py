@@ -10,8 +10,6 @@ from torch import nn
 
 from scripts.method.channels_last import GroupNorm, InstanceNorm, last_on_cpu, mean_and_max, scale_channels
 
-__all__ = ["STRIDE", "WIDTHS", "ResUNet", "ChannelGate", "SpatialGate", "CBAM", "are_widths"]
-
 SLOPE = 0.01  # of every LeakyReLU
 STRIDE = 8  # the bottleneck is at 1/8 resolution, so sizes are multiples of this
 REDUCTION = 16  # channels // REDUCTION = hidden width of a channel gate, at least 1

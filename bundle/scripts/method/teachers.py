@@ -14,8 +14,6 @@ from scripts.labels import SEQUENCES
 from scripts.method.features import LayerOutputs, logits_list
 from scripts.method.weights import load_weights
 
-__all__ = ["Teacher", "can_teach", "sequences_of", "usable_teachers"]
-
 logger = logging.getLogger(__name__)
 
 

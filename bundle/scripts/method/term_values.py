@@ -13,8 +13,6 @@ from torch import nn
 from scripts.errors import WORKER, UserError, reason_of
 from scripts.method.distillation import DistillationOutput
 
-__all__ = ["check_levels", "values_of"]
-
 
 def values_of(
     name: str, term: nn.Module, output: DistillationOutput, label: torch.Tensor, taken: Collection[str]

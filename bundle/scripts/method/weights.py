@@ -10,8 +10,6 @@ from torch import nn
 
 from scripts.errors import UserError
 
-__all__ = ["load_weights", "read_weights"]
-
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:
     """A bare state dict, on the CPU.
@@ -63,4 +61,5 @@ def load_weights(network: nn.Module, path: str) -> None:
 
 
 def shape_of(weights: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | str:
+    """The shape of one weight, or "absent"."""
     return tuple(weights[name].shape) if name in weights else "absent"

@@ -15,8 +15,6 @@ from scripts.report.layers import Patient
 from scripts.report.run_folder import Run
 from scripts.report.words import REGION_TITLES
 
-__all__ = ["Alerts"]
-
 MOST = 50  # names in a sentence
 
 

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from scripts.documents import COMPARISON, some
 from scripts.errors import UserError
-from scripts.evaluation.compare import HEADER, common_cases, difference_row, paired_columns, row_cells
-from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.compare import HEADER, common_cases, differences, paired_columns, row_cells
 from scripts.evaluation.patients import patients_text
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.same_rules import check_same_rules
@@ -22,17 +21,15 @@ from scripts.report.alerts import Alerts
 from scripts.report.draft import Draft
 from scripts.report.figures import Chart, render_chart
 from scripts.report.layers import Patient, read_patient
-from scripts.report.page import Cell, Column, Page, Row, Table
+from scripts.report.page import Cell, Page, Row, Table
 from scripts.report.run_folder import Run, open_run
 from scripts.report.run_tables import middle_and_ends, score_cell
-from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Metric
-
-__all__ = ["compare_runs"]
+from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Column
 
 MARKS = {".csv": HEADER, ".json": '"runs"'}
 SIDES = ("A", "B")
 TITLES = METRICS | {
-    "volume_error_ml": Metric("Volume error (ml), without sign", "Predicted minus true volume, by size.")
+    "volume_error_ml": Column("Volume error (ml), without sign", "Predicted minus true volume, by size.")
 }
 NOTES = (
     "Means of both runs and their paired difference, with its 95% bootstrap interval over patients in brackets. A line "
@@ -60,7 +57,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
         doubts.append(
             f"Left out {patients_text(others, known)}, not in both runs or without their files: {some(others)}."
         )
-    rows = differences(tables, cases)
+    rows = differences(*tables, cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     picks = middle_and_ends(sorted(cases, key=lambda case: -gains[case]), ["A gains most", "Median", "A loses most"])
     alerts = {side: Alerts(run) for side, run in runs.items()}
@@ -96,13 +93,6 @@ def open_sides(folders: Sequence[str]) -> dict[str, Run]:
     return runs
 
 
-def differences(tables: Sequence[Scores], cases: Sequence[str]) -> list[dict]:
-    """Every metric of each region: means of both runs and their paired difference."""
-    keys = [(region, metric) for region in TABLE_ORDER for metric in COLUMNS]
-    bar = tqdm(keys, desc="Comparing", disable=None, leave=False)
-    return [difference_row(tables[0], tables[1], cases, region, metric) for region, metric in bar]
-
-
 def read_pairs(runs: dict[str, Run], cases: Sequence[str]) -> Iterator[Patient]:
     """The patients of both runs one after another, with the label maps of both."""
     first = runs["A"]
@@ -113,10 +103,7 @@ def read_pairs(runs: dict[str, Run], cases: Sequence[str]) -> Iterator[Patient]:
 
 def summary_table(rows: Sequence[dict]) -> Table:
     """A line a region and metric: how many patients, both means, the difference with its interval, and p."""
-    lines = [
-        Row(Column(*TITLES[row["metric"]]), [Cell(text) for text in row_cells(row)], region=row["region"])
-        for row in rows
-    ]
+    lines = [Row(TITLES[row["metric"]], [Cell(text) for text in row_cells(row)], region=row["region"]) for row in rows]
     titles = ("", "Patients", "A", "B", "A minus B", "p", "A better", "B better", "Equal")
     return Table([Column(title) for title in titles], lines, NOTES, REGION_TITLES)
 
@@ -136,7 +123,7 @@ def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
                 a, b = (table.values[case, region][metric] for table in tables)
                 cells += [score_cell(metric, value) for value in (a, b, a - b)]
             rows.append(Row(Column(case), cells, place, region))
-    return Table(columns, rows, regions={name: REGION_TITLES[name] for name in TABLE_ORDER})
+    return Table(columns, rows, regions=REGION_TITLES)
 
 
 def scatter(tables: Sequence[Scores], cases: Sequence[str], region: str) -> Chart:

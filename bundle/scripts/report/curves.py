@@ -1,8 +1,4 @@
-"""Curves of one run over its epochs, or of several side by side: losses, confidence, validation Dice.
-
-python -m scripts curves --run DIR --picture FILE
-python -m scripts curves --runs "alone=OUT_A/fold_*,distilled=OUT_B/fold_*" --picture FILE
-"""
+"""Curves of one run over its epochs, or of several side by side: losses, confidence, validation Dice."""
 
 from __future__ import annotations
 
@@ -22,8 +18,6 @@ from scripts.evaluation.run_paths import named_runs
 from scripts.files import check_output, replacing
 from scripts.labels import OTHER_COLOURS, REGION_COLOURS, SEQUENCE_COLOURS, SERIES_COLOURS
 from scripts.training.history import read_history
-
-__all__ = ["PANELS", "columns_of", "draw_curves", "draw_panel"]
 
 PANELS = (  # of one run: title, prefix of columns in history.csv
     ("Confidence in the teachers", "weight/"),

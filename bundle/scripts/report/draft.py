@@ -20,8 +20,6 @@ from scripts.report.page import Page, Shown, Table, render
 from scripts.report.pictures import draw_pictures
 from scripts.report.viewer import script_of, volumes_of
 
-__all__ = ["Draft"]
-
 SCRIPT = "patient_{:04}.js"
 
 

@@ -17,14 +17,6 @@ from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.curves import PANELS, columns_of, draw_panel
 from scripts.report.words import METRICS
 
-__all__ = [
-    "Chart",
-    "calibration_figure",
-    "distribution_figures",
-    "history_figures",
-    "render_chart",
-]
-
 MARKERS = ("o", "s", "^")
 
 

@@ -13,8 +13,6 @@ from scripts.errors import UserError
 from scripts.evaluation.meaning import Meaning
 from scripts.faults import FileFault
 
-__all__ = ["image_shape", "read_classes", "read_image"]
-
 
 def read_image(path: Path, channel: int | None = None) -> np.ndarray:
     """Voxels (H, W, D) of a file, or of one channel of a 4-D file, by default the first.

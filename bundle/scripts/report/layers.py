@@ -18,8 +18,6 @@ from scripts.evaluation.metrics import bounding_box
 from scripts.labels import CLASSES, REGIONS
 from scripts.report.images import read_classes, read_image
 
-__all__ = ["Layer", "LabelMap", "Patient", "errors", "read_patient", "scale_brightness"]
-
 
 class LabelMap(NamedTuple):
     """A file of classes, and what the values in it mean."""

@@ -1,7 +1,4 @@
-"""Evaluated runs side by side: a table of their Dice, and a picture of one case.
-
-python -m scripts overview --runs distilled=OUT_A,alone=OUT_B --picture FILE [--case NAME]
-"""
+"""Evaluated runs side by side: a table of their Dice, and a picture of one case."""
 
 from __future__ import annotations
 
@@ -22,8 +19,6 @@ from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.layers import Patient, read_patient
 from scripts.report.pictures import grey_rgb, overlay, plane
 from scripts.report.run_folder import open_run
-
-__all__ = ["overview"]
 
 HEIGHT = 330  # pixels of a panel
 

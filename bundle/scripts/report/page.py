@@ -13,8 +13,7 @@ import jinja2
 
 from scripts.report.figures import Chart
 from scripts.report.viewer import colour_tables
-
-__all__ = ["Cell", "Column", "Page", "Row", "Shown", "Table", "render"]
+from scripts.report.words import Column
 
 TEMPLATES = Path(__file__).parent / "page"
 FACTS = {  # of a stage's JSON, in the order of the page
@@ -28,13 +27,6 @@ FACTS = {  # of a stage's JSON, in the order of the page
     "data": "Data",
     "weights": "Weights",
 }
-
-
-class Column(NamedTuple):
-    """A heading, and a sentence that says what it means."""
-
-    title: str
-    meaning: str = ""
 
 
 class Cell(NamedTuple):

@@ -13,8 +13,6 @@ from PIL import Image
 from scripts.labels import CLASS_COLOURS, ERROR_COLOURS
 from scripts.report.layers import Layer, Patient
 
-__all__ = ["draw_pictures", "grey_rgb", "overlay", "plane"]
-
 HEIGHT = 150  # pixels of each plane
 OPACITY = 0.6
 COLOURS = {"classes": CLASS_COLOURS, "errors": ERROR_COLOURS}

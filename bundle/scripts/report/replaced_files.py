@@ -17,8 +17,6 @@ from scripts.folders.case import stamp
 from scripts.report.images import image_shape
 from scripts.report.layers import LabelMap
 
-__all__ = ["checksums_of", "replaced_images", "replaced_maps"]
-
 
 def checksums_of(
     maps: Mapping[str, Mapping[str, LabelMap]], images: Mapping[str, Path]

@@ -1,8 +1,4 @@
-"""A page for any browser about a run, or about two: scores, a viewer of all patients, curves, and what made them.
-
-python -m scripts report --run DIR [--training DIR] [--output FILE]
-python -m scripts report --compare DIR_A,DIR_B [--output FILE]
-"""
+"""A page for any browser about a run, or about two: scores, a viewer of all patients, curves, and what made them."""
 
 from __future__ import annotations
 
@@ -36,8 +32,6 @@ from scripts.report.run_tables import (
 )
 from scripts.report.words import RESEARCH
 from scripts.training.history import read_history
-
-__all__ = ["report"]
 
 MARKS = {".csv": "", ".json": REPORT_MARK}
 PREDICTION = "Prediction"

@@ -22,8 +22,6 @@ from scripts.labels import class_of_value, lenient_values
 from scripts.report.layers import LabelMap
 from scripts.report.replaced_files import checksums_of, replaced_images, replaced_maps
 
-__all__ = ["STAGES", "Run", "open_run", "read_record", "run_record"]
-
 logger = logging.getLogger(__name__)
 
 STAGES = ("evaluation", "inference")

@@ -11,25 +11,14 @@ from scripts.evaluation.patients import patients_text
 from scripts.evaluation.summary import Scores, number, summary_rows
 from scripts.labels import TABLE_ORDER
 from scripts.report.layers import Patient
-from scripts.report.page import Cell, Column, Row, Table
+from scripts.report.page import Cell, Row, Table
 from scripts.report.run_folder import Run
-from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES
-
-__all__ = [
-    "middle_and_ends",
-    "patient_table",
-    "pick_by_dice",
-    "pick_by_volume",
-    "region_table",
-    "score_cell",
-    "summary_table",
-    "volume_rows",
-]
+from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES, Column
 
 
 def summary_table(scores: Scores) -> Table:
     """Means with intervals, a line a metric."""
-    rows = [Row(Column(*METRICS[name]), [Cell(text) for text in cells]) for name, *cells in summary_rows(scores)[1:]]
+    rows = [Row(METRICS[name], [Cell(text) for text in cells]) for name, *cells in summary_rows(scores)[1:]]
     columns = [Column(""), *(Column(REGION_TITLES[name], REGION_MEANINGS[name]) for name in TABLE_ORDER)]
     return Table(columns, rows, notes_of(scores))
 
@@ -66,8 +55,8 @@ def patient_table(run: Run, volumes_ml: Mapping[str, Mapping[str, float]]) -> Ta
             cells = [score_cell(name, values[case, region][name]) for name in COLUMNS]
             size = volumes_ml[case][region]
             rows.append(Row(Column(case), [*cells, Cell(f"{size:.1f}", size)], numbers[case], region))
-    columns = [Column("Patient"), *(Column(*METRICS[name]) for name in COLUMNS), Column("Predicted volume (ml)")]
-    return Table(columns, rows, regions={name: REGION_TITLES[name] for name in TABLE_ORDER})
+    columns = [Column("Patient"), *(METRICS[name] for name in COLUMNS), Column("Predicted volume (ml)")]
+    return Table(columns, rows, regions=REGION_TITLES)
 
 
 def region_table(run: Run, patient: Patient) -> Table:
@@ -80,7 +69,7 @@ def region_table(run: Run, patient: Patient) -> Table:
         rows.append(
             Row(Column(REGION_TITLES[region], REGION_MEANINGS[region]), [Cell(f"{sizes[region]:.1f}"), *scores])
         )
-    columns = [Column(""), Column("Predicted volume (ml)"), *(Column(*METRICS[name]) for name in metrics)]
+    columns = [Column(""), Column("Predicted volume (ml)"), *(METRICS[name] for name in metrics)]
     return Table(columns, rows)
 
 

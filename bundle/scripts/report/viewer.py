@@ -17,8 +17,6 @@ from scripts.labels import CLASS_COLOURS, CLASS_TITLES, ERROR_COLOURS
 from scripts.report.layers import Patient
 from scripts.report.words import ERROR_TITLES
 
-__all__ = ["LEVELS", "colour_tables", "script_of", "volumes_of"]
-
 LEVELS = {"image": 127, "uncertainty": 31}  # shades, which are enough for the eye and halve the files
 
 

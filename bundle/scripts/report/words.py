@@ -7,21 +7,12 @@ from typing import NamedTuple
 from scripts.evaluation.lesions import MISSED_MM
 from scripts.evaluation.metrics import NSD_TOLERANCE_MM
 
-__all__ = [
-    "ERROR_TITLES",
-    "METRICS",
-    "REGION_MEANINGS",
-    "REGION_TITLES",
-    "RESEARCH",
-    "Metric",
-]
 
-
-class Metric(NamedTuple):
-    """A metric's title, and a sentence that says what it means."""
+class Column(NamedTuple):
+    """A heading, and a sentence that says what it means."""
 
     title: str
-    meaning: str
+    meaning: str = ""
 
 
 REGION_TITLES = {"WT": "Whole tumour (WT)", "TC": "Tumour core (TC)", "ET": "Enhancing tumour (ET)"}
@@ -33,24 +24,24 @@ REGION_MEANINGS = {
 RESEARCH = "Research only, not for clinical use."
 ERROR_TITLES = {1: "Missed tumour", 2: "False tumour", 3: "Tumour of another class"}
 METRICS = {
-    "dice": Metric("Dice", "Overlap of prediction and truth: 1 is perfect, 0 is none."),
-    "hd95": Metric(
+    "dice": Column("Dice", "Overlap of prediction and truth: 1 is perfect, 0 is none."),
+    "hd95": Column(
         "Surface distance, 95th percentile (mm)",
         "95% of each surface lie at most this far from the other one: 0 is perfect.",
     ),
-    "nsd": Metric(
+    "nsd": Column(
         f"Surface Dice at {NSD_TOLERANCE_MM:g} mm",
         f"Share of both surfaces that lie within {NSD_TOLERANCE_MM:g} mm of each other: 1 is perfect.",
     ),
-    "sensitivity": Metric("Sensitivity", "Share of the true tumour that was found."),
-    "precision": Metric("Precision", "Share of the predicted tumour that is tumour."),
-    "volume_error_ml": Metric("Volume error (ml)", "Predicted minus true volume: 0 is perfect."),
-    "lesion_dice": Metric(
+    "sensitivity": Column("Sensitivity", "Share of the true tumour that was found."),
+    "precision": Column("Precision", "Share of the predicted tumour that is tumour."),
+    "volume_error_ml": Column("Volume error (ml)", "Predicted minus true volume: 0 is perfect."),
+    "lesion_dice": Column(
         "Lesion-wise Dice", "Mean Dice of all lesions, in which each missed and each false lesion counts 0."
     ),
-    "lesion_hd95": Metric(
+    "lesion_hd95": Column(
         "Lesion-wise surface distance (mm)",
         f"Mean of all lesions, in which each missed and each false lesion counts {MISSED_MM:g} mm.",
     ),
-    "slice_mean_dice": Metric("Dice by slice", "The score of the paper. Empty slices count 1, so it says little."),
+    "slice_mean_dice": Column("Dice by slice", "The score of the paper. Empty slices count 1, so it says little."),
 }

@@ -25,8 +25,6 @@ from scripts.running import caller, keep_text, merged_config, monai_command, typ
 from scripts.settings.declaration import TEXT, check_values
 from scripts.settings.part_errors import print_part_error, why_not_found
 
-__all__ = ["check_config"]
-
 logger = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

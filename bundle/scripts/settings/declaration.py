@@ -16,8 +16,6 @@ from scripts.files import check_folder
 from scripts.labels import EMPTY_RULES, SEQUENCES
 from scripts.method.resunet import STRIDE, WIDTHS, are_widths
 
-__all__ = ["TEXT", "check_values"]
-
 TEXT = {"dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "code_dir", "pretrained", "t1ce"}
 TEXT |= {"run_name", "mlflow_experiment", "mlflow_uri", "targets", "brain_mask", "series"}
 
@@ -36,24 +34,29 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def whole(value: Any, least: int) -> bool:
+    """Whether a value is a whole number of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def number(value: Any) -> bool:
+    """Whether a value is a number; True is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def listed(value: Any, length: int, rule: Callable[[Any], bool]) -> bool:
+    """Whether a value is a list of this length, each part of which fits."""
     return isinstance(value, (list, tuple)) and len(value) == length and all(map(rule, value))
 
 
 def writable(value: Any) -> bool:
+    """Whether a run can write here; UserError says what the system says."""
     check_folder(str(value), "output_dir")  # says what the system says
     folder = Path(str(value)).resolve()
     return all(folder in (folder / name).resolve().parents for name in ("models", "cache"))  # no links out of it
 
 
 def usable(value: Any) -> bool:
+    """Whether PyTorch can use this device."""
     try:
         torch.empty(1, device=value)
     except (RuntimeError, AssertionError):
@@ -62,6 +65,7 @@ def usable(value: Any) -> bool:
 
 
 def each(value: Any, rule: Callable[[Any], bool]) -> bool:
+    """Whether text, or each text of a list, fits."""
     parts = [value] if isinstance(value, str) else value
     return isinstance(parts, list) and bool(parts) and all(rule(str(part)) for part in parts)
 

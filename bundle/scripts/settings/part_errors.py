@@ -12,8 +12,6 @@ from types import TracebackType
 from scripts.documents import correction
 from scripts.errors import find_sentence, kind_and_reason, print_sentence, reason_of, root_of
 
-__all__ = ["print_part_error", "why_not_found"]
-
 SCRIPTS = Path(__file__).resolve().parents[1]
 LIBRARIES = re.compile(r"site-packages|dist-packages|[/\\]python3[.\d]*[/\\]|^<")
 

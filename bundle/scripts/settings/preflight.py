@@ -21,8 +21,6 @@ from scripts.method.distillation import DistillationNetwork
 from scripts.method.features import output_shape, without_values
 from scripts.method.terms import DistillationLoss
 
-__all__ = ["check_evaluation", "check_processes", "check_training"]
-
 logger = logging.getLogger(__name__)
 
 

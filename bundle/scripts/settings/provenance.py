@@ -21,8 +21,6 @@ from scripts.folders.map_files import label_map
 from scripts.running import merged_config, monai_command
 from scripts.workflow import command_as_typed
 
-__all__ = ["compare_with_training", "plain", "record_run", "without_modules"]
-
 logger = logging.getLogger(__name__)
 
 

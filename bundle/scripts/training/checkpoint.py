@@ -18,8 +18,6 @@ from scripts.files import flatten, replacing, sha256
 from scripts.settings.provenance import without_modules
 from scripts.training.stopping import StopEvents
 
-__all__ = ["RunCheckpoint", "checkpoints_in", "has_steps"]
-
 logger = logging.getLogger(__name__)
 
 LENGTHS = (  # of schedules; a resumed run takes them from its own config, and the rest from the checkpoint

@@ -7,8 +7,6 @@ from pathlib import Path
 from scripts.errors import UserError
 from scripts.training.checkpoint import checkpoints_in, has_steps
 
-__all__ = ["check_new_run", "forget_unstarted"]
-
 
 def check_new_run(output_dir: str, ckpt_dir: str, resume: bool | str, dataset_dir: str) -> None:
     """Check before anything is written that a new training replaces no earlier one.

@@ -17,8 +17,6 @@ from scripts.running import merged_config
 from scripts.settings.config import CONFIGS
 from scripts.settings.provenance import plain
 
-__all__ = ["learning_settings"]
-
 LEARNING = (  # parts of the config that decide what is learnt, and how
     "fold", "seed", "strict", "student_sequence", "spacing", "preprocessing", "patches", "augmentation",
     "intensity_augmentation", "roi_size", "patch_ratios", "found_tumour", "unlabelled_share", "unlabelled_ramp_up",

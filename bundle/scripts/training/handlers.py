@@ -16,9 +16,7 @@ from scripts.device import seed_everything
 from scripts.errors import UserError
 from scripts.method.confidence import TeacherConfidence
 from scripts.method.terms import DistillationLoss, StudentLabels
-from scripts.training.steps import was_not_skipped
-
-__all__ = ["ConfidenceUpdate", "EpochSeed", "FollowedMetric", "LossAlone", "LossTerms", "WarmUp"]
+from scripts.training.steps import was_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ class ConfidenceUpdate:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
 
     def __call__(self, engine: Engine) -> None:
-        if not was_not_skipped(engine):
+        if was_skipped(engine):
             return
         output, label = engine.state.output["pred"], engine.state.output["label"]
         if not output.parts:
@@ -130,12 +128,10 @@ class LossTerms:
             del engine.state.metrics[name]  # a term that this epoch lacks has no value
 
     def __call__(self, engine: Engine) -> None:
-        if not was_not_skipped(engine):
+        if was_skipped(engine):
             return
         sums, steps = engine.state.term_sums, engine.state.term_steps
-        values = self.loss.values
-        total = torch.stack([*values.values()]).sum() if values else engine.state.output["loss"].detach()
-        for name, term in (values | {"total": total}).items():
+        for name, term in (self.loss.values | {"total": engine.state.output["loss"].detach()}).items():
             sums[name] = sums.get(name, 0.0) + term
             steps[name] = steps.get(name, 0) + 1
 

@@ -13,8 +13,6 @@ from scripts.labels import REGION_NAMES
 if TYPE_CHECKING:
     from ignite.engine import Engine  # a report reads the table without PyTorch, which takes seconds to import
 
-__all__ = ["History", "RegionDice", "read_history"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -11,8 +11,6 @@ from scripts.errors import UserError
 from scripts.method.distillation import DistillationNetwork
 from scripts.settings.provenance import compare_with_training
 
-__all__ = ["check_loaded_weights"]
-
 
 def check_loaded_weights(
     networks: DistillationNetwork,

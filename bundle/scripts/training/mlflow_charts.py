@@ -11,8 +11,6 @@ from typing import Any
 
 from scripts.labels import REGION_NAMES
 
-__all__ = ["layout_link", "share_layout"]
-
 NAME = "mtcm_kd"
 TAG = f"mlflow.sharedViewState.{NAME}"
 COLUMNS = ("method", "teachers", "epochs", "training_patients", "fold", "seed")  # of the table of runs

@@ -12,8 +12,6 @@ from monai.utils import ensure_tuple
 
 from scripts.command import command_line_options
 
-__all__ = ["DESCRIPTION", "dataset_of", "description", "parameters", "resolve", "source_tags", "typed_options"]
-
 DESCRIPTION = "mlflow.note.content"
 
 # Parameters of a training in MLflow, with the key of the config that holds each. parameters() adds others.

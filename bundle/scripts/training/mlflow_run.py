@@ -32,8 +32,6 @@ from scripts.training.mlflow_facts import (
     typed_options,
 )
 
-__all__ = ["STAGES", "MlflowRun", "absolute", "remembered"]
-
 logger = logging.getLogger(__name__)
 
 ARTIFACTS = ("*.json", "*.csv", "*.html", "*.png", "models/*.pt")

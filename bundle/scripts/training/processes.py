@@ -11,8 +11,6 @@ import torch
 
 from scripts.errors import UserError
 
-__all__ = ["join_processes"]
-
 
 def join_processes(backend: str) -> None:
     """Join the other processes, as ``ignite.distributed.initialize`` does, and free the network before Python ends.

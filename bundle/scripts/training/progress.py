@@ -13,8 +13,6 @@ from ignite.handlers import ProgressBar as IgniteProgressBar
 
 from scripts.labels import TABLE_ORDER
 
-__all__ = ["EpochLine", "ProgressBar"]
-
 logger = logging.getLogger(__name__)
 
 

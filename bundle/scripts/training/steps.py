@@ -12,8 +12,6 @@ from monai.engines.utils import IterationEvents
 from scripts.errors import UserError
 from scripts.method.terms import DistillationLoss
 
-__all__ = ["ClipGradient", "FiniteSteps", "was_not_skipped", "step_of_epoch"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -129,6 +127,6 @@ def step_of_epoch(engine: Engine) -> int:
     return (engine.state.iteration - 1) % engine.state.epoch_length + 1
 
 
-def was_not_skipped(engine: Engine) -> bool:
-    """Whether the present step is one that FiniteSteps did not skip."""
-    return getattr(engine.state, "finite", True)
+def was_skipped(engine: Engine) -> bool:
+    """Whether FiniteSteps skipped the present step."""
+    return not getattr(engine.state, "finite", True)

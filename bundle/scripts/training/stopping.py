@@ -16,8 +16,6 @@ from ignite.engine import Engine, EventEnum, Events
 from scripts.errors import WORKER, WORKER_ENDED, UserError
 from scripts.training.steps import step_of_epoch
 
-__all__ = ["StopEvents", "StopOnSignal"]
-
 logger = logging.getLogger(__name__)
 
 

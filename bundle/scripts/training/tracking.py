@@ -1,7 +1,5 @@
 """Follow a run in MLflow while it trains, or send a run's folder at any time.
 
-python -m scripts track --run DIR [--mlflow_uri URI] [--mlflow_experiment NAME] [--run_name NAME]
-
 Everything is in the run's folder first. If the server is down, the next epoch or this command sends what is missing.
 """
 
@@ -17,8 +15,6 @@ from monai.utils import ensure_tuple
 
 from scripts.errors import UserError, reason_of
 from scripts.training.mlflow_run import STAGES, MlflowRun, absolute, remembered
-
-__all__ = ["Tracking", "send_cross_validation", "send_evaluation", "send_run"]
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,6 @@ from monai.inferers import Inferer
 from scripts.data.found_tumour import FoundTumour, voxels_by_class
 from scripts.method.distillation import DistillationNetwork
 
-__all__ = ["TumourSearch"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -24,9 +24,6 @@ from scripts.method.losses import (
 )
 from scripts.method.terms import Term
 
-__all__ = ["BestTeacherResponse", "ChannelWiseLoss", "CorrelationLoss", "FeatureLoss", "PrototypeLoss", "RegionLoss"]
-__all__ += ["StandardisedLoss"]
-
 
 class StandardisedLoss(nn.Module):
     """kd(z(student), z(teacher); T) with z(x) = (x - mean(x)) / std(x) over the classes of each voxel.
@@ -49,6 +46,7 @@ class StandardisedLoss(nn.Module):
 
 
 def standardised(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with mean 0 and deviation 1 over the classes of each voxel."""
     logits = logits.float()
     return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-5)
 
@@ -102,6 +100,7 @@ class CorrelationLoss(nn.Module):
 
 
 def pearson(a: torch.Tensor, b: torch.Tensor, dim: int) -> torch.Tensor:
+    """Pearson's correlation along an axis."""
     return F.cosine_similarity(a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True), dim=dim)
 
 
@@ -163,7 +162,6 @@ class FeatureLoss(Term):
 
     Args:
         teacher: its name.
-        layer: which of its feature layers, from 0.
 
     Shapes: DistillationOutput, label -> scalar; features (B, F, h, w, d). Other sizes of the student are resampled.
 
@@ -173,15 +171,14 @@ class FeatureLoss(Term):
 
     patients = "all"
 
-    def __init__(self, teacher: str, weight: float = 1.0, layer: int = 0) -> None:
+    def __init__(self, teacher: str, weight: float = 1.0) -> None:
         super().__init__(weight)
         self.teacher = teacher
-        self.layer = layer
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         if self.teacher not in output.teachers:
             return {}
-        teacher = features_of(output, self.teacher, self.layer).detach().float()
+        teacher = features_of(output, self.teacher).detach().float()
         student = resample(features_of(output, "projected").float(), teacher)
         if student.shape != teacher.shape:
             shapes = f"{tuple(student.shape)}, and the teacher's {tuple(teacher.shape)}"
@@ -198,7 +195,6 @@ class PrototypeLoss(Term):
 
     Args:
         teacher: its name.
-        layer: which of the feature layers of student and teacher, from 0.
 
     Shapes: DistillationOutput, label (B, 1, H, W, D) -> scalar; features (B, F, h, w, d).
 
@@ -206,16 +202,15 @@ class PrototypeLoss(Term):
         ValueError: in forward, if student or teacher gives no features of this layer.
     """
 
-    def __init__(self, teacher: str, weight: float = 1.0, layer: int = 0) -> None:
+    def __init__(self, teacher: str, weight: float = 1.0) -> None:
         super().__init__(weight)
         self.teacher = teacher
-        self.layer = layer
 
     def forward(self, output: DistillationOutput, label: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
         if self.teacher not in output.teachers:
             return {}
-        teacher = features_of(output, self.teacher, self.layer).detach()
-        student = resample(features_of(output, "student", self.layer), teacher)
+        teacher = features_of(output, self.teacher).detach()
+        student = resample(features_of(output, "student"), teacher)
         small = resize_label(label, teacher)
         return F.mse_loss(typicality(student, small), typicality(teacher, small))
 
@@ -228,11 +223,11 @@ def typicality(features: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(voxels, means @ truth.transpose(1, 2), dim=1)
 
 
-def features_of(output: DistillationOutput, name: str, layer: int = 0) -> torch.Tensor:
+def features_of(output: DistillationOutput, name: str) -> torch.Tensor:
     """One entry of ``output.features``, or a ValueError that says which key gives it."""
     found = output.features.get(name, [])
-    if layer >= len(found):
+    if not found:
         keys = {"student": "distillation::student_feature_layers", "projected": "distillation::projection"}
         key = keys.get(name, f"teachers::{name}::feature_layers")
-        raise ValueError(f"the loss needs features {layer} of {name!r}, but there are {len(found)}: set {key}.")
-    return found[layer]
+        raise ValueError(f"the loss needs features of {name!r}, but there are none: set {key}.")
+    return found[0]

@@ -10,8 +10,6 @@ from torch import nn
 
 from scripts.method.teachers import Teacher
 
-__all__ = ["MovingMeanTeacher"]
-
 
 class MovingMeanTeacher(Teacher):
     """mean ← decay · mean + (1 - decay) · weights of a network that learns, once a training forward.

@@ -8,8 +8,6 @@ from torch import nn
 from scripts.labels import CLASSES, TARGETS
 from scripts.method.teachers import Teacher
 
-__all__ = ["StoredTeacher"]
-
 
 class StoredTeacher(Teacher):
     """A teacher whose class probabilities lie in files (``--targets``), so that a slow one runs once.
