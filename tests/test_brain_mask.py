@@ -82,6 +82,16 @@ def test_an_inverted_mask_of_a_stripped_image_is_named(patient):
     assert re.search(r"mask .* not 0 in 0 ml, expected a brain of 350 to 2,500 ml", read(folder, "m.nii.gz")["fault"])
 
 
+def test_a_mask_that_takes_much_of_a_stripped_image_away_is_warned_of(patient, caplog):
+    folder, voxels, affine = patient
+    nib.save(nib.Nifti1Image(voxels, affine), folder / "in" / "p_1.nii.gz")
+    assert "fault" not in read(folder, "p_1_bet.nii.gz") and "takes" not in caplog.text
+    half = (voxels > 0) & (np.arange(len(voxels)) < len(voxels) // 2)[:, None, None]
+    nib.save(nib.Nifti1Image(half.astype(np.uint8), affine), folder / "m.nii.gz")
+    assert "fault" not in read(folder, "m.nii.gz")
+    assert re.search(r"p_1\.nii\.gz is skull-stripped already, and .*m\.nii\.gz takes [45]\d% of it away", caplog.text)
+
+
 def test_masks_that_cannot_be_of_the_image_are_faults_of_its_patient(patient, cohort_source):
     folder, voxels, affine = patient
     tumour = np.asarray(nib.load(cohort_source / "data" / "phantom_0001" / "phantom_0001_seg.nii.gz").dataobj)

@@ -305,9 +305,21 @@ def test_a_lean_run_has_monai_and_ignite_without_what_no_label_map_needs(tmp_pat
     )
     path = os.pathsep.join([str(BUNDLE), str(tmp_path)])
     subprocess.run(
-        [sys.executable, "-m", "scripts.lean", "probe", "a"], env=os.environ | {"PYTHONPATH": path}, check=True
+        [sys.executable, "-m", "scripts.launch", "--lean", "probe", "a"],
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
     )
     assert capfd.readouterr().out == "['a'] ignite\n"
+
+
+def test_ctrl_c_while_a_command_starts_ends_it_with_a_word(tmp_path):
+    (tmp_path / "probe.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(BUNDLE), str(tmp_path)])
+    code = "from scripts.workflow import run_line; import sys; sys.exit(run_line([sys.executable, '-m', 'probe']))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (130, "Stopped.\n")
 
 
 def test_a_home_is_found_in_options_of_any_name(type_in, monkeypatch):

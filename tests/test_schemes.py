@@ -245,6 +245,11 @@ def test_a_name_that_leaves_the_contrast_in_doubt_is_of_neither_sequence(sequenc
         find_images(tmp_path, sequence)
 
 
+def test_a_scan_without_contrast_by_bids_is_no_t1ce(tmp_path):
+    fill(tmp_path, *(f"sub-0{n}/anat/sub-0{n}_ce-{agent}_T1w.nii.gz" for n, agent in enumerate(("gad", "none"))))
+    assert names(find_images(tmp_path)) == {"sub-00": "sub-00_ce-gad_T1w.nii.gz"}
+
+
 def test_names_of_patients_before_the_sequence_do_not_matter(tmp_path):
     fill(tmp_path, "anna maria gd t1 3d gd.nii")
     assert len(find_images(tmp_path)) == 1
@@ -435,7 +440,13 @@ def test_what_stands_beside_an_image_is_reported_and_not_predicted(tmp_path, wor
 
 @pytest.mark.parametrize(
     "files",
-    [("P0.nii", "P0_bet.nii"), ("P0.nii", "P0 KM.nii"), ("P0_T1post.nii", "P0_T2tse.nii"), ("P0-x.nii", "P0-x-y.nii")],
+    [
+        ("P0.nii", "P0_bet.nii"),
+        ("P0.nii", "P0 KM.nii"),
+        ("P0_T1post.nii", "P0_T2tse.nii"),
+        ("P0-x.nii", "P0-x-y.nii"),
+        ("P0.nii", "P0 (1).nii"),
+    ],
 )
 def test_files_of_one_patient_that_no_name_tells_apart_are_rejected(tmp_path, files):
     fill(tmp_path, *files)

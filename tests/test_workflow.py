@@ -101,6 +101,12 @@ def test_a_command_that_a_signal_stops_has_the_signals_exit_code(number, code):
     assert run_line([sys.executable, "-c", text]) == (0 if code == 0 else 128 + number)
 
 
+def test_a_command_that_the_system_kills_is_told_of_memory(capfd):
+    text = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    assert run_line([sys.executable, "-c", text]) == 128 + signal.SIGKILL
+    assert "memory is full" in capfd.readouterr().err
+
+
 def test_a_key_that_stands_twice_in_an_overlay_is_named(tmp_path):
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("loss: {weight: 1}\nepochs: 3\nepochs: 4\n")

@@ -22,6 +22,10 @@ TRAINING = {"train", "validate", "cases", "teachers", "fusion", "loss", "segment
 PATH = re.compile(r".*_dir|.*_path|datalist|pretrained|targets")
 NO_PATH, RELATIVE = re.compile(r"[@%]|\$\w*([/\\]|$)"), re.compile(r".[@%](#|::){2}")  # code; a key further up
 TYPED = "SCRIPTS_TYPED"  # variable by which a command tells the command that it starts what the user typed
+KILLED = (
+    "The command was killed, as systems do where memory is full: free some, or give it less to do (docs/faq.md, Out of "
+    "memory), then run it again (a training with --resume auto)."
+)
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a run that a signal stopped
 
 
@@ -145,7 +149,7 @@ def own_command(module: str) -> str | None:
 
 
 def run_line(line: Sequence[str], lean: bool = False) -> int:
-    """The exit code of a command, which is printed and run in its own process; ``lean`` as in lean.py.
+    """The exit code of a command, which is printed and run in its own process; ``lean`` as in launch.py.
 
     If this process is interrupted or terminated, it passes the signal on and waits for the command's end. Otherwise a
     second run could write to the same folder at the same time. The exit code is then the signal's, also where torchrun,
@@ -164,7 +168,8 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        process = subprocess.Popen([*line[:2], *["scripts.lean"] * lean, *line[2:]], env=environment)
+        launch = ["scripts.launch", *["--lean"] * lean] if line[1] == "-m" else []
+        process = subprocess.Popen([*line[:2], *launch, *line[2:]], env=environment)
         for number in passed:  # they came before the process was there
             process.send_signal(number)
         code = process.wait()
@@ -173,4 +178,6 @@ def run_line(line: Sequence[str], lean: bool = False) -> int:
             signal.signal(number, handler)
     if passed and code == 1:
         return 128 + passed[0]
+    if code == -signal.SIGKILL:
+        print(KILLED, file=sys.stderr)
     return code if code >= 0 else 128 - code

@@ -223,6 +223,6 @@ def check_apart(plain: list[Path], sequence: str) -> None:
 
 
 def heads(stem: str) -> list[str]:
-    """The beginnings of a name that it continues by a word: P0 of P0_bet, but not of P0_1."""
+    """The beginnings of a name that it continues by a word: P0 of P0_bet and of P0 (1), but not of P0_1."""
     cuts = [match.start() for match in re.finditer("[_. -]+", stem)]
-    return [stem[:cut] for cut in cuts if re.search("[A-Za-z]", stem[cut:])]
+    return [stem[:cut] for cut in cuts if re.search(r"[A-Za-z]|^ \(\d+\)$", stem[cut:])]

@@ -52,7 +52,7 @@ SCHEMES = (
         "BIDS",
         r"(sub-[a-z0-9]+)(?:_ses-[a-z0-9]+)?",
         endings={
-            r"(.*_)?ce-.*_t1w": "t1ce",
+            r"(.*_)?ce-(?!(none|no|non|pre|without)_).*_t1w": "t1ce",
             r"(.*_)?t1w": "t1",
             r"(.*_)?t2w": "t2",
             r"(.*_)?flair": "flair",

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform
 from torch.utils.data import get_worker_info
@@ -36,6 +37,7 @@ from scripts.labels import SEQUENCES
 logger = logging.getLogger(__name__)
 
 REMEDY = "repair or replace the file"
+MOST_LOST = 0.1  # share of a stripped image that its brain mask may take away
 READER = ThreadPoolExecutor(1)
 
 
@@ -161,9 +163,23 @@ def check_image(
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
     if brain_mask:
-        volume.voxels[~brain_of(brain_mask, volume, Path(image.meta.get("filename_or_obj", path)).name)] = 0
+        name = Path(image.meta.get("filename_or_obj", path)).name
+        inside = brain_of(brain_mask, volume, name)
+        lost = np.count_nonzero(volume.voxels[~inside]) / max(np.count_nonzero(volume.voxels), 1)
+        if lost > MOST_LOST and not image_faults(volume, used):
+            logger.warning(
+                f"{name} is skull-stripped already, and brain mask {brain_mask} takes {lost:.0%} of it away: is it the "
+                "mask of this image?"
+            )
+        volume.voxels[~inside] = 0
     if faults := image_faults(volume, used):
-        raise FileFault(*faults[0])
+        fault, remedy = faults[0]
+        if brain_mask and remedy == STRIP:
+            fault, remedy = (
+                f"in what brain mask {brain_mask} leaves: {fault}",
+                "give the mask of this image, in its grid",
+            )
+        raise FileFault(fault, remedy)
 
 
 def check_images(paths: Sequence[str], channels: int) -> None:
