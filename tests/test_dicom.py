@@ -236,6 +236,31 @@ FAULTS = {
     "no place": (stack(20, 5, ImagePositionPatient=None), "without a valid ImagePositionPatient"),
     "inverted": (stack(20, 5, PhotometricInterpretation="MONOCHROME1"), "is MONOCHROME1, expected MONOCHROME2"),
     "one": (stack(1), "single slice"),
+    "echoes": (with_images(stack(20, 5, EchoTime=3), i7={"EchoTime": 4}), "^mixed slices: EchoTime 3 and 4$"),
+    "near echoes": (with_images(stack(20, 5, EchoTime=3), i7={"EchoTime": 3.01}, i8={"EchoTime": None}), "^$"),
+    "repetitions": (
+        with_images(stack(20, 5, RepetitionTime=9), i7={"RepetitionTime": 500}),
+        "RepetitionTime 9 and 500",
+    ),
+    "descriptions": (
+        with_images(stack(20, 5), i7={"SeriesDescription": "t1"}),
+        "mixed slices: SeriesDescription t1 and t1_mprage_tra_KM",
+    ),
+    "a description lacks": (with_images(stack(20, 5), i7={"SeriesDescription": None}), "^$"),
+    "contrast": (with_images(stack(20, 5), i7=AGENT), "mixed slices: ContrastBolusAgent none and Gadovist"),
+    "kinds": (
+        with_images(stack(20, 5), i7={"ImageType": ["DERIVED", "PRIMARY"]}),
+        r"mixed slices: ImageType DERIVED.PRIMARY and ORIGINAL.PRIMARY",
+    ),
+    "filters": (
+        with_images(stack(20, 5, ImageType=["A", "B", "M", "ND"]), i7={"ImageType": ["A", "B", "M", "NORM"]}),
+        "^$",
+    ),
+    "acquisitions": (with_images(stack(20, 5, AcquisitionNumber=1), i7={"AcquisitionNumber": 2}), "^$"),
+    "one UID": (stack(20, 5, SOPInstanceUID="1.2.9"), "20 slices have 1 SOPInstanceUID"),
+    "rounded directions": (stack(20, 5, ImageOrientationPatient=[1, 0.0009, 0, 0, 1, 0]), "^$"),
+    "skewed": (stack(20, 5, ImageOrientationPatient=[1, 0.01, 0, 0, 1, 0]), r"not perpendicular \(0\.6 degrees\)"),
+    "no directions": (stack(20, 5, ImageOrientationPatient=[0] * 6), "of length 0 and 0, expected 1"),
 }
 
 
@@ -245,45 +270,60 @@ def test_images_that_are_no_volume_are_a_fault(kind):
     assert re.search(expected, series.fault())
 
 
-def numbered(series, first, of, **changes):
+def numbered(series, first, of, step=1, **changes):
     """The series with numbers from ``first``, of an acquisition of so many images; other attributes changed."""
-    for number, image in enumerate(series.headers, first):
-        image.InstanceNumber, image.AcquisitionNumber, image.ImagesInAcquisition = number, 1, of
+    for index, image in enumerate(series.headers):
+        image.InstanceNumber, image.AcquisitionNumber, image.ImagesInAcquisition = first + step * index, 1, of
         for keyword, value in changes.items():
             setattr(image, keyword, value)
     return series
 
 
 CUT = {  # a series of 110 slices: its fault, or ("!") what its table says
-    "its first slices lack": (numbered(stack(110), 51, 160), "missing slices at an end: 110 of the 160 images of its"),
-    "its last slices lack": (numbered(stack(110), 1, 160), "missing slices at an end: .*, numbers 1 to 110"),
-    "its last slices of a text": (numbered(stack(110), 1, "160"), "missing slices at an end"),
-    "it may be one of two of an acquisition": (numbered(stack(110), 111, 220), "!perhaps cut off: 110 of the 220"),
-    "it may be of the middle": (numbered(stack(110), 21, 160), "!perhaps cut off: 110 of the 160"),
-    "no count, another start": (numbered(stack(110), 51, None), "!perhaps cut off: numbers 51 to 160, not from 1"),
+    "its first slices lack": (numbered(stack(110), 51, 160), "missing slices: 110 of the 160 images of its"),
+    "its last slices lack": (numbered(stack(110), 1, 160), "missing slices: .*, numbers 1 to 110"),
+    "its last slices of a text": (numbered(stack(110), 1, "160"), "missing slices"),
+    "it may be one of two of an acquisition": (
+        numbered(stack(110), 111, 220),
+        "!perhaps slices are missing: 110 of the 220",
+    ),
+    "it may be of the middle": (numbered(stack(110), 21, 160), "!perhaps slices are missing: 110 of the 160"),
+    "no count, another start": (
+        numbered(stack(110), 51, None),
+        "!perhaps slices are missing: numbers 51 to 160, not from 1",
+    ),
     "two acquisitions": (numbered(stack(110), 1, 160), ""),
     "whole": (numbered(stack(110), 1, 110), ""),
     "a fifth, which were numbered so": (numbered(stack(110), 1, 22), ""),
     "derived": (numbered(stack(110), 51, 160, ImageType=["DERIVED", "SECONDARY"]), ""),
     "two counts in one": (numbered(stack(110), 1, [160, 160]), ""),
+    "every second": (numbered(stack(110), 1, 219, 2), "missing slices: 110 of the 219 images .* numbers 1 to 219"),
+    "every second of two": (numbered(stack(110), 1, 220, 2), "!perhaps slices are missing: 110 of the 220"),
+    "every second, no count": (numbered(stack(110), 1, None, 2), "!numbers 1, 3, ... 219, in steps of 2"),
+    "every second, derived": (numbered(stack(110), 1, None, 2, ImageType=["DERIVED", "SECONDARY"]), ""),
+    "numbers with a hole": (with_images(numbered(stack(110), 1, 160), i9={"InstanceNumber": 150}), "!110 of the 160"),
+    "by spacing": (stack(110, SpacingBetweenSlices=0.5), "missing slices: they are 1 mm apart, .* is 0.5"),
+    "spacing fits": (stack(110, SpacingBetweenSlices=-1), ""),
+    "overlapping": (stack(110, SpacingBetweenSlices=2), ""),
+    "no spacing": (stack(110, SpacingBetweenSlices=0), ""),
 }
 CUT["two acquisitions"][0].headers[5].AcquisitionNumber = 2
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_a_series_that_is_cut_off_at_an_end_is_a_fault_where_it_is_certain_and_else_noted(kind):
+def test_a_series_that_lacks_slices_by_its_numbers_is_a_fault_where_it_is_certain_and_else_noted(kind):
     series, expected = CUT[kind]
     noted = expected.startswith("!")
-    assert re.search("^$" if noted or not expected else expected, series.fault() or series.end_fault())
+    assert re.search("^$" if noted or not expected else expected, series.fault() or series.count_fault())
     why = judge(series).why
-    assert re.search(expected[1:], why) if noted else "cut off" not in why
+    assert re.search(expected[1:], why) if noted else "missing" not in why
 
 
 def test_a_person_may_take_a_series_that_is_cut_off(tmp_path):
     series = CUT["its last slices lack"][0]
     verdict = judge(series)
     arguments = "P1", "P1_1", [verdict], [], str(tmp_path), "t1ce"
-    assert "missing slices at an end" in study_image(*arguments)["fault"]
+    assert "missing slices" in study_image(*arguments)["fault"]
     assert choose_asked([verdict], series.description) == [verdict]
     assert study_image(*arguments)["dicom"]["description"] == series.description
 
@@ -314,6 +354,10 @@ def test_slices_of_an_enhanced_file_count_as_those_of_files():
     assert fine.fault() == "" and re.search(
         "1 missing slice.*10 mm", with_frames(with_images(stack(30, 5), i7=None)).fault()
     )
+    assert fine.count_fault() == ""
+    fine = with_frames(stack())
+    fine.headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = 0.5
+    assert "missing slices: they are 1 mm apart" in fine.count_fault()
     lacking = with_frames(stack())
     del lacking.headers[0].PerFrameFunctionalGroupsSequence
     assert "without a valid ImageOrientationPatient, ImagePositionPatient, PixelSpacing" in lacking.fault()
@@ -352,6 +396,52 @@ def test_an_oblique_series_of_unsorted_files_is_the_same_volume_in_space_as_itk_
     ras[:3] = np.diag([-1, -1, 1]) @ np.column_stack([steps, read.GetOrigin()])
     voxels = itk.GetArrayFromImage(read).transpose(2, 1, 0)
     assert np.array_equal(values_at(image, grid_points(voxels.shape, ras)), voxels.ravel())
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_directions_that_are_nearly_perpendicular_become_so(rounded, enhanced, brain, tmp_path):
+    files = write_dicom(tmp_path / "in", brain, AFFINE)
+    for index, file in enumerate(files):
+        image = pydicom.dcmread(file)
+        axes = np.array(image.ImageOrientationPatient, float)
+        axes = axes.round(3) if rounded else axes + np.array([0, 2e-4 * (index % 2), 0, 2e-4, 0, 0])
+        image.ImageOrientationPatient = [*axes]
+        image.save_as(file)
+    if enhanced:
+        as_enhanced(files, tmp_path / "IM0")
+        files = [tmp_path / "IM0"]
+    write_series(files, tmp_path / "a.nii.gz")
+    image = nib.load(tmp_path / "a.nii.gz")
+    assert np.array_equal(values_at(image, grid_points(brain.shape, AFFINE)), brain.ravel())
+    steps = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+    np.testing.assert_allclose(steps.T @ steps, np.eye(3), atol=1e-6)
+    classes = (np.asarray(image.dataobj) > 900).astype(np.uint8)
+    write_dicom_seg(tmp_path / "seg.dcm", classes, files)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.sum() == classes.sum()
+
+
+PADDED = [  # tags, and the stored values that are padding
+    ({"PixelPaddingValue": 63536}, [63536]),
+    ({"PixelPaddingValue": 60000, "PixelPaddingRangeLimit": 63536, "RescaleIntercept": -7}, [60000, 62000, 63536]),
+    ({"PixelPaddingValue": 63536, "PixelPaddingRangeLimit": 63530}, [63530, 63533]),
+    ({"PixelPaddingValue": -2000, "PixelRepresentation": 1}, [63536]),
+    ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1, "PixelRepresentation": 1}, [63536, 65535]),
+]
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("tags, values", PADDED)
+def test_padding_is_background(tags, values, enhanced, brain, tmp_path):
+    stored = np.where(brain > 0, brain, np.resize(values, brain.shape))
+    files = write_dicom(tmp_path / "in", stored, AFFINE, **tags)
+    if enhanced:
+        as_enhanced(files, tmp_path / "IM0")
+        files = [tmp_path / "IM0"]
+    write_series(files, tmp_path / "a.nii.gz")
+    expected = np.where(brain > 0, brain + tags.get("RescaleIntercept", 0), 0)
+    found = values_at(nib.load(tmp_path / "a.nii.gz"), grid_points(brain.shape, AFFINE))
+    assert np.array_equal(found, expected.ravel())
 
 
 def test_a_dicom_seg_has_the_classes_at_their_place_and_names_its_source(brain, tmp_path):
@@ -565,6 +655,46 @@ def test_a_study_without_a_clear_or_whole_series_does_not_stop_the_others(studie
         file.unlink()
     with pytest.raises(UserError, match=r"(?s)t1_mprage_tra .*no contrast.*H1.*missing slice.*H2.*no series is T1ce"):
         work(studies)
+
+
+def test_slices_of_one_uid_are_no_copies_but_a_fault_that_says_so(studies, brain, caplog):
+    caplog.set_level("INFO")
+    files = sorted((studies / "H1" / "S3").iterdir())
+    for file in files:
+        image = pydicom.dcmread(file)
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = "1.2.9"
+        image.save_as(file)
+    shutil.copy(sorted((studies / "H2" / "S3").iterdir())[0], studies / "H2" / "S3" / "copy")
+    first, second = work(studies)["all"]
+    assert f"{brain.shape[2]} slices have 1 SOPInstanceUID(s)" in first["fault"] and "dicom" in second
+    assert len(re.findall("a second copy of an image", caplog.text)) == 1
+
+
+def test_a_series_of_two_acquisitions_is_a_fault(studies):
+    for file in sorted((studies / "H1" / "S3").iterdir())[::2]:
+        image = pydicom.dcmread(file)
+        image.EchoTime = 90
+        image.save_as(file)
+    first, second = work(studies)["all"]
+    assert "mixed slices: EchoTime 3 and 90: export" in f"{first['fault']}: {first['remedy']}" and "dicom" in second
+    with pytest.raises(ValueError, match="mixed slices"):
+        write_series(sorted((studies / "H1" / "S3").iterdir()), studies / "a.nii.gz")
+
+
+def test_every_second_slice_alone_is_a_fault_unless_it_is_asked_for(studies):
+    for file in (studies / "H1" / "S3").iterdir():
+        image = pydicom.dcmread(file)
+        image.SpacingBetweenSlices = 5
+        image.save_as(file)
+    first, second = work(studies)["all"]
+    assert "missing slices: they are 10 mm apart, SpacingBetweenSlices is 5" in first["fault"] and "dicom" in second
+    assert "dicom" in work(studies, series="3")["all"][0]
+
+
+def test_one_slice_alone_is_named_as_such(studies):
+    (file, *_) = sorted((studies / "H1" / "S3").iterdir())
+    with pytest.raises(UserError, match=rf"{file} is one slice: give the folder of the series"):
+        find_work(str(file), output_dir=str(studies.parent / "out"))
 
 
 SAME = {"StudyInstanceUID": "1.2.5", "SeriesInstanceUID": "1.2.5.1", "FrameOfReferenceUID": "1.2.5.2"}
@@ -933,3 +1063,34 @@ def test_a_dicom_seg_has_patient_and_study_as_the_series_has_them_also_if_they_a
     write_dicom_seg(tmp_path / "seg.dcm", np.ones(brain.shape, np.uint8), files)
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
     assert {keyword: str(seg[keyword].value) for keyword in tags} == tags and not caplog.messages
+
+
+NAMES = {  # the source's characters: the bytes of a patient's name, and the name
+    "ISO_IR 100": ("Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
+    "ISO-IR 100": ("Müller^Jürgen".encode("latin-1"), "Müller^Jürgen"),
+    "ISO_IR 192": ("Łukasz^Żak".encode(), "Łukasz^Żak"),
+    "": (b"Doe^Jane", "Doe^Jane"),
+    "\\ISO 2022 IR 149": (b"Hong^Gildong=\033$)C\373\363^\033$)C\321\316\324\327", "Hong^Gildong=洪^吉洞"),
+    "ISO 2022 IR 149": (b"\033$)C\310\253^\033$)C\261\346\265\277", "홍^길동"),
+    "\\ISO 2022 IR 87": (b"Yamada^Tarou=\033$B;3ED\033(B^\033$BB@O:\033(B", "Yamada^Tarou=山田^太郎"),
+    "ISO 2022 IR 58": (b"Doe^Jane", "Doe^Jane"),
+}
+
+
+@pytest.mark.parametrize("characters", NAMES)
+def test_a_dicom_seg_has_names_of_any_characters_as_the_series_has_them(characters, brain, tmp_path):
+    stored, name = NAMES[characters]
+    mark = f"N{'x' * (len(stored) - 1)}"
+    files = write_dicom(tmp_path / "in", brain, AFFINE, PatientName=mark, ReferringPhysicianName=mark, StudyID="S")
+    for file in files:
+        image = pydicom.dcmread(file)
+        image.add_new("SpecificCharacterSet", "CS", characters.split("\\"))
+        image.save_as(file)
+        content = file.read_bytes()
+        assert content.count(mark.encode()) == 2
+        file.write_bytes(content.replace(mark.encode(), stored))
+    write_dicom_seg(tmp_path / "seg.dcm", np.ones(brain.shape, np.uint8), files)
+    seg, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(files[0])
+    assert seg.SpecificCharacterSet == "ISO_IR 192" and str(seg.PatientName) == str(source.PatientName) == name
+    for keyword in ("ReferringPhysicianName", "PatientID", "StudyID", "PatientBirthDate", "PatientSex", "StudyDate"):
+        assert str(seg[keyword].value) == str(source[keyword].value), keyword

@@ -11,8 +11,6 @@ from scripts.documents import some
 from scripts.errors import UserError
 from scripts.folders.schemes import CHOSEN, PLAIN, Name, read_name
 
-__all__ = ["Choice"]
-
 
 @dataclass(frozen=True)
 class Choice:

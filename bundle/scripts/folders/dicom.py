@@ -19,9 +19,21 @@ from scripts.errors import reason_of
 from scripts.faults import FileFault
 from scripts.files import replacing
 from scripts.folders.folder_files import FolderFiles
-from scripts.folders.slices import absent_ends, count_numbers, frame_headers, value_of
-
-__all__ = ["DAMAGED", "DICOM_FILES", "Series", "Study", "read_all_series", "read_series", "write_series"]
+from scripts.folders.slices import (
+    EVEN_MM,
+    TURNED,
+    absent_slices,
+    frame_headers,
+    gap_fault,
+    mixed_tags,
+    nearest_axes,
+    numbers_of,
+    padding_of,
+    skew_fault,
+    turn,
+    value_of,
+    whole_number,
+)
 
 Study = tuple[str, str]  # PatientID and StudyInstanceUID: bad anonymisation gives one UID to several patients
 
@@ -30,7 +42,7 @@ TAGS = [
     "StudyDate", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", "ImageType", "BodyPartExamined",
     "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusVolume", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber",
+    "PixelSpacing", "SpacingBetweenSlices", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber",
     "AcquisitionNumber", "ImagesInAcquisition", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 DICOM_FILES = "dicom_files"  # in an image's meta data: the files of its series, one a line
@@ -39,8 +51,6 @@ DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
 NEEDED = {"Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
 FRAME = "FrameOfReferenceUID"
 GREY = "MONOCHROME2"  # higher values are brighter
-EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions are rounded
-TURNED = 1e-3  # parts of the slices' directions that differ by less are equal
 DAMAGED = "a damaged DICOM file"
 EXPORT = "export the series again, or choose another by --series"
 
@@ -87,10 +97,14 @@ class Series:
         return frame_headers(self.headers[0]) if self.multi_frame else self.headers
 
     @cached_property
+    def axes(self) -> np.ndarray:
+        """The directions of row and column, (2, 3), of the first image."""
+        return nearest_axes(self.images[0].ImageOrientationPatient)
+
+    @cached_property
     def normal(self) -> np.ndarray:
-        """The direction from slice to slice, of the first image."""
-        row, column = np.array(self.images[0].ImageOrientationPatient, float).reshape(2, 3)
-        return np.cross(row, column)
+        """The direction from slice to slice."""
+        return np.cross(*self.axes)
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -101,12 +115,17 @@ class Series:
         """What some images do not have, or not in a valid form, and need to be placed in space: such a file of each."""
         found: dict[str, Path] = {}
         for image, path in zip(self.images, cycle(self.files)):
-            lost = [keyword for keyword, count in NEEDED.items() if count_numbers(image, keyword) != count]
+            lost = [keyword for keyword, count in NEEDED.items() if numbers_of(image, keyword).size != count]
             found = dict.fromkeys(lost if value_of(image, FRAME) else [*lost, FRAME], path) | found
         return found
 
     def fault(self) -> str:
         """Why the images are no volume of evenly spaced, parallel slices of grey values; "" if they are."""
+        uids = [str(image.get("SOPInstanceUID", number)) for number, image in enumerate(self.headers)]
+        if (own := len({*uids})) < len(uids):
+            return f"{len(uids)} slices have {own} SOPInstanceUID(s), expected one for each: wrong anonymisation"
+        if mixed := mixed_tags(self.headers):
+            return f"mixed slices: {mixed}"
         shades = {str(value_of(image, "PhotometricInterpretation") or GREY) for image in self.headers}
         if others := sorted(shades - {GREY}):
             return f"PhotometricInterpretation is {', '.join(others)}, expected {GREY}"
@@ -116,31 +135,23 @@ class Series:
         directions = np.array([image.ImageOrientationPatient for image in self.images], float)
         if np.ptp(directions, axis=0).max() > TURNED:
             return f"mixed slices of {max(2, len(np.unique(directions.round(1), axis=0)))} directions"
+        if skew := skew_fault(directions[0]):
+            return skew
         sizes = {(image.Rows, image.Columns, *map(float, image.PixelSpacing)) for image in self.images}
         if len(sizes) > 1:
             return f"mixed slices of {len(sizes)} sizes"
         if len(self.images) < 2:
             return "a single slice"
-        return self.gap_fault()
+        return gap_fault(self.images, self.places)
 
-    def gap_fault(self) -> str:
-        order = np.argsort(self.places, kind="stable")
-        gaps = np.diff(self.places[order])
-        if doubled := int((gaps < EVEN_MM).sum()):
-            return f"{doubled} of {len(self.images)} slices lie where another one lies: several volumes in one series"
-        usual, widest = float(np.median(gaps)), int(np.argmax(gaps))
-        if gaps[widest] > 1.5 * usual:
-            number = value_of(self.images[order[widest]], "InstanceNumber") or widest + 1
-            missing = sum(round(float(gap / usual)) - 1 for gap in gaps)
-            return f"{missing} missing slice(s): {gaps[widest]:.3g} mm after slice {number}, elsewhere {usual:.3g} mm"
-        if np.ptp(gaps) > EVEN_MM:
-            return f"slices that are {gaps.min():.3g} to {gaps.max():.3g} mm apart, expected even distances"
-        return ""
-
-    def end_fault(self) -> str:
-        """What says that slices at an end are missing, of a series without another fault."""
-        told, certain = absent_ends(self.images)
-        return f"missing slices at an end: {told}" if certain else ""
+    def count_fault(self) -> str:
+        """What says that slices are missing, of a series without another fault."""
+        stated = float(np.abs([0, *numbers_of(self.images[0], "SpacingBetweenSlices")]).max())
+        usual = float(np.median(np.diff(np.sort(self.places))))
+        if 0 < 1.5 * stated < usual:
+            return f"missing slices: they are {usual:.3g} mm apart, SpacingBetweenSlices is {stated:.3g}"
+        told, certain = absent_slices(self.images)
+        return f"missing slices: {told}" if certain else ""
 
 
 def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:
@@ -152,7 +163,7 @@ def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:
     import pydicom
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # values that are not quite as they should
-    images: dict[tuple[Study, str], dict[str, tuple[Path, Any]]] = defaultdict(dict)
+    images: dict[tuple[Study, str], dict[tuple, tuple[Path, Any]]] = defaultdict(dict)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, of files that it reads in spite of faults
         for path in tqdm(files.volumes, "reading DICOM headers", leave=False, disable=None):
@@ -160,7 +171,8 @@ def read_all_series(files: FolderFiles) -> dict[Study, list[Series]]:
                 image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
                 index = str(image.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY
                 uids = [str(image[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID") if not index]
-                patient, own = str(image.get("PatientID") or "").strip(), str(image.get("SOPInstanceUID", path))
+                patient, place = str(image.get("PatientID") or "").strip(), numbers_of(image, "ImagePositionPatient")
+                own = str(image.get("SOPInstanceUID", path)), whole_number(image, "InstanceNumber"), *place.round(2)
             except Exception as error:  # pydicom fails in many ways
                 files.leave_out(path, f"{DAMAGED}, or of no study, {type(error).__name__}")
                 continue
@@ -182,33 +194,52 @@ def read_series(files: Sequence[str | Path]) -> tuple[list[Any], Any]:
     Raises:
         FileFault: if they are damaged, compressed in a way that no package here reads, or no volume.
     """
-    import highdicom
     import pydicom
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             images = [pydicom.dcmread(path) for path in files]
-            if fault := Series(images, [Path(path) for path in files]).fault():
+            series = Series(images, [Path(path) for path in files])
+            if fault := series.fault():
                 raise ValueError(fault)
-            if len(images) == 1:
-                volume = highdicom.Image.from_dataset(images[0]).get_volume(dtype=np.float32, atol=EVEN_MM)
-            else:
-                volume = highdicom.get_volume_from_series(
-                    images, dtype=np.float32, atol=EVEN_MM, orientation_tol=TURNED
-                )
+            for image in images:
+                turn(image, series.axes)
+            volume = volume_of(images)
     except Exception as error:  # pydicom, its decoders and highdicom fail in many ways
         raise FileFault(f"DICOM series: {reason_of(error)}", EXPORT) from error
     return images, volume
 
 
+def volume_of(images: Sequence[Any], **options: Any) -> Any:
+    """The volume of the images of a series, as highdicom reads it with these options."""
+    import highdicom
+
+    options |= {"dtype": np.float32, "atol": EVEN_MM}
+    if len(images) == 1:
+        return highdicom.Image.from_dataset(images[0]).get_volume(**options)
+    return highdicom.get_volume_from_series(images, **options)
+
+
+def blank_padding(images: Sequence[Any], volume: Any) -> Any:
+    """The volume with 0 where the images' stored values are padding."""
+    ranges = {ends for image in images if (ends := padding_of(image))}
+    if not ranges:
+        return volume
+    stored = volume_of(images, apply_modality_transform=False, apply_real_world_transform=False).array
+    padding = np.any([(stored >= lowest) & (stored <= highest) for lowest, highest in ranges], axis=0)
+    return volume.with_array(np.where(padding, np.float32(0), volume.array))
+
+
 def write_series(files: Sequence[str | Path], path: Path) -> None:
     """Write a series as NIfTI (column, row, slice), as its pixels mean: whole numbers as int16 where they fit.
+
+    Padding becomes 0.
 
     Raises:
         FileFault: as ``read_series``.
     """
-    volume = read_series(files)[1].permute_spatial_axes([2, 1, 0])
+    volume = blank_padding(*read_series(files)).permute_spatial_axes([2, 1, 0])
     voxels = volume.array
     short = np.array_equal(voxels, np.rint(voxels)) and voxels.min() >= -(2**15) and voxels.max() < 2**15
     image = nib.Nifti1Image(voxels.astype(np.int16) if short else voxels, volume.get_affine("RAS"))

@@ -15,8 +15,6 @@ from scripts.folders.folder_files import PERMIT, TEXTS, FolderFiles, list_files,
 from scripts.folders.map_files import maps_of
 from scripts.folders.schemes import is_volume
 
-__all__ = ["find_dicom", "is_lost", "may_hold_slices"]
-
 logger = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".iso")

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.folders.dicom import Series
-from scripts.folders.slices import absent_ends
+from scripts.folders.slices import absent_slices
 from scripts.folders.words import AFTER, BEFORE, DOUBT, NO, OTHERS, PERHAPS, T1, plain
-
-__all__ = ["Verdict", "choose", "judge"]
 
 IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"}  # MR
 LEAST_MM = 100  # from the first slice to the last; whole heads have 120 and more
@@ -131,14 +129,14 @@ def judge_slices(verdict: Verdict) -> None:
         [*map(float, series.images[0].PixelSpacing), float(np.median(gaps)) if len(gaps) else np.inf]
     )
     verdict.axial = int(np.argmax(np.abs(series.normal))) == 2
-    told, certain = absent_ends(series.images)
-    verdict.reasons += [f"perhaps cut off: {told}"] if told and not certain else []
+    told, certain = absent_slices(series.images)
+    verdict.reasons += [f"perhaps slices are missing: {told}"] if told and not certain else []
 
 
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The best of those that fit; several if they are equal. The others get the reason why another one is better."""
     fit = [verdict for verdict in verdicts if not verdict.against]
-    fit = keep(fit, lambda verdict: not (verdict.series.fault() or verdict.series.end_fault()), "is whole")
+    fit = keep(fit, lambda verdict: not (verdict.series.fault() or verdict.series.count_fault()), "is whole")
     fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
     fit = keep(fit, lambda verdict: verdict.named, "says T1 in its description")
     fit = keep(fit, lambda verdict: verdict.original, "is original")

@@ -17,8 +17,6 @@ from scripts.folders.dicom_files import find_dicom, is_lost, may_hold_slices
 from scripts.folders.folder_files import FolderFiles, read_record
 from scripts.folders.series import Verdict, choose, judge
 
-__all__ = ["find_series"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -59,9 +57,9 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
         raise UserError(
             f"student_sequence is {sequence!r}, but only T1ce is found in DICOM: name the series by --series."
         )
-    studies = read_all_series(files)
+    studies = without_others(read_all_series(files))
     files.report(root)
-    studies = without_others(studies)
+    check_file(Path(dataset_dir), studies)
     names = case_names(studies, recorded_names(output_dir))
     if wanted:
         names = with_series(names, studies, wanted)
@@ -83,6 +81,12 @@ def find_series(dataset_dir: str, output_dir: str, sequence: str = "t1ce", wante
     for table in tables:
         logger.info(table)
     return images
+
+
+def check_file(path: Path, studies: Mapping[Study, list[Series]]) -> None:
+    """Check that a file that is given alone holds a volume. Raises UserError if it is one slice."""
+    if any(one.files == [path] and not one.multi_frame for every in studies.values() for one in every):
+        raise UserError(f"dataset_dir {path} is one slice: give the folder of the series.")
 
 
 def without_others(studies: Mapping[Study, list[Series]]) -> dict[Study, list[Series]]:
@@ -166,7 +170,7 @@ def study_image(
         return image | {"fault": fault, "remedy": "fetch them again, or move them away if they are no slices of it"}
     if fault := series.fault():
         return image | {"fault": f"{told}: {fault}", "remedy": EXPORT}
-    if not verdict.asked and (fault := series.end_fault()):
+    if not verdict.asked and (fault := series.count_fault()):
         return image | {"fault": f"{told}: {fault}", "remedy": f"{EXPORT}, or this one, to take it as it is"}
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}

@@ -103,7 +103,7 @@ def leaves(labels: Mapping[str, Any]) -> list[Any]:
 
 def msd_cases(task: Path, spec: Mapping[str, Any], images: list[Path], values: tuple[int, ...]) -> list[Case]:
     """Cases of MSD Task01: each image is 4-D; channel order from dataset.json if there is one."""
-    modalities = part(spec, "modality", task) or dict(enumerate(SEQUENCES))  # the order of Task01
+    modalities = part(spec, "modality", task) or {str(index): name for index, name in enumerate(SEQUENCES)}  # Task01
     known = [(role, int(index)) for index, name in modalities.items() if (role := sequence_named(name))]
     if sorted(role for role, _ in known) != sorted(SEQUENCES):
         raise UserError(

@@ -7,8 +7,6 @@ import unicodedata
 
 from scripts.folders.schemes import is_of_scheme
 
-__all__ = ["AFTER", "BEFORE", "DOUBT", "NO", "OTHERS", "PERHAPS", "T1", "plain", "sequence_told"]
-
 # Words in lower case with single spaces. In DICOM descriptions the beginning of a word is enough; names of files and
 # folders, which hold names of patients, must hold the whole word.
 T1 = r"t1(?!\d)|mp ?rage|bravo|spgr|\btfl|vibe|flash"
@@ -136,6 +134,7 @@ def split_words(name: str) -> str:
 
 
 def whole(words: str, text: str) -> re.Match[str] | None:
+    """The first match of a pattern that stands between spaces."""
     return re.search(rf"(?<!\S)(?:{words})(?!\S)", text, re.IGNORECASE)
 
 

@@ -21,8 +21,6 @@ from scripts.folders.dicom import DICOM_FILES, read_series
 from scripts.inference.writers import stays
 from scripts.labels import CLASS_COLOURS, CLASS_TITLES, CLASSES, class_of_value, lenient_values
 
-__all__ = ["SaveDicomSegd", "check_dicom", "write_dicom_seg"]
-
 logger = logging.getLogger(__name__)
 
 SNOMED = {"NCR": "Necrosis", "ED": "Edema", "ET": "Neoplasm"}  # SNOMED CT has no code for enhancing tumour
@@ -110,6 +108,7 @@ def write_dicom_seg(path: Path, classes: np.ndarray, files: Sequence[str]) -> No
         device_serial_number="0",
         content_description="Brain tumour, research only",
         content_label="BRAIN_TUMOUR",
+        specific_character_set="ISO_IR 192",  # UTF-8 for every source: highdicom rejects some that pydicom reads
     )
     segmentation.SeriesDescription = "Brain tumour segmentation (research only)"
     with replacing(path) as partial:
@@ -168,4 +167,5 @@ def describe(number: int) -> Any:
 
 
 def version() -> str:
+    """The bundle's version."""
     return str(json.loads(METADATA.read_text(encoding="utf-8"))["version"])

@@ -13,7 +13,7 @@ from scripts.files import sha256
 from scripts.labels import TABLE_ORDER
 from scripts.report.layers import Patient
 from scripts.report.run_folder import Run
-from scripts.report.words import REGION_TITLES
+from scripts.report.titles import REGION_TITLES
 
 MOST = 50  # names in a sentence
 

@@ -24,7 +24,7 @@ from scripts.report.layers import Patient, read_patient
 from scripts.report.page import Cell, Page, Row, Table
 from scripts.report.run_folder import Run, open_run
 from scripts.report.run_tables import middle_and_ends, score_cell
-from scripts.report.words import METRICS, REGION_TITLES, RESEARCH, Column
+from scripts.report.titles import METRICS, REGION_TITLES, RESEARCH, Column
 
 MARKS = {".csv": HEADER, ".json": '"runs"'}
 SIDES = ("A", "B")
@@ -57,7 +57,7 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
         doubts.append(
             f"Left out {patients_text(others, known)}, not in both runs or without their files: {some(others)}."
         )
-    rows = differences(*tables, cases)
+    rows = differences(tables[0], tables[1], cases)
     gains = {case: dice_difference(tables, case, "WT") for case in cases}
     picks = middle_and_ends(sorted(cases, key=lambda case: -gains[case]), ["A gains most", "Median", "A loses most"])
     alerts = {side: Alerts(run) for side, run in runs.items()}

@@ -15,7 +15,7 @@ from scripts.evaluation.calibration_table import BINS, calibration_error
 from scripts.evaluation.summary import Scores
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.curves import PANELS, columns_of, draw_panel
-from scripts.report.words import METRICS
+from scripts.report.titles import METRICS
 
 MARKERS = ("o", "s", "^")
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jinja2
 
 from scripts.report.figures import Chart
+from scripts.report.titles import Column
 from scripts.report.viewer import colour_tables
-from scripts.report.words import Column
 
 TEMPLATES = Path(__file__).parent / "page"
 FACTS = {  # of a stage's JSON, in the order of the page

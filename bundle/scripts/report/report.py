@@ -30,7 +30,7 @@ from scripts.report.run_tables import (
     summary_table,
     volume_rows,
 )
-from scripts.report.words import RESEARCH
+from scripts.report.titles import RESEARCH
 from scripts.training.history import read_history
 
 MARKS = {".csv": "", ".json": REPORT_MARK}

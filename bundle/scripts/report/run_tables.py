@@ -13,7 +13,7 @@ from scripts.labels import TABLE_ORDER
 from scripts.report.layers import Patient
 from scripts.report.page import Cell, Row, Table
 from scripts.report.run_folder import Run
-from scripts.report.words import METRICS, REGION_MEANINGS, REGION_TITLES, Column
+from scripts.report.titles import METRICS, REGION_MEANINGS, REGION_TITLES, Column
 
 
 def summary_table(scores: Scores) -> Table:

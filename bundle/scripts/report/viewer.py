@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.labels import CLASS_COLOURS, CLASS_TITLES, ERROR_COLOURS
 from scripts.report.layers import Patient
-from scripts.report.words import ERROR_TITLES
+from scripts.report.titles import ERROR_TITLES
 
 LEVELS = {"image": 127, "uncertainty": 31}  # shades, which are enough for the eye and halve the files
 

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from scripts.method.distillation import DistillationNetwork
-from scripts.method.terms import DistillationLoss
+from scripts.method.terms import DistillationLoss, Term
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class IdleParts:
         if engine.state.epoch != self.epoch:
             return
         found = set().union(*idist.all_gather(self.loss.found))
-        weighty = [name for name, term in self.loss.terms.items() if term.weight > 0]
+        weighty = [name for name, term in self.loss.terms.items() if isinstance(term, Term) and term.weight > 0]
         if idle := [f"loss::terms::{name}" for name in weighty if name not in found]:
             logger.warning(
                 f"{', '.join(idle)} found nothing to compare up to epoch {self.epoch}: if the "

@@ -54,8 +54,9 @@ class ClassesFromRegions(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Also takes the weights of the network alone, as another program saves them."""
-        alone = not any(name.startswith("network.") for name in state_dict)
-        return (self.network if alone else super()).load_state_dict(state_dict, *args, **kwargs)
+        if not any(name.startswith("network.") for name in state_dict):
+            return self.network.load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         levels = logits_list(self.network(image))
