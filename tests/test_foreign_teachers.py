@@ -17,6 +17,7 @@ from scripts.errors import UserError
 from scripts.files import read_json, write_json
 from scripts.inference.foreign_teachers import heads_to_classes, nnunet, zoo_bundle
 from scripts.inference.stored_predictions import single_files
+from scripts.labels import sequence_named
 from scripts.variants.regions import regions_to_classes
 
 ORDER = ("t1ce", "t1", "t2", "flair")  # of brats_mri_segmentation's channels
@@ -71,6 +72,13 @@ def test_a_zoo_bundle_predicts_class_probabilities_of_all_patients(cohort, bundl
     time = (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns
     zoo_bundle(str(folder), *options)  # what is there is kept
     assert (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns == time
+
+
+@pytest.mark.parametrize("name, sequence", [
+    ("T1Gd", "t1ce"), ("T1-ce", "t1ce"), ("t2 w", "t2"), ("FLAIR", "flair"), ("T1+", None), ("T2*", None),
+])  # fmt: skip
+def test_names_of_channels_mean_sequences_or_nothing(name, sequence):
+    assert sequence_named(name) == sequence
 
 
 def test_predictions_of_others_and_of_an_earlier_config_are_not_taken_over(cohort, bundle, tmp_path):

@@ -198,7 +198,7 @@ def test_a_folder_without_labels_is_listed_if_asked_for_and_can_be_predicted(coh
         make(cohort)
     assert not (cohort / "new.json").exists()
     document = make(cohort, unlabelled=part, folds=None)
-    assert ("train needs labelled patients" in caplog.text) == (part == "training")
+    assert ("train also needs labelled patients" in caplog.text) == (part == "training")
     other = {"training": "testing", "testing": "training"}[part]
     assert [len(document[part]), document[other]] == [6, []]
     assert all("fold" not in entry and "label" not in entry for entry in document[part])

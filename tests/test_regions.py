@@ -42,6 +42,12 @@ def test_weights_of_the_network_alone_are_loaded(tmp_path):
         torch.nn.init.zeros_(wrapped.network.weight)
 
 
+def test_weights_of_another_width_are_named_by_their_shape(tmp_path):
+    torch.save(torch.nn.Conv3d(2, 3, 1).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(RuntimeError, match="size mismatch for network.weight"):
+        ClassesFromRegions(torch.nn.Conv3d(1, 3, 1)).load_state_dict(torch.load(tmp_path / "other.pt"))
+
+
 def test_another_number_of_outputs_is_named():
     with pytest.raises(ValueError, match="4 outputs"):
         ClassesFromRegions(torch.nn.Conv3d(1, 4, 1))(torch.zeros(1, 1, 4, 4, 4))

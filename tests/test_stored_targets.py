@@ -154,6 +154,13 @@ def spoil_probabilities(path):
     nib.save(nib.Nifti1Image(image.get_fdata().astype(np.float32) * 20 - 3, image.affine), path)
 
 
+def spoil_numbers(path):
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj).astype(np.float32)
+    voxels[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), path)
+
+
 def spoil_channels(path):
     image = nib.load(path)
     nib.save(nib.Nifti1Image(image.get_fdata()[..., :2].astype(np.float32), image.affine), path)
@@ -164,6 +171,7 @@ def spoil_channels(path):
     [
         ("phantom_0003.nii.gz", spoil_values, r"\[9\]"),
         ("phantom_0003.nii.gz", spoil_grid, "shape"),
+        ("phantom_0003.nii.gz", spoil_numbers, "non-finite"),
         ("phantom_0000_probabilities.nii.gz", spoil_probabilities, "no probabilities"),
         ("phantom_0000_probabilities.nii.gz", spoil_channels, "3 regions or 4 classes"),
         ("phantom_0003.nii.gz", lambda path: path.write_bytes(b"no image"), "unreadable"),
@@ -203,10 +211,8 @@ def rewrite(cohort, targets, make, ending="_probabilities"):
     for index in range(5):
         image = label_of(cohort, case := f"phantom_{index:04d}")
         made = make(classes_of(image))
-        if ending:
-            write_probabilities(targets / f"{case}{ending}.nii.gz", made, image.affine)
-        else:
-            nib.save(nib.Nifti1Image(made.astype(np.uint8), image.affine), targets / f"{case}.nii.gz")
+        voxels = np.moveaxis(made, 0, 3).astype(np.float32) if ending else made.astype(np.uint8)
+        nib.save(nib.Nifti1Image(voxels, image.affine), targets / f"{case}{ending}.nii.gz")
 
 
 def regions_in(order):
@@ -227,6 +233,24 @@ def test_volumes_in_another_order_are_named_before_training(cohort, targets, mak
     rewrite(cohort, targets, make)
     with pytest.raises(UserError, match=words):
         load(cohort, targets=str(targets), target_classes=BRATS_2018)
+
+
+def test_a_speck_whose_regions_do_not_lie_within_each_other_is_no_fault(cohort, targets):
+    def with_speck(classes):
+        regions = regions_in(["TC", "WT", "ET"])(classes)
+        regions[:, :2, :2, :2] = np.reshape([0.55, 0.45, 0.52], (3, 1, 1, 1))
+        return regions * (np.indices(classes.shape)[0] < 2)
+
+    rewrite(cohort, targets, with_speck)
+    load(cohort, targets=str(targets), target_classes=BRATS_2018)
+
+
+def test_labels_with_a_fourth_axis_are_compared_as_well(cohort, targets):
+    for index in range(5):
+        image = label_of(cohort, case := f"phantom_{index:04d}")
+        voxels = np.asarray(image.dataobj)[..., None]
+        nib.save(nib.Nifti1Image(voxels, image.affine), cohort / "data" / case / f"{case}_seg.nii.gz")
+    load(cohort, targets=str(targets), target_classes=BRATS_2018)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +284,7 @@ def test_without_labels_a_line_says_how_predictions_are_read(cohort, targets, ca
     write_json(cohort / "datalist.json", document)
     options = {"targets": str(targets), "target_classes": BRATS_2018, "teachers": {"stored": StoredTeacher()}}
     load_cases(str(cohort / "datalist.json"), str(cohort / "data"), None, **options)
-    assert "values of label maps as 1 NCR, 2 ED, 4 ET, volumes of probabilities as background, NCR" in caplog.text
+    assert "Values of label maps: 1 NCR, 2 ED, 4 ET. Volumes of probabilities: background, NCR" in caplog.text
 
 
 def test_two_predictions_of_a_case_are_named(cohort, targets):

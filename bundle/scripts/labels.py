@@ -68,8 +68,8 @@ OTHER_COLOURS = ("#666666", "#B0B0B0", "#333333", "#C0A080")  # of what is neith
 
 
 def sequence_named(name: object) -> str | None:
-    """The sequence that a channel's name means, such as T1Gd or T2-w; None for other names."""
-    role = ENDINGS.get(re.sub(r"[^a-z0-9]", "", str(name).lower()))
+    """The sequence that a channel's name means, such as T1Gd or T2-w; None for other names, such as T1+ or T2*."""
+    role = ENDINGS.get(re.sub(r"[\s_.-]", "", str(name).lower()))
     return role if role in SEQUENCES else None
 
 

@@ -95,7 +95,7 @@ def check_case(
         first = first or (file.grid, files[role].name)
         report.faults += [Fault(name, str(files[role]), *fault) for fault in faults]
         if role == TARGETS:
-            report.target_values = set(map(int, file.values))
+            report.target_values = {int(value) for value in file.values if float(value).is_integer()}
         elif role == "label":
             report.label_values = {int(value) for value in file.values if float(value).is_integer()}
             report.tumour_ml, report.label_checksum = file.tumour_ml, file.checksum

@@ -107,6 +107,6 @@ def warn_of_absent_classes(
     absent = [f"{name} ({value})" for name, value in list(zip(CLASSES, values))[1:] if value not in present]
     if found and absent:
         logger.warning(
-            f"No {what} holds {' or '.join(absent)}: a network cannot learn it. Are these "
+            f"No {what} holds {' or '.join(absent)}: a network cannot learn it from them. Are these "
             f"whole-tumour masks, or are the values other than {list(values)} (background, NCR, ED, ET)?"
         )

@@ -161,7 +161,7 @@ def find_parts(
             "one below one folder."
         )
     if not groups and unlabelled == "training":
-        logger.warning("No case has a label: train needs labelled patients besides (docs/gaps.md).")
+        logger.warning("No case has a label: train also needs labelled patients (docs/gaps.md).")
     parts: dict[str, list[Case]] = {"labelled": [], "training": [], "testing": []}
     for case in cases:
         other = unlabelled or ("training" if case.group in groups else "testing")

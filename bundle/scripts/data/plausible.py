@@ -24,7 +24,7 @@ MOST_ABOVE = 30  # largest value, as a multiple of the 99th percentile; real seq
 LARGEST = 1e15  # far above it, squares overflow in single precision where mean and deviation are taken
 MOST_TUMOUR_ML = 800  # largest tumour of real patients here: 330; brains: above 1,100
 MOST_SUM = 1.5  # of a voxel's class probabilities; a spline that overshoots stays below
-MOST_OUTSIDE_REGION = 0.2  # share of the tumour's voxels
+MOST_OUTSIDE_REGION, FEW = 0.2, 1000  # share of the tumour's voxels, and their number: specks often break the order
 MOST_OUTSIDE = 0.5  # share of the tumour where the image is 0; real labels: below 0.001
 SAMPLE = 4_000_000  # voxels that are enough to tell
 STRIP = "strip the skull (hd-bet, SynthStrip) and set the background to 0; predict also takes --brain_mask"
@@ -161,7 +161,7 @@ def probability_faults(voxels: np.ndarray) -> list[Finding]:
     if voxels.shape[3] == len(REGION_NAMES):
         core, whole, enhancing = (likely[..., REGION_NAMES.index(name)] for name in ("TC", "WT", "ET"))
         outside = (core & ~whole) | (enhancing & ~core)
-        if outside.sum() > MOST_OUTSIDE_REGION * likely.any(axis=3).sum():
+        if outside.sum() > max(FEW, MOST_OUTSIDE_REGION * likely.any(axis=3).sum()):
             remedy = f"give volumes in the order {', '.join(REGION_NAMES)}"
             return [("regions that do not lie within each other: ET in TC in WT", remedy)]
     return []

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 COMPARED = 5  # patients
 CLEARLY = 0.2  # of Dice, the mean of NCR, ED and ET
+PRESENT = "as now"  # the name of the present way to read predictions
 ALIKE = 0.1  # Dice of whole tumour; predictions of other patients, or mirrored ones, have less
 
 
@@ -39,10 +40,9 @@ def check_meaning(
     taught = [entry for entry in entries if TARGETS in entry]
     pairs = [(entry["label"], entry[TARGETS]) for entry in taught if "label" in entry]
     if taught and not pairs:
-        order = f"background, {', '.join(CLASSES[1:])}, or {', '.join(REGION_NAMES)}"
         logger.warning(
-            "No patient has a label and a prediction in targets, so nothing shows whether predictions are read as they "
-            f"are meant: values of label maps as {shown(classes)}, volumes of probabilities as {order}."
+            "No patient has a label and a prediction in targets, so their meaning cannot be checked. Values of label "
+            f"maps: {shown(classes)}. Volumes of probabilities: {', '.join(CLASSES)}, or {', '.join(REGION_NAMES)}."
         )
     counts: dict[int, dict[str, np.ndarray]] = {}  # by number of volumes
     first: dict[int, str] = {}
@@ -64,17 +64,19 @@ def shown(classes: Mapping[int, int]) -> str:
 def tumour_voxels(label: str, path: str, label_values: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Network classes (N,) and predicted values or probabilities (V, N), where either shows tumour."""
     values, predicted = (np.asanyarray(nib.load(file).dataobj) for file in (label, path))
-    volumes = np.moveaxis(predicted.reshape(*values.shape[:3], -1), -1, 0)
+    values = values.reshape(values.shape[:3])
+    volumes = np.moveaxis(predicted.reshape(*values.shape, -1), -1, 0)
     volumes = whole_numbers(volumes) if len(volumes) == 1 else volumes
     tumour = (volumes[1:] if len(volumes) == len(CLASSES) else volumes).max(axis=0) >= 0.5
     truth = read_as(whole_numbers(values), {value: index for index, value in enumerate(label_values)})
-    return truth[where := tumour | (truth > 0)], volumes[:, where]
+    either = tumour | (truth > 0)
+    return truth[either], volumes[:, either]
 
 
 def readings(volumes: np.ndarray, classes: Mapping[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Network classes of predictions (V, N) by each way to read them: the present one, "", then others by name."""
+    """Network classes of predictions (V, N) by each way to read them: the present one, then others by name."""
     if len(volumes) == 1:
-        for name, meaning in {"": classes, **LABEL_VALUES}.items():
+        for name, meaning in {PRESENT: classes, **LABEL_VALUES}.items():
             yield name, read_as(volumes[0], meaning)
         return
     names = REGION_NAMES if len(volumes) == len(REGION_NAMES) else CLASSES[1:]
@@ -83,7 +85,8 @@ def readings(volumes: np.ndarray, classes: Mapping[int, int]) -> Iterator[tuple[
         moved = volumes[[*range(before), *(before + place for place in order)]]
         likely = moved if before else regions_to_classes(torch.as_tensor(moved, dtype=torch.float32)).numpy()
         said = [names[order.index(place)] for place in range(len(names))]  # of the volumes as they are in the file
-        yield "" if [*order] == sorted(order) else ", ".join([*["background"] * before, *said]), likely.argmax(axis=0)
+        name = ", ".join([*CLASSES[:before], *said])
+        yield PRESENT if [*order] == sorted(order) else name, likely.argmax(axis=0)
 
 
 def read_as(values: np.ndarray, meaning: Mapping[int, int]) -> np.ndarray:
@@ -102,7 +105,7 @@ def confusion(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 def compare_readings(tables: Mapping[str, np.ndarray], path: str, key: str) -> None:
     """Raises UserError if another reading fits the labels much better; warns if the tumour lies elsewhere."""
-    read = tables[""]
+    read = tables[PRESENT]
     if 2 * read[1:, 1:].sum() < ALIKE * (read[1:].sum() + read[:, 1:].sum()):
         logger.warning(
             f"targets: the predictions, such as {path}, hardly overlap with the labels (Dice of whole tumour below "
@@ -112,8 +115,10 @@ def compare_readings(tables: Mapping[str, np.ndarray], path: str, key: str) -> N
     own, best = mean_dice(read), max(dice.values(), default=0)
     if best > own + CLEARLY:
         names = " or ".join(reading for reading, value in dice.items() if value == best)
-        remedy = f"if its volumes are {names}: write them in the order of docs/gaps.md"
-        remedy = f"with --target_values {names}: give that" if key == "target_values" else remedy
+        if key == "target_values":
+            remedy = f"with --target_values {names}: give that"
+        else:
+            remedy = f"if its volumes are {names}: write them in the order of docs/gaps.md"
         values = f"a mean Dice of {own:.2f} with the labels, and {best:.2f}"
         raise UserError(f"{key}: the predictions, such as {path}, have {values} {remedy}.")
 

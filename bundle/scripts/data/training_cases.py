@@ -95,7 +95,7 @@ def load_cases(
         maps = [report.target_values for report in reports if report.target_values]
         meant = sorted((target_classes or {}).items(), reverse=True)
         value_of = {index: value for value, index in meant}
-        warn_of_absent_classes(maps, [value_of[index] for index in sorted(value_of)], "prediction in targets")
+        warn_of_absent_classes(maps, [value_of[index] for index in sorted(value_of)], "label map in targets")
     kept = [entry for entry in entries if entry["case"] not in left_out]
     parts = split(kept)  # again: a teacher may have lost all patients that it can learn from
     data = {

@@ -30,6 +30,7 @@ from scripts.folders.slices import (
     numbers_of,
     padding_of,
     skew_fault,
+    spacing_fault,
     turn,
     value_of,
     whole_number,
@@ -42,8 +43,9 @@ TAGS = [
     "StudyDate", "SeriesNumber", "SeriesDescription", "ProtocolName", "Modality", "ImageType", "BodyPartExamined",
     "EchoTime", "RepetitionTime", "InversionTime", "ContrastBolusAgent", "ContrastBolusAgentSequence",
     "ContrastBolusVolume", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "PixelSpacing", "SpacingBetweenSlices", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber",
-    "AcquisitionNumber", "ImagesInAcquisition", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient",
+    "InstanceNumber", "AcquisitionNumber", "ImagesInAcquisition", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 DICOM_FILES = "dicom_files"  # in an image's meta data: the files of its series, one a line
 DIRECTORY = "1.2.840.10008.1.3.10"  # DICOMDIR, an index
@@ -124,8 +126,6 @@ class Series:
         uids = [str(image.get("SOPInstanceUID", number)) for number, image in enumerate(self.headers)]
         if (own := len({*uids})) < len(uids):
             return f"{len(uids)} slices have {own} SOPInstanceUID(s), expected one for each: wrong anonymisation"
-        if mixed := mixed_tags(self.headers):
-            return f"mixed slices: {mixed}"
         shades = {str(value_of(image, "PhotometricInterpretation") or GREY) for image in self.headers}
         if others := sorted(shades - {GREY}):
             return f"PhotometricInterpretation is {', '.join(others)}, expected {GREY}"
@@ -144,12 +144,12 @@ class Series:
             return "a single slice"
         return gap_fault(self.images, self.places)
 
-    def count_fault(self) -> str:
-        """What says that slices are missing, of a series without another fault."""
-        stated = float(np.abs([0, *numbers_of(self.images[0], "SpacingBetweenSlices")]).max())
-        usual = float(np.median(np.diff(np.sort(self.places))))
-        if 0 < 1.5 * stated < usual:
-            return f"missing slices: they are {usual:.3g} mm apart, SpacingBetweenSlices is {stated:.3g}"
+    def doubt(self) -> str:
+        """What says that slices are missing or mixed, of a series without another fault; a person may know better."""
+        if mixed := mixed_tags(self.headers):
+            return f"mixed slices: {mixed}"
+        if wide := spacing_fault(self.images[0], float(np.median(np.diff(np.sort(self.places))))):
+            return f"missing slices: {wide}"
         told, certain = absent_slices(self.images)
         return f"missing slices: {told}" if certain else ""
 

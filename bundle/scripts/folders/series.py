@@ -136,7 +136,7 @@ def judge_slices(verdict: Verdict) -> None:
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The best of those that fit; several if they are equal. The others get the reason why another one is better."""
     fit = [verdict for verdict in verdicts if not verdict.against]
-    fit = keep(fit, lambda verdict: not (verdict.series.fault() or verdict.series.count_fault()), "is whole")
+    fit = keep(fit, lambda verdict: not (verdict.series.fault() or verdict.series.doubt()), "is whole")
     fit = keep(fit, lambda verdict: verdict.said, "says contrast in its description")
     fit = keep(fit, lambda verdict: verdict.named, "says T1 in its description")
     fit = keep(fit, lambda verdict: verdict.original, "is original")

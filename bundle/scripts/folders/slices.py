@@ -13,6 +13,7 @@ GROUPS = {  # the sequence in which an attribute of a frame stands
     "ImagePositionPatient": "PlanePositionSequence",
     "PixelSpacing": "PixelMeasuresSequence",
     "SpacingBetweenSlices": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
 }
 EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions are rounded
 TURNED = 1e-3  # parts of directions that differ by less are equal
@@ -65,18 +66,36 @@ def first_of(image: Any, keyword: str) -> Any:
 def mixed_tags(images: Sequence[Any]) -> str:
     """What tells that images are of several acquisitions, such as "EchoTime 3 and 4"; "" if nothing.
 
-    A value that is absent in some images tells nothing, except the contrast agent.
+    A value that is absent in some images tells nothing, except the contrast agent; nor does the case of letters.
     """
     for keyword in TIMES:
         times = [number for image in images for number in numbers_of(image, keyword)[:1] if number > 0]
         if times and max(times) > JITTER * min(times):
             return f"{keyword} {min(times):g} and {max(times):g}"
     for keyword in (AGENT, "SeriesDescription", "ImageType"):
-        values = {tuple(map(str, np.atleast_1d(value_of(image, keyword) or "")[:3])) for image in images}
-        texts = {"\\".join(value).strip() for value in values}
+        values = [np.atleast_1d(value_of(image, keyword) or "")[:3] for image in images]
+        parts = min((len(value) for value in values if value[0]), default=0)
+        texts = {"\\".join(map(str, value[:parts])).strip().lower() for value in values}
         if len(told := sorted(texts if keyword == AGENT else texts - {""})) > 1:
             return f"{keyword} {' and '.join(text or 'none' for text in told[:2])}"
     return ""
+
+
+def spacing_fault(image: Any, usual: float) -> str:
+    """Why a gap of slices (mm) is more than one slice by what their header says; "" if it is not.
+
+    Some programs write the empty space between two slices, which is negative if they overlap.
+    """
+    stated, thickness = (numbers_of(image, key)[:1].sum() for key in ("SpacingBetweenSlices", "SliceThickness"))
+    empty_space = stated < 0.9 * thickness and abs(thickness + stated - usual) < EVEN_MM
+    if "DERIVED" in kind_of(image) or empty_space or not 0 < 1.5 * abs(stated) < usual:
+        return ""
+    return f"they are {usual:.3g} mm apart, SpacingBetweenSlices is {abs(stated):.3g}"
+
+
+def kind_of(image: Any) -> list[str]:
+    """The values of ImageType, such as ORIGINAL and PRIMARY."""
+    return [str(value) for value in np.atleast_1d(value_of(image, "ImageType") or "")]
 
 
 def gap_fault(images: Sequence[Any], places: np.ndarray) -> str:
@@ -139,8 +158,7 @@ def absent_slices(images: Sequence[Any]) -> tuple[str, bool]:
     """
     found, numbers = len(images), sorted(whole_number(image, "InstanceNumber") for image in images)
     first, last, steps = numbers[0], numbers[-1], {*np.diff(numbers).tolist()}
-    derived = "DERIVED" in np.atleast_1d(value_of(images[0], "ImageType") or "")[:1]
-    if derived or first < 1 or 0 in steps:
+    if "DERIVED" in kind_of(images[0]) or first < 1 or 0 in steps:
         return "", False
     counts = {whole_number(image, "ImagesInAcquisition") for image in images}
     acquisitions = {whole_number(image, "AcquisitionNumber") for image in images}

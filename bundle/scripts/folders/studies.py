@@ -170,7 +170,7 @@ def study_image(
         return image | {"fault": fault, "remedy": "fetch them again, or move them away if they are no slices of it"}
     if fault := series.fault():
         return image | {"fault": f"{told}: {fault}", "remedy": EXPORT}
-    if not verdict.asked and (fault := series.count_fault()):
+    if not verdict.asked and (fault := series.doubt()):
         return image | {"fault": f"{told}: {fault}", "remedy": f"{EXPORT}, or this one, to take it as it is"}
     about = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "number": "SeriesNumber"}
     known = {name: str(series.get(keyword)) for name, keyword in about.items()}

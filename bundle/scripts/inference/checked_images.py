@@ -175,10 +175,7 @@ def check_image(
     if faults := image_faults(volume, used):
         fault, remedy = faults[0]
         if brain_mask and remedy == STRIP:
-            fault, remedy = (
-                f"in what brain mask {brain_mask} leaves: {fault}",
-                "give the mask of this image, in its grid",
-            )
+            fault, remedy = f"with brain mask {brain_mask} applied: {fault}", "give the mask of this image"
         raise FileFault(fault, remedy)
 
 

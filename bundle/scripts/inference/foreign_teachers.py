@@ -93,7 +93,8 @@ def nnunet(
 
         return predict
 
-    made_by = [*map(sha256, trained.values()), f"folds {', '.join(trained)}, mirror {mirror}"]
+    made_by = [sha256(path) for path in (*trained.values(), where, folder / "plans.json") if path.is_file()]
+    made_by += [f"folds {', '.join(trained)}, mirror {mirror}"]
     return predict_all(load, channels, datalist, dataset_dir, output_dir, made_by, f"model_folder {folder}")
 
 

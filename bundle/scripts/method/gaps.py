@@ -1,7 +1,7 @@
 """What patients lack: a batch may hold samples without some sequences, or without a label.
 
 A gap is filled with NaN, or 255 in a label. A loss that uses an image's gap by mistake becomes NaN, so that the step is
-skipped; one that takes a label's as classes mostly fails, since there is no class 255.
+skipped; a loss that uses a label's gap as classes usually fails, since there is no class 255.
 Networks and losses get the numbers of the samples that have each key.
 """
 

@@ -166,7 +166,7 @@ class FeatureLoss(Term):
     Shapes: DistillationOutput, label -> scalar; features (B, F, h, w, d). Other sizes of the student are resampled.
 
     Raises:
-        ValueError: in forward, if there are no projected features, or the teacher gives none of this layer or number.
+        ValueError: in forward, if there are no projected features, or the teacher gives none, or another number.
     """
 
     patients = "all"
@@ -199,7 +199,7 @@ class PrototypeLoss(Term):
     Shapes: DistillationOutput, label (B, 1, H, W, D) -> scalar; features (B, F, h, w, d).
 
     Raises:
-        ValueError: in forward, if student or teacher gives no features of this layer.
+        ValueError: in forward, if student or teacher gives no features.
     """
 
     def __init__(self, teacher: str, weight: float = 1.0) -> None:

@@ -54,8 +54,8 @@ class ClassesFromRegions(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Also takes the weights of the network alone, as another program saves them."""
-        if not any(name.startswith("network.") for name in state_dict):
-            return self.network.load_state_dict(state_dict, *args, **kwargs)
+        if state_dict.keys() & self.network.state_dict().keys():
+            state_dict = {f"network.{name}": weight for name, weight in state_dict.items()}
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
