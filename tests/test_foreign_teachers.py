@@ -1,5 +1,6 @@
 """Trained networks of other programs as frozen teachers: a zoo bundle, and nnU-Net by its own library."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -211,12 +212,13 @@ def test_folds_are_those_of_the_cross_validation_or_all(
     (model_folder / "fold_0" / "checkpoint_final.pth").unlink()
     for fold in there:
         (model_folder / f"fold_{fold}").mkdir(exist_ok=True)
-        (model_folder / f"fold_{fold}" / "checkpoint_final.pth").write_bytes(b"weights")
+        (model_folder / f"fold_{fold}" / "checkpoint_final.pth").write_text(fold)
     options = [str(model_folder), str(cohort / "datalist.json"), str(cohort / "data"), str(tmp_path / "out")]
     made_by = []
-    monkeypatch.setattr("scripts.inference.foreign_teachers.predict_all", lambda *given: made_by.append(given[5][-1]))
+    monkeypatch.setattr("scripts.inference.foreign_teachers.predict_all", lambda *given: made_by.extend(given[5]))
     nnunet(*options, folds=asked)
-    assert made_by == [f"folds {', '.join(taken)}, mirror True"]
+    weights = [hashlib.sha256(fold.encode()).hexdigest() for fold in taken]
+    assert made_by[: len(taken)] == weights and made_by[-1] == f"folds {', '.join(taken)}, mirror True"
     with pytest.raises(UserError, match=rf"holds no fold_7/checkpoint_final.pth: .* are there \({', '.join(there)}\)"):
         nnunet(*options, folds=[7])
 

@@ -1,4 +1,4 @@
-"""Whether another program's predictions are read as they are meant, by the labels of patients that have both."""
+"""Compare another program's predictions with labels: do their values and volumes mean what they are taken for?"""
 
 from __future__ import annotations
 

@@ -93,8 +93,7 @@ def load_cases(
     if training:
         warn_of_absent_classes([report.label_values for report in reports], values)
         maps = [report.target_values for report in reports if report.target_values]
-        meant = sorted((target_classes or {}).items(), reverse=True)
-        value_of = {index: value for value, index in meant}
+        value_of = {index: value for value, index in sorted((target_classes or {}).items(), reverse=True)}
         warn_of_absent_classes(maps, [value_of[index] for index in sorted(value_of)], "label map in targets")
     kept = [entry for entry in entries if entry["case"] not in left_out]
     parts = split(kept)  # again: a teacher may have lost all patients that it can learn from

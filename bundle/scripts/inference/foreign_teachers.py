@@ -51,8 +51,7 @@ def nnunet(
         datalist: the patients. Those who lack a channel of the model are left out.
         dataset_dir: the folder that its paths are relative to.
         output_dir: where NAME_probabilities.nii.gz are written; those that are there are kept.
-        folds: of the cross-validation, or "all" for fold_all; None takes
-            all of the cross-validation, or else fold_all.
+        folds: of the cross-validation, or "all" for fold_all; None takes the whole cross-validation, or else fold_all.
         checkpoint: file of each fold.
         mirror: average over flips, as nnU-Net does.
         device: that predicts; None takes the GPU where there is one.
