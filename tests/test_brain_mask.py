@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, shift
 
 from scripts.data.brain_mask import marked, with_masks
 from scripts.errors import UserError
@@ -31,8 +31,8 @@ def patient(cohort_source, tmp_path):
     return tmp_path, voxels, source.affine
 
 
-def read(folder, mask):
-    images = find_work(str(folder / "in"), brain_mask=str(folder / mask))["all"]
+def read(folder, mask=""):
+    images = find_work(str(folder / "in"), brain_mask=str(folder / mask) if mask else "")["all"]
     return CheckedImages(images, Compose([LoadImaged("image"), EnsureChannelFirstd("image")]))[0]
 
 
@@ -90,6 +90,18 @@ def test_a_mask_that_takes_much_of_a_stripped_image_away_is_warned_of(patient, c
     nib.save(nib.Nifti1Image(half.astype(np.uint8), affine), folder / "m.nii.gz")
     assert "fault" not in read(folder, "m.nii.gz")
     assert re.search(r"p_1\.nii\.gz is skull-stripped already, and .*m\.nii\.gz takes [45]\d% of it away", caplog.text)
+
+
+@pytest.mark.parametrize("order, named", [(1, False), (3, True)])
+def test_small_values_that_a_spline_leaves_around_the_brain_are_warned_of(order, named, patient, caplog):
+    folder, voxels, affine = patient
+    moved = np.rint(shift(voxels, (0.4, 0.4, 0.4), order=order)).astype(np.int16)  # cubic splines ring at the edge
+    nib.save(nib.Nifti1Image(moved, affine), folder / "in" / "p_1.nii.gz")
+    assert "fault" not in read(folder)
+    assert bool(re.search(r"p_1\.nii\.gz: \d+% of what is not 0 lies around the brain", caplog.text)) == named
+    caplog.clear()
+    read(folder, "p_1_bet.nii.gz")
+    assert "around the brain" not in caplog.text
 
 
 def test_masks_that_cannot_be_of_the_image_are_faults_of_its_patient(patient, cohort_source):

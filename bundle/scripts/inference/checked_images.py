@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, MapTransform
+from nibabel.affines import voxel_sizes
 from torch.utils.data import get_worker_info
 
 from scripts.data.brain_mask import brain_of
 from scripts.data.plausible import STRIP, copy_faults, image_faults
+from scripts.data.skull import faint_share
 from scripts.data.transforms import lay_by_header
 from scripts.data.volumes import (
     WRONG_END,
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 REMEDY = "repair or replace the file"
 MOST_LOST = 0.1  # share of a stripped image that its brain mask may take away
+MOST_FAINT = 0.08  # share of what is not 0 that may lie around the brain
 READER = ThreadPoolExecutor(1)
 
 
@@ -153,7 +156,7 @@ class CheckImaged(MapTransform):
 def check_image(
     image: MetaTensor, path: str, channels: int = 1, brain_mask: str = "", used: Sequence[int] = ()
 ) -> None:
-    """Look at an image; before, set it to 0 outside the brain mask, if there is one.
+    """Look at an image; before, set it to 0 outside the brain mask, if there is one. Warns of a doubtful one.
 
     Raises:
         ValueError: FileFault if the remedy is known, for an image that is no skull-stripped brain on a known grid.
@@ -162,8 +165,8 @@ def check_image(
         check_type(path)
     header = read_header(path) if path else (image.affine.numpy(), "mm", True, "")
     volume = check_shape(Volume(image.numpy(), *header), channels)  # its voxels are the image's
+    name = Path(image.meta.get("filename_or_obj", path)).name
     if brain_mask:
-        name = Path(image.meta.get("filename_or_obj", path)).name
         inside = brain_of(brain_mask, volume, name)
         lost = np.count_nonzero(volume.voxels[~inside]) / max(np.count_nonzero(volume.voxels), 1)
         if lost > MOST_LOST and not image_faults(volume, used):
@@ -177,6 +180,13 @@ def check_image(
         if brain_mask and remedy == STRIP:
             fault, remedy = f"with brain mask {brain_mask} applied: {fault}", "give the mask of this image"
         raise FileFault(fault, remedy)
+    spacing = voxel_sizes(volume.affine)
+    sequences = [volume.voxels[..., index] for index in used] if channels > 1 else [volume.voxels]
+    if (share := max(faint_share(sequence, spacing) for sequence in sequences)) > MOST_FAINT:
+        logger.warning(
+            f"{name}: {share:.0%} of what is not 0 lies around the brain, with values near 0, as a spline or a soft "
+            "mask leaves them. Tumour may be missed: set the background to 0, or give a brain mask (--brain_mask)."
+        )
 
 
 def check_images(paths: Sequence[str], channels: int) -> None:
