@@ -70,9 +70,17 @@ def test_a_zoo_bundle_predicts_class_probabilities_of_all_patients(cohort, bundl
     np.testing.assert_allclose(np.moveaxis(stored.get_fdata(), 3, 0), wanted.numpy(), atol=0.003)
     np.testing.assert_allclose(stored.affine, nib.load(next((cohort / "data").glob("*0002/*_t1.nii.gz"))).affine)
     assert len(list((tmp_path / "predicted").glob("*.nii.gz"))) == 6
-    time = (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns
+    before = times_of(tmp_path / "predicted")
     zoo_bundle(str(folder), *options)  # what is there is kept
-    assert (tmp_path / "predicted" / "phantom_0002_probabilities.nii.gz").stat().st_mtime_ns == time
+    assert times_of(tmp_path / "predicted") == before
+    next((cohort / "data").glob("*0002/*_t1.nii.gz")).touch()  # an image that was registered again
+    zoo_bundle(str(folder), *options)
+    changed = times_of(tmp_path / "predicted") - before
+    assert [name for name, _ in changed] == ["phantom_0002_probabilities.nii.gz"]
+
+
+def times_of(folder):
+    return {(path.name, path.stat().st_mtime_ns) for path in folder.glob("*.nii.gz")}
 
 
 @pytest.mark.parametrize("name, sequence", [

@@ -254,6 +254,22 @@ def test_a_label_map_of_another_image_of_that_name_is_not_taken_for_this_ones(co
         predict(tmp_path / "p2", tmp_path / "out", weights[0], overlap=0)
 
 
+@pytest.mark.parametrize(
+    "key, value", [("label_values", [0, 2, 1, 4]), ("preprocessing::transforms::7::nonzero", False)]
+)
+def test_a_folder_takes_no_label_maps_that_other_values_or_another_preprocessing_made(
+    cohort_source, weights, tmp_path, key, value
+):
+    predict(cohort_source / "data" / "phantom_0000", tmp_path, weights[0], overlap=0)
+    record = json.loads((tmp_path / "inference.json").read_text())
+    with pytest.raises(UserError, match=rf"made with other {key.partition('::')[0]}"), bare_errors():
+        predict(cohort_source / "data" / "phantom_0001", tmp_path, weights[0], overlap=0, **{key: value})
+    for name in ("label_values", "preprocessing", "network_def", "inferer", "averaging", "label_map"):
+        del record["settings"][name]
+    (tmp_path / "inference.json").write_text(json.dumps(record))  # as version 0.1.0 wrote it
+    predict(cohort_source / "data" / "phantom_0001", tmp_path, weights[0], overlap=0)
+
+
 def test_what_is_done_is_skipped_until_overwritten(cohort_source, weights, tmp_path):
     source = cohort_source / "data"
     predict(source / "phantom_0000", tmp_path, weights[0], overlap=0)

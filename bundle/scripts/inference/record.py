@@ -15,11 +15,13 @@ from scripts.folders.case import SERIES, inside
 from scripts.folders.earlier_scores import forget_scores
 from scripts.folders.map_files import label_map, maps_of
 from scripts.locking import FolderLock
-from scripts.settings.provenance import absolute, plain, record_run
+from scripts.running import merged_config
+from scripts.settings.provenance import absolute, plain, record_run, without_modules
 
 CASE: dict[str, Any] = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 CASE |= {"brain_mask?": str, "dicom?": SERIES}
 RECORD = {"cases?": [CASE], "settings?": dict}
+PARTS = ("network_def", "preprocessing", "inferer", "averaging", "label_map")  # of the config, which an overlay may replace
 WAIT = 120  # seconds, while other shards write the record
 
 
@@ -73,7 +75,7 @@ def record_inference(
         UserError: if label maps in the folder were made by other weights or settings, and are not overwritten.
     """
     lock = FolderLock(output_dir, wait=WAIT)  # until the end
-    settings = with_weights(settings, ckpt_path)
+    settings = what_made(settings, ckpt_path)
     images = [image for image in images if not (overwrite or "fault" in image) or not files_of(image, output_dir)]
     groups = record_groups(output_dir, planned=bool(shard))
     if not overwrite:
@@ -119,7 +121,7 @@ class Replacement:
         overwrite: bool = False,
     ) -> None:
         self.output_dir = output_dir
-        self.settings = with_weights(settings, ckpt_path)
+        self.settings = what_made(settings, ckpt_path)
         earlier = [(image, files_of(image, output_dir)) for image in images]
         maps = {label_map(output_dir, image["image"], image["case"]) for image in images}
         again = [(image, files) for image, files in earlier if overwrite or not maps & {*files}]
@@ -138,9 +140,11 @@ class Replacement:
             move_entry(image, self.output_dir, self.settings)
 
 
-def with_weights(settings: Mapping[str, Any], ckpt_path: str | Sequence[str]) -> dict[str, Any]:
-    """Settings and checksums of the weights, as a record holds them: (2.0, 2.0, 2) is [2.0, 2.0, 2]."""
-    return plain({**settings, "weights": [sha256(path) for path in ensure_tuple(ckpt_path)]})
+def what_made(settings: Mapping[str, Any], ckpt_path: str | Sequence[str]) -> dict[str, Any]:
+    """Settings, parts of the config and checksums of the weights, as a record holds them: (2.0, 2) is [2.0, 2]."""
+    config = plain(merged_config())
+    parts = {key: without_modules(str(config[key])) for key in PARTS if key in config}
+    return plain({**settings, **parts, "weights": [sha256(path) for path in ensure_tuple(ckpt_path)]})
 
 
 def move_entry(image: Mapping[str, Any], output_dir: str, settings: Mapping[str, Any]) -> None:
@@ -164,8 +168,9 @@ def map_name(case: Mapping[str, Any]) -> str:
 
 
 def differing(group: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that a group of cases was not made with."""
-    return sorted(key for key in settings if group["settings"].get(key) != settings[key])
+    """Names of the settings that a group of cases was not made with. Records of earlier versions lack some."""
+    then = group["settings"]
+    return sorted(key for key in settings if not then or then.get(key, settings[key]) != settings[key])
 
 
 def check_settings(

@@ -27,7 +27,9 @@ def predict_all(
     load: Callable[[], Predict], channels: Sequence[str], datalist: str, dataset_dir: str, output_dir: str,
     made_by: list[str], source: str,
 ) -> str:  # fmt: skip
-    """Write each patient's class probabilities, unless they are there; the folder. Processes share the patients.
+    """Write each patient's class probabilities, unless they are there and newer than the image; the folder.
+
+    Processes share the patients.
 
     The teacher is loaded only if there is something to predict, so a training resumes without it.
 
@@ -41,7 +43,7 @@ def predict_all(
         raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
     images = datalist_images(datalist, dataset_dir, channels)
     own = images[idist.get_rank() :: idist.get_world_size()]
-    if left := [image for image in own if not path_of(folder, image["case"]).is_file()]:
+    if left := [image for image in own if not is_of(path_of(folder, image["case"]), image)]:
         predict = load()
         for image in tqdm(left, "the teacher predicts"):
             try:
@@ -71,6 +73,13 @@ def single_files(image: Mapping[str, Any]) -> Iterator[list[str]]:
             files[place] = str(Path(folder, f"{place}.nii.gz"))
             nib.save(whole.slicer[..., volume], files[place])
         yield files
+
+
+def is_of(prediction: Path, image: Mapping[str, Any]) -> bool:
+    """Whether a prediction is there, and newer than all files of its image."""
+    return prediction.is_file() and all(
+        prediction.stat().st_mtime_ns >= Path(file).stat().st_mtime_ns for file in ensure_tuple(image["image"])
+    )
 
 
 def path_of(folder: Path, case: str) -> Path:
