@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+from importlib.machinery import SourceFileLoader
 
 import nibabel as nib
 import numpy as np
@@ -52,6 +54,19 @@ def test_a_file_that_was_replaced_is_read_again(tmp_path):
         nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), path)
         data = cached_dataset([{"image": str(path)}], load, None, "disk", str(tmp_path / "cache"))
         assert float(data[0]["image"].max()) == value
+
+
+def test_a_transform_whose_code_changed_is_applied_again(tmp_path, monkeypatch):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "a.nii.gz")
+    code = "from monai.transforms import MapTransform\nclass Times(MapTransform):\n    def __call__(self, data):\n"
+    code += "        return {'image': data['image'] * %d}\n"
+    for factor in (2, 300):
+        (tmp_path / "own_times.py").write_text(code % factor)
+        times = SourceFileLoader("own_times", str(tmp_path / "own_times.py")).load_module()
+        monkeypatch.setitem(sys.modules, "own_times", times)
+        steps = Compose([LoadImaged("image"), times.Times("image")])
+        data = cached_dataset([{"image": str(tmp_path / "a.nii.gz")}], steps, None, "disk", str(tmp_path / "cache"))
+        assert float(data[0]["image"].max()) == factor
 
 
 def inverted(data, transform):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -9,6 +10,7 @@ from pathlib import Path
 from pickle import DEFAULT_PROTOCOL
 from typing import Any
 
+import monai
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
@@ -18,7 +20,7 @@ from monai.transforms.utility.array import convert_to_tensor
 from monai.utils.enums import TraceKeys
 
 from scripts.errors import UserError
-from scripts.files import check_folder, replacing
+from scripts.files import check_folder, replacing, sha256
 
 # what the history of a MetaTensor holds besides tensors: names, and arrays of numbers
 SAFE = [
@@ -81,7 +83,8 @@ def cached_dataset(
         preprocessing: the first transforms.
         patches: the transforms after these, deterministic ones first; None for validation.
         cache: "memory", "disk", or "none".
-        cache_dir: folder of the disk cache. Other entries, files or transforms get other cache files.
+        cache_dir: folder of the disk cache. Other entries, files, transforms or versions of their code get other cache
+            files.
 
     Raises:
         UserError: if there are no entries.
@@ -95,9 +98,16 @@ def cached_dataset(
     if cache == "memory":
         return CacheDataset(data, transform, num_workers=1, progress=False, copy_cache=False)
     if cache == "disk":
-        arguments = (data, transform, cache_dir, hash_entry, "pickle", DEFAULT_PROTOCOL, pickle_hashing)
+        arguments = (data, transform, cache_dir, hash_entry, "pickle", DEFAULT_PROTOCOL, hash_transforms)
         return DiskCache(*arguments, track_meta=patches is None)
     return Dataset(data, transform)
+
+
+def hash_transforms(transforms: Sequence[Transform]) -> bytes:
+    """Hash of transforms, their source files and MONAI's version: after a change of code they are applied again."""
+    sources = [inspect.getsourcefile(type(transform)) for transform in transforms]
+    code = [sha256(source) for source in sources if source]
+    return pickle_hashing({"transforms": transforms, "code": code, "monai": monai.__version__})
 
 
 def hash_entry(entry: Mapping[str, Any]) -> bytes:

@@ -21,7 +21,7 @@ from scripts.settings.provenance import absolute, plain, record_run, without_mod
 CASE: dict[str, Any] = {"case?": str, "image": str, "prediction": str, "size?": int, "time_ns?": int}
 CASE |= {"brain_mask?": str, "dicom?": SERIES}
 RECORD = {"cases?": [CASE], "settings?": dict}
-PARTS = ("network_def", "preprocessing", "inferer", "averaging", "label_map")  # of the config, which an overlay may replace
+PARTS = ("network_def", "preprocessing", "inferer", "averaging", "label_map")  # of the config
 WAIT = 120  # seconds, while other shards write the record
 
 
