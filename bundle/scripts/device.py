@@ -94,9 +94,9 @@ def prepare_device(device: torch.device | str, amp: bool, patch: Sequence[int] =
     Raises:
         UserError: if several processes would have their networks on another kind of device, which Ignite chooses.
     """
-    if idist.get_world_size() > 1 and (kind := torch.device(device).type) != idist.device().type:
+    if idist.get_world_size() > 1 and (own := torch.device(device).type) != idist.device().type:
         raise UserError(
-            f"device is {kind}, but several processes train on {idist.device().type}: leave it out, or hide the GPUs "
+            f"device is {own}, but several processes train on {idist.device().type}: leave it out, or hide the GPUs "
             "(CUDA_VISIBLE_DEVICES=)."
         )
     warn_of_amp(amp, device, patch)

@@ -39,8 +39,8 @@ def workflow_line(run_id: str, files: Sequence[str], options: Mapping[str, Any],
         processes: number of processes; torchrun starts them if there are several.
     """
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
-    shown = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    return [sys.executable, "-m", *launcher, "monai.bundle", "run", run_id, "--config_file", str(list(files)), *shown]
+    words = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return [sys.executable, "-m", *launcher, "monai.bundle", "run", run_id, "--config_file", str(list(files)), *words]
 
 
 def config_files(first: str, overlays: str) -> list[str]:

@@ -198,7 +198,7 @@ def check_images(paths: Sequence[str], channels: int) -> None:
     first = read_volume("image", {"image": Path(paths[0])}, channels)
     files = [Path(path) for path in dict.fromkeys(paths)]
     for index, file in enumerate(files):
-        volume = read_volume("image", {"image": file}, channels)
+        volume = read_volume("image", {"image": file}, channels) if index else first
         faults = [*image_faults(volume), *grid_faults(volume, first, files[0].name), *copy_faults(file, files[:index])]
         if faults:
             raise FileFault(f"{file.name}: {faults[0][0]}", faults[0][1])

@@ -43,15 +43,14 @@ class VolumeInferer(SlidingWindowInferer):
         super().__init__(**options)
         self.whole_volume = whole_volume
         self.mirror = mirror
-        self.torch = TorchEngine(engine.amp if engine else amp)
-        self.engine = engine or self.torch
+        self.whole_engine = TorchEngine(engine.amp if engine else amp)
+        self.engine = engine or self.whole_engine
         self.window = options["roi_size"]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         size = inputs.shape[2:]
         whole = size.numel() <= self.whole_volume
-
-        engine = self.torch if whole else self.engine
+        engine = self.whole_engine if whole else self.engine
 
         def predict(windows: torch.Tensor) -> torch.Tensor:
             return engine(network, windows, *args, **kwargs)

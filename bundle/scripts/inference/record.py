@@ -122,11 +122,11 @@ class Replacement:
     ) -> None:
         self.output_dir = output_dir
         self.settings = what_made(settings, ckpt_path)
-        earlier = [(image, files_of(image, output_dir)) for image in images]
-        maps = {label_map(output_dir, image["image"], image["case"]) for image in images}
-        again = [(image, files) for image, files in earlier if overwrite or not maps & {*files}]
-        self.images = {image["case"]: image for image, files in again if files and overwrite}
-        self.files = {image["case"]: {path: path.stat().st_ino for path in files} for image, files in again}
+        files = {image["case"]: files_of(image, output_dir) for image in images}
+        maps = {image["case"]: label_map(output_dir, image["image"], image["case"]) for image in images}
+        made_again = {image["case"]: image for image in images if overwrite or not maps[image["case"]].is_file()}
+        self.images = {case: image for case, image in made_again.items() if overwrite and files[case]}
+        self.files = {case: {path: path.stat().st_ino for path in files[case]} for case in made_again}
 
     def attach(self, engine: Any) -> None:
         """Listen to a Predictor."""

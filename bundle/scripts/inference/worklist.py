@@ -149,11 +149,11 @@ def done_cases(images: Sequence[Mapping[str, Any]], there: Mapping[str, Path], e
     return done
 
 
-def lacks(label_map: Path, image: Mapping[str, Any], endings: Sequence[str]) -> bool:
-    """Whether a file with one of these endings is missing beside a label map. Only DICOM has a DICOM SEG."""
-    name = label_map.name.removesuffix("seg.nii.gz")
+def lacks(path: Path, image: Mapping[str, Any], endings: Sequence[str]) -> bool:
+    """Whether a file with one of these endings is missing beside a label map, ``path``. Only DICOM has a DICOM SEG."""
+    name = path.name.removesuffix("seg.nii.gz")
     wanted = [ending for ending in endings if not ending.endswith(".dcm") or "dicom" in image]
-    return "fault" not in image and not all(label_map.with_name(name + ending).is_file() for ending in wanted)
+    return "fault" not in image and not all(path.with_name(name + ending).is_file() for ending in wanted)
 
 
 def check_own(images: Sequence[Mapping[str, Any]], output_dir: str) -> None:
