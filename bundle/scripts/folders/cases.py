@@ -148,8 +148,8 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     chosen = [file for file, name in names.items() if name.role == sequence]
     plain = [file for file, name in names.items() if not name.role]
     if not chosen:
-        check_told(plain, sequence, root)
-        check_apart(plain, sequence)
+        reject_other_sequences(plain, sequence, root)
+        reject_several_of_a_patient(plain, sequence)
         chosen = plain
     for file, name in names.items():
         if file not in chosen:
@@ -183,7 +183,7 @@ def named_images(root: Path, names: Named, sequence: str, files: FolderFiles) ->
     return list(images.values())
 
 
-def check_told(plain: list[Path], sequence: str, root: Path) -> None:
+def reject_other_sequences(plain: list[Path], sequence: str, root: Path) -> None:
     """Raises UserError if files without a known ending seem to be of another sequence, or only some of the wanted one.
 
     Words of their names and of folders below ``root`` tell the sequence.
@@ -205,7 +205,7 @@ def check_told(plain: list[Path], sequence: str, root: Path) -> None:
         )
 
 
-def check_apart(plain: list[Path], sequence: str) -> None:
+def reject_several_of_a_patient(plain: list[Path], sequence: str) -> None:
     """Raises UserError if files without a known ending seem to be several of one patient."""
     stems = {strip_suffix(file): file for file in plain}
     channels: dict[str, list[Path]] = {}

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scripts.errors import UserError
+from scripts.folders.case import inside
 from scripts.folders.dicom import DAMAGED
-from scripts.folders.folder_files import PERMIT, TEXTS, FolderFiles, list_files, read_record
+from scripts.folders.folder_files import PERMIT, TEXTS, FolderFiles, list_files, recorded_cases
 from scripts.folders.map_files import maps_of
 from scripts.folders.schemes import is_volume
 
@@ -61,10 +62,10 @@ def written_before(paths: Iterable[Path]) -> set[Path]:
     """What predictions wrote, by their records among these files: the maps, and the volumes of DICOM series."""
     made = set()
     for record in (path for path in paths if path.name == "inference.json"):
-        for case in read_record(record):
-            prediction = record.parent / Path(case["prediction"]).name
+        for case in recorded_cases(record):
+            prediction = inside(record.parent, case["prediction"])
             made |= {prediction, *maps_of(str(record.parent), "", prediction.name.removesuffix("_seg.nii.gz"))}
-            made |= {record.parent / "images" / Path(str(case.get("image"))).name} if "dicom" in case else set()
+            made |= {inside(record.parent / "images", str(case.get("image")))} if "dicom" in case else set()
     return made
 
 

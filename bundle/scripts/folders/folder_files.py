@@ -13,6 +13,7 @@ from typing import Any
 from scripts.errors import UserError
 from scripts.faults import fault_of
 from scripts.files import read_json
+from scripts.folders.case import inside
 from scripts.folders.schemes import is_volume
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 MOST = 50  # names of files in a line
 
 POINTERS = (b"/annex/objects/", b"version https://git-lfs")  # content of a file whose own content was not fetched
-IMAGES = (
+OTHER_FORMATS = (
     ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", ".ima", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".mif", ".npy", ".npz",
     ".h5",
 )  # fmt: skip
@@ -131,7 +132,7 @@ def add_file(files: FolderFiles, path: Path) -> None:
 def other_kind(path: Path) -> str:
     """What a file is that is no NIfTI file by its name."""
     end, name = path.suffix.lower(), path.name.lower()
-    if end in IMAGES:
+    if end in OTHER_FORMATS:
         return "another image format: convert to NIfTI" if path.exists() else "a link to an image that is not there"
     return IN_PART if end not in TEXTS and (".nii" in name or begins_as_volume(path)) else "no NIfTI file"
 
@@ -153,13 +154,13 @@ def leave_out_predictions(files: FolderFiles, keep: Path | None = None) -> None:
     """Leave out label maps that a prediction or an evaluation wrote: they are not the truth. Those in ``keep`` stay."""
     for folder in sorted({path.parent for path in files.volumes} - {keep}):
         for record in filter(Path.is_file, (folder / name for name in RECORDS)):
-            made = {folder / Path(case["prediction"]).name for case in read_record(record)}
+            made = {inside(folder, case["prediction"]) for case in recorded_cases(record)}
             for path in [path for path in files.volumes if path in made]:
                 files.volumes.remove(path)
                 files.leave_out(path, f"a prediction, which {record.name} beside it lists")
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
+def recorded_cases(path: Path) -> list[dict[str, Any]]:
     """The cases of a prediction's record, by all settings that made them; [] for another program's file of its name."""
     with suppress(UserError):
         document = read_json(path, "dataset_dir", MADE | {"earlier?": [MADE]})

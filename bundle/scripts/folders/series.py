@@ -12,7 +12,7 @@ from scripts.folders.dicom import Series
 from scripts.folders.slices import absent_slices
 from scripts.folders.words import AFTER, BEFORE, DOUBT, NO, OTHERS, PERHAPS, T1, plain
 
-IMAGES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"}  # MR
+MR_CLASSES = {"1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1", "1.2.840.10008.5.1.4.1.1.4.4"}  # MR
 LEAST_MM = 100  # from the first slice to the last; whole heads have 120 and more
 ROUGHLY = 1.1  # voxels that differ by less count as equally fine
 LONGEST_ECHO, LONGEST_REPETITION = 20, 1200  # ms, of T1 (spin echo; gradient echoes with inversion repeat later)
@@ -73,7 +73,7 @@ def judge_kind(verdict: Verdict, kinds: Sequence[str]) -> None:
     series, against = verdict.series, verdict.against
     if series.get("Modality") != "MR":
         against.append(f"modality {series.get('Modality', 'unknown')}, not MR")
-    elif str(series.get("SOPClassUID")) not in IMAGES:
+    elif str(series.get("SOPClassUID")) not in MR_CLASSES:
         against.append("no MR image, such as a screenshot or a segmentation")
     if series.number("SamplesPerPixel", 1) != 1:
         against.append("colour image")

@@ -19,7 +19,7 @@ EVEN_MM = 0.1  # distances of slices that differ by less are equal: positions ar
 TURNED = 1e-3  # parts of directions that differ by less are equal
 TIMES = ("EchoTime", "RepetitionTime", "InversionTime")
 JITTER = 1.1  # times of one acquisition differ by less
-AGENT = "ContrastBolusAgent"
+AGENT_TAG = "ContrastBolusAgent"
 
 
 def value_of(image: Any, keyword: str) -> Any:
@@ -72,11 +72,11 @@ def mixed_tags(images: Sequence[Any]) -> str:
         times = [number for image in images for number in numbers_of(image, keyword)[:1] if number > 0]
         if times and max(times) > JITTER * min(times):
             return f"{keyword} {min(times):g} and {max(times):g}"
-    for keyword in (AGENT, "SeriesDescription", "ImageType"):
+    for keyword in (AGENT_TAG, "SeriesDescription", "ImageType"):
         values = [np.atleast_1d(value_of(image, keyword) or "")[:3] for image in images]
         parts = min((len(value) for value in values if value[0]), default=0)
         texts = {"\\".join(map(str, value[:parts])).strip().lower() for value in values}
-        if len(told := sorted(texts if keyword == AGENT else texts - {""})) > 1:
+        if len(told := sorted(texts if keyword == AGENT_TAG else texts - {""})) > 1:
             return f"{keyword} {' and '.join(text or 'none' for text in told[:2])}"
     return ""
 

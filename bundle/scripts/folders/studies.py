@@ -14,7 +14,7 @@ from scripts.errors import UserError
 from scripts.files import format_table
 from scripts.folders.dicom import EXPORT, Series, Study, read_all_series
 from scripts.folders.dicom_files import find_dicom, is_lost, may_hold_slices
-from scripts.folders.folder_files import FolderFiles, read_record
+from scripts.folders.folder_files import FolderFiles, recorded_cases
 from scripts.folders.series import Verdict, choose, judge
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def choose_asked(verdicts: Sequence[Verdict], wanted: str) -> list[Verdict]:
 
 def recorded_names(output_dir: str) -> dict[Study, str]:
     """The names of the studies that earlier predictions into the folder gave, by their record."""
-    cases = [case for case in read_record(Path(output_dir, "inference.json")) if "dicom" in case]
+    cases = [case for case in recorded_cases(Path(output_dir, "inference.json")) if "dicom" in case]
     return {(case.get("patient", ""), str(case["dicom"].get("study"))): str(case.get("case")) for case in cases}
 
 

@@ -14,7 +14,7 @@ from scripts.folders.folder_files import FolderFiles
 from scripts.folders.schemes import read_name, strip_suffix
 from scripts.labels import CLASSES, ENDINGS, MSD, SEQUENCES, sequence_named
 
-IMAGES = ("imagesTr", "imagesTs")
+IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 CHANNEL = r"(.+)_(\d{4})"  # nnU-Net: CASE_0000 is the first channel of CASE
 LABELS = {  # class, or region of classes, by the names in dataset.json; the first pattern that fits counts
     "background": "background|bg|0",
@@ -31,10 +31,10 @@ def find_task(root: Path, files: FolderFiles) -> Path | None:
 
     Images whose names say a sequence are no such data set.
     """
-    folder = root if any((root / name).is_dir() for name in IMAGES) else None
-    if root.absolute().name in IMAGES and (root.parent / "dataset.json").is_file():
+    folder = root if any((root / name).is_dir() for name in IMAGE_FOLDERS) else None
+    if root.absolute().name in IMAGE_FOLDERS and (root.parent / "dataset.json").is_file():
         folder = root.parent
-    images = [path for path in files.volumes if path.parent.name in IMAGES]
+    images = [path for path in files.volumes if path.parent.name in IMAGE_FOLDERS]
     return folder if images and all(read_name(path).role in ("", "other") for path in images) else None
 
 
@@ -48,7 +48,7 @@ def read_task(task: Path, files: FolderFiles, labelled: bool = True) -> list[Cas
             another kind.
     """
     spec = read_json(str(task / "dataset.json"), "dataset_dir") if (task / "dataset.json").is_file() else {}
-    images = [path for path in files.volumes if path.parent.name in IMAGES]
+    images = [path for path in files.volumes if path.parent.name in IMAGE_FOLDERS]
     labels = by_stem([path for path in files.volumes if path.parent.name == "labelsTr"])
     stems = by_stem(images)
     numbered = all(re.fullmatch(CHANNEL, stem) for stem in stems) and not set(stems) & set(labels)
