@@ -155,8 +155,8 @@ def view(studies: str, labels: str, t1ce: str = "") -> Path:
             "give another folder by LABELS=DIR."
         )
     remember(folder, images)
-    for link in filter(Path.is_symlink, folder.iterdir()):
-        link.unlink()  # of an earlier start; labels and uploaded volumes stay
+    for link in [path for path in folder.iterdir() if path.is_symlink() and path.name.lower().endswith(ENDINGS)]:
+        link.unlink()  # of an earlier start; labels, uploaded volumes and links to folders stay
     for link, volume in links.items():
         link.symlink_to(Path(volume).resolve())
     if any(source.glob("labels/final/*")) and not any(folder.glob("labels/final/*")):
@@ -210,8 +210,8 @@ def main() -> None:
     parser.add_argument("--app", default=str(HERE / "app"))
     options = parser.parse_args()
     web = options.studies.startswith(("http://", "https://"))
+    claim(Path(options.app).resolve())  # before the links of a running server would change
     folder = None if web else view(options.studies, options.labels, options.t1ce)
-    claim(Path(options.app).resolve())
     tell(options, folder)
     stage(Path(options.app).resolve())
     server = ["start_server", "--app", options.app, "--studies", str(folder or options.studies)]

@@ -45,8 +45,9 @@ def test_the_server_works_in_a_folder_of_links(serve, cohort, tmp_path, capsys):
     labels.mkdir()
     (labels / "uploaded.nii.gz").touch()
     (labels / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    (labels / "notes").symlink_to(tmp_path)  # the user's own
     assert serve.view(str(patients), str(labels)) == labels
-    assert links_of(labels) == {
+    assert links_of(labels) == {"notes": tmp_path} | {
         f"{p.name}.nii.gz": p / f"{p.name}_t1ce.nii.gz" for p in patients.iterdir() if p.is_dir()
     }
     assert sorted(cohort.rglob("*")) == before and (labels / "uploaded.nii.gz").is_file()
@@ -54,7 +55,7 @@ def test_the_server_works_in_a_folder_of_links(serve, cohort, tmp_path, capsys):
     save(flat / "b.nii.gz", [1])
     save(flat / "labels" / "final" / "b.nii.gz", [1])
     serve.view(str(flat), str(labels))
-    assert links_of(labels) == {"b.nii.gz": flat / "b.nii.gz"} and (labels / "uploaded.nii.gz").is_file()
+    assert links_of(labels) == {"notes": tmp_path, "b.nii.gz": flat / "b.nii.gz"} and (labels / "uploaded.nii.gz").is_file()
     assert f"{flat}/labels holds labels of an early server" in capsys.readouterr().out
     shutil.copytree(flat / "labels", labels / "labels")
     serve.view(str(flat), str(labels))
@@ -223,7 +224,7 @@ SERVER = "import os, sys, serve; serve.claim(serve.Path(sys.argv[1])); os.execv(
 WAIT = "print('serving', flush=True); input()"
 
 
-def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_path):
+def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_path, monkeypatch):
     """Also after the process has become MONAI Label's server."""
     program = [sys.executable, "-c", SERVER.replace("WAIT", repr(WAIT)), str(tmp_path / "app")]
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -232,6 +233,13 @@ def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_pa
         assert first.stdout.readline() == "serving\n"
         with pytest.raises(SystemExit, match=f"{tmp_path}/app is in use by another server: .* APP=DIR"):
             serve.claim(tmp_path / "app")
+        studies, labels = tmp_path / "studies", tmp_path / "labels"
+        save(studies / "P1_t1ce.nii.gz", [1])
+        options_of_two = ["--studies", str(studies), "--labels", str(labels), "--app", str(tmp_path / "app")]
+        monkeypatch.setattr(sys, "argv", ["serve.py", *options_of_two])
+        with pytest.raises(SystemExit, match="is in use"):
+            serve.main()
+        assert not labels.exists()  # the first server's links stay
     finally:
         first.communicate("\n", timeout=60)
     second = subprocess.run(program, cwd=ROOT / "serving", input="\n", capture_output=True, text=True, timeout=60)
