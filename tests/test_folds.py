@@ -25,6 +25,15 @@ def test_folds_are_balanced_seeded_and_stratified_by_size_and_source():
             assert sorted(folds[name] for name in chosen) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("form", ["P{:03d}", "HGG{:03d}", "sub-P{:03d}"])
+def test_names_of_which_each_would_be_a_source_are_stratified_by_size_alone(form):
+    names = [form.format(i) for i in range(20)]
+    sizes = {name: float(i * 7 % 20) for i, name in enumerate(names)}
+    folds = assign_folds(patients(*names), sizes, 5, seed=0)
+    by_size = sorted(names, key=sizes.__getitem__)
+    assert all(sorted(folds[name] for name in by_size[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 20, 5))
+
+
 def test_examinations_of_a_patient_share_a_fold():
     names = [f"BraTS-GLI-{i:05d}-{j:03d}" for i in range(6) for j in range(3)]
     folds = assign_folds(patients(*names), dict.fromkeys(names, 1.0), 3, seed=0)

@@ -263,6 +263,23 @@ def test_all_faults_are_reported_together(cohort):
     assert kept == ["phantom_0001", "phantom_0002", "phantom_0003", "phantom_0005"]
 
 
+@pytest.mark.parametrize("name, options", [
+    ("phantom_0004_tumour.nii.gz", {"label": "*_tumour.nii.gz", "t1ce": "*_post.nii.gz"}),
+    ("scan_seg.nii.gz", {}),
+])  # fmt: skip
+def test_a_label_that_cannot_be_read_leaves_its_patient_out_whatever_names_it(name, options, cohort):
+    for path in list((cohort / "data").rglob("*_*.nii.gz")):
+        role = path.name.removesuffix(".nii.gz").rpartition("_")[2]
+        own = {"seg": "tumour", "t1ce": "post"}.get(role, role)
+        path.rename(path.with_name(f"{path.parent.name}_{own}.nii.gz" if options else f"scan_{role}.nii.gz"))
+    label = cohort / "data" / "phantom_0004" / name
+    assert label.is_file()
+    label.unlink()
+    label.symlink_to("/annex/objects/nowhere")  # as git-annex leaves it
+    kept = [entry["case"] for entry in make(cohort, strict=False, **options)["training"]]
+    assert kept == [f"phantom_000{k}" for k in (0, 1, 2, 3, 5)]
+
+
 def test_a_patient_in_two_folds_is_found_by_name_and_by_content(cohort):
     document = json.loads((cohort / "datalist.json").read_text())
     by_fold = {entry["fold"]: entry for entry in document["training"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -74,7 +74,8 @@ def choose_folds(
 def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, seed: int) -> dict[str, int]:
     """Fold of each case, so that every fold has the same mix of sources and tumour sizes.
 
-    Patients are sorted by source and tumour size. Each run of ``folds`` patients gets all folds in a random order.
+    Patients are sorted by source and tumour size. Each run of ``folds`` patients gets all folds in a random order. If
+    most patients are a source of their own, as by names such as HGG012, sources tell nothing and do not count.
 
     Raises:
         UserError: if there are fewer patients than folds, or folds < 1.
@@ -86,7 +87,12 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
         raise UserError(
             f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients): pass --folds."
         )
-    order = sorted(patients.values(), key=lambda group: (group[0].source, sizes[group[0].name], group[0].name))
+    sources = Counter(group[0].source for group in patients.values())
+    alone = 2 * list(sources.values()).count(1) > len(patients)
+    order = sorted(
+        patients.values(),
+        key=lambda group: ("" if alone else group[0].source, sizes[group[0].name], group[0].name),
+    )
     random = np.random.default_rng(seed)
     rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]
     return {

@@ -103,7 +103,10 @@ def make_datalist(
     unite_copies(cases, reports)
     values, other_edition = detect_label_values(labelled or cases, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
-    faults = [Fault(read_name(path).case, str(path), fault, remedy) for path, fault, remedy in files.broken]
+    faults = [
+        Fault(case_of_broken(path, choice, Path(dataset_dir), cases), str(path), fault, remedy)
+        for path, fault, remedy in files.broken
+    ]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
     if trained_on:
         faults += find_overlap(
@@ -167,6 +170,13 @@ def find_parts(
         other = unlabelled or ("training" if case.group in groups else "testing")
         parts["labelled" if "label" in case.files else other].append(case)
     return parts, files
+
+
+def case_of_broken(path: Path, choice: Choice, root: Path, cases: Sequence[Case]) -> str:
+    """The case of a file that cannot be read: by its name, or else the only one with other files in its folder."""
+    name = (choice.read(path, root) or read_name(path)).case
+    beside = {case.name for case in cases if path.parent in {file.parent for file in case.files.values()}}
+    return name if name in {case.name for case in cases} or len(beside) != 1 else beside.pop()
 
 
 def check_files(cases: Sequence[Case], required: list[str], checked: CheckedFiles) -> dict[str, CaseReport]:
