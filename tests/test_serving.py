@@ -55,7 +55,8 @@ def test_the_server_works_in_a_folder_of_links(serve, cohort, tmp_path, capsys):
     save(flat / "b.nii.gz", [1])
     save(flat / "labels" / "final" / "b.nii.gz", [1])
     serve.view(str(flat), str(labels))
-    assert links_of(labels) == {"notes": tmp_path, "b.nii.gz": flat / "b.nii.gz"} and (labels / "uploaded.nii.gz").is_file()
+    assert links_of(labels) == {"notes": tmp_path, "b.nii.gz": flat / "b.nii.gz"}
+    assert (labels / "uploaded.nii.gz").is_file()
     assert f"{flat}/labels holds labels of an early server" in capsys.readouterr().out
     shutil.copytree(flat / "labels", labels / "labels")
     serve.view(str(flat), str(labels))
