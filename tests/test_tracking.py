@@ -158,7 +158,8 @@ def test_what_was_sent_before_records_had_checksums_is_not_sent_again(store, tmp
     assert run_of(tmp_path, store).data.tags["mlflow.user"] == "who trained"
 
 
-def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, monkeypatch):
+def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")  # s
 
     def end(engine):
@@ -178,12 +179,23 @@ def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, mon
             engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
         with pytest.raises((SystemExit, MemoryError)) if handlers else nullcontext():
             engine.run([0], max_epochs=1)
-        assert run_of(tmp_path, store).info.status == status
+        for _ in range(2):  # sending the run again, as evaluate does, tells nothing new of its training
+            assert run_of(tmp_path, store).info.status == status
+            send_run(str(tmp_path))
+
+    def sent_meanwhile():
+        send_run(str(tmp_path))
+        assert run_of(tmp_path, store).info.status == "RUNNING"
 
     (tmp_path / "training.json").write_text(json.dumps(ABOUT))
-    train("KILLED", lambda: write_history(tmp_path, 1), end)
+    train("KILLED", lambda: write_history(tmp_path, 1), sent_meanwhile, end)
     train("FAILED", run_out_of_memory)
+    monkeypatch.setitem(sys.modules, "mlflow.system_metrics.system_metrics_monitor", None)  # as without psutil
+    train("KILLED", end)
+    assert "no use of processor and memory" in caplog.text and "does not take the run" not in caplog.text
     train("FINISHED")
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", lambda *_: pytest.fail("sent again"))
+    send_run(str(tmp_path))
 
 
 def test_a_student_that_is_no_torchscript_leaves_its_run_finished(store, tmp_path, caplog):

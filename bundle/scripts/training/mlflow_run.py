@@ -61,13 +61,13 @@ class MlflowRun:
                 f"{folder} was never sent to MLflow: give --mlflow_uri, http://HOST:PORT or sqlite:///FILE."
             )
         if importlib.util.find_spec("mlflow") is None:
-            raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow, or leave it out.")
+            raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow psutil, or leave it out.")
         if not re.match(r"[\w+]+:/|databricks", uri):
             raise UserError(f"mlflow_uri is {uri!r}, expected a server (http://HOST:PORT) or store (sqlite:///FILE).")
         for variable, value in HTTP_OPTIONS.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{variable}", value)
         self.folder = Path(folder).resolve()
-        self.uri = absolute(uri)
+        self.uri = absolute_uri(uri)
         self.experiment = experiment
         self.name = name or self.folder.name
         self.parent = parent
@@ -77,7 +77,7 @@ class MlflowRun:
     def sent(self) -> dict[str, Any]:
         """The run's id in MLflow, the last epoch and the stages that were sent."""
         sent = remembered(str(self.folder))
-        if absolute(sent.get("uri", "")) != self.uri:
+        if absolute_uri(sent.get("uri", "")) != self.uri:
             return {"uri": self.uri, "epoch": 0, "stages": [], "records": {}}
         paths = {stage: self.folder / f"{stage}.json" for stage in sent["stages"]}  # older files have no checksums
         return {"records": {stage: sha256(path) for stage, path in paths.items() if path.is_file()}} | sent
@@ -159,8 +159,7 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        if metrics:
+        if metrics := [Metric(name, value, now, step) for name, value in values.items()]:
             self.client.log_batch(self.sent["run_id"], metrics=metrics)
 
     def describe(self, scores: Mapping[str, float]) -> None:
@@ -203,13 +202,25 @@ class MlflowRun:
             mlflow.pytorch.log_model(network, name="student", signature=signature, serialization_format="pickle")
         self.remember(student=sha256(weights))
 
-    def finish(self) -> None:
-        """Send the folder's tables, reports, pictures, checkpoints and the student, and close the run."""
+    def set_status(self, status: str) -> None:
+        """Say in MLflow whether the run is RUNNING, FINISHED, KILLED or FAILED, and remember it."""
+        self.remember(status=status)
+        change = self.client.update_run if status == "RUNNING" else self.client.set_terminated
+        change(self.sent["run_id"], status)
+
+    def finish(self, status: str | None = None) -> None:
+        """Send the folder's tables, reports, pictures, checkpoints and the student, where they are new, and a status.
+
+        Without one, a training that runs or was killed keeps that of then.
+        """
+        self.remember(status=status or self.sent.get("status", "FINISHED"))
         for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
-            place = path.parent.relative_to(self.folder)
-            self.client.log_artifact(self.sent["run_id"], str(path), None if place == Path() else str(place))
-        self.client.set_terminated(self.sent["run_id"])
+            files, place = self.sent.get("files", {}), path.relative_to(self.folder)
+            if files.get(str(place)) != (checksum := sha256(path)):
+                self.client.log_artifact(self.sent["run_id"], str(path), str(place.parent).removeprefix(".") or None)
+                self.remember(files=files | {str(place): checksum})
         self.send_model()
+        self.set_status(self.sent["status"])
 
 
 def remembered(folder: str) -> dict[str, Any]:
@@ -218,7 +229,7 @@ def remembered(folder: str) -> dict[str, Any]:
     return read_json(path, "run", {"uri": str, "epoch": int, "stages": list}) if path.is_file() else {}
 
 
-def absolute(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """A store in a file by its whole path, so that it is found from any folder; other addresses as they are."""
     scheme, _, path = uri.partition(":///")
     return f"sqlite:///{Path(path).resolve()}" if scheme == "sqlite" and path else uri

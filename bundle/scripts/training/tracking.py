@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 
 from scripts.errors import UserError, reason_of
-from scripts.training.mlflow_run import STAGES, MlflowRun, absolute, remembered
+from scripts.training.mlflow_run import STAGES, MlflowRun, absolute_uri, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Tracking:
     ) -> None:
         self.run = MlflowRun(output_dir, mlflow_uri, mlflow_experiment, run_name)
         self.monitor: Any = None
+        self.running = False  # in MLflow
         self.warned = False
 
     def attach(self, engine: Engine) -> None:
@@ -55,31 +56,36 @@ class Tracking:
 
     def __call__(self, engine: Engine) -> None:
         self.attempt(self.run.send)
-        if self.monitor is None and "run_id" in self.run.sent:
-            self.attempt(self.watch_system)
+        if not self.running and "run_id" in self.run.sent:
+            self.attempt(self.start)
 
-    def watch_system(self) -> None:
-        """Start MLflow's own monitor of processor and memory."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(self.run.sent["run_id"], tracking_uri=self.run.uri)
-        monitor.start()
-        self.monitor = monitor
-        self.run.client.update_run(self.run.sent["run_id"], status="RUNNING")  # again, if it is resumed
+    def start(self) -> None:
+        """Say in MLflow that the training runs, again if it is resumed; start MLflow's own monitor of the machine."""
+        self.run.set_status("RUNNING")
+        try:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        except ImportError:
+            logger.info("MLflow gets no use of processor and memory: pip install psutil.")
+        else:
+            monitor = SystemMetricsMonitor(self.run.sent["run_id"], resume_logging=True, tracking_uri=self.run.uri)
+            monitor.start()
+            self.monitor = monitor
+        self.running = True
 
     def finish(self, engine: Engine) -> None:
         if self.monitor is not None:
             self.attempt(self.monitor.finish)
         self.attempt(self.run.send)
-        self.attempt(self.run.finish)
+        self.attempt(lambda: self.run.finish("FINISHED"))
 
     def stop(self, engine: Engine, error: BaseException) -> None:
         """Say in MLflow, once, that the training does not run any more."""
         status = "KILLED" if isinstance(error, (SystemExit, KeyboardInterrupt)) else "FAILED"
         if self.monitor is not None:
             self.attempt(self.monitor.finish)
-            self.attempt(lambda: self.run.client.set_terminated(self.run.sent["run_id"], status))
-            self.monitor = None
+        if self.running:
+            self.attempt(lambda: self.run.set_status(status))
+        self.monitor, self.running = None, False
 
     def attempt(self, action: Callable[[], object]) -> None:
         """Do something, or warn of its failure."""
@@ -154,7 +160,7 @@ def send_evaluation(
     uri = mlflow_uri or next((run["uri"] for run in sent if run), None)
     if uri is None:
         return
-    elsewhere = len(trainings) == 1 and not sent[0] and sent[1].get("uri") == absolute(uri)
+    elsewhere = len(trainings) == 1 and not sent[0] and sent[1].get("uri") == absolute_uri(uri)
     try:
         send_run(output_dir, uri, **where, parent=sent[1].get("run_id") if elsewhere else None)
     except UserError as error:
