@@ -61,7 +61,7 @@ class MlflowRun:
                 f"{folder} was never sent to MLflow: give --mlflow_uri, http://HOST:PORT or sqlite:///FILE."
             )
         if importlib.util.find_spec("mlflow") is None:
-            raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow psutil, or leave it out.")
+            raise UserError(f"mlflow_uri is {uri!r}, but mlflow is not installed: pip install mlflow psutil.")
         if not re.match(r"[\w+]+:/|databricks", uri):
             raise UserError(f"mlflow_uri is {uri!r}, expected a server (http://HOST:PORT) or store (sqlite:///FILE).")
         for variable, value in HTTP_OPTIONS.items():
