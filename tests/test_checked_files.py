@@ -112,6 +112,15 @@ def test_an_unreadable_file_is_never_taken_for_checked(start, cohort):
     assert read == [path.name]
 
 
+def test_too_little_memory_stops_with_a_sentence_and_leaves_no_patient_out(start, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(checked_files, "read_volume", fail)
+    with pytest.raises(UserError, match=r"phantom_\d+_\w+\.nii\.gz needs more memory than is free: "):
+        start(strict=False)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"files": 3}', "null", "deep"])
 def test_a_record_that_cannot_be_read_is_made_again(content, start, cohort):
     first, read = start()

@@ -12,16 +12,20 @@ from scripts.inference.record import record_inference
 from scripts.inference.worklist import find_work
 
 
-@pytest.mark.parametrize("error", [MemoryError("8 GiB"), PermissionError(13, "Permission denied")])
-def test_any_error_of_one_image_is_a_fault_of_its_patient_alone(error, cohort_source, monkeypatch):
+@pytest.mark.parametrize("error, remedy", [
+    (MemoryError("8 GiB"), "end other programs, then run the command again"),
+    (PermissionError(13, "Permission denied"), "repair or replace the file"),
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["image_faults", "lay_by_header"])
+def test_any_error_of_one_image_is_a_fault_of_its_patient_alone(error, remedy, where, cohort_source, monkeypatch):
     images = find_work(str(cohort_source / "data" / "phantom_0001"))["all"]
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(checked_images, "image_faults", fail)
+    monkeypatch.setattr(checked_images, where, fail)
     entry = CheckedImages(images, Compose([LoadImaged("image")]))[0]
-    assert entry["case"] == "phantom_0001" and entry["remedy"] == "repair or replace the file"
+    assert entry["case"] == "phantom_0001" and entry["remedy"] == remedy
     assert entry["fault"] == f"{type(error).__name__}: {error}"
 
 

@@ -85,6 +85,7 @@ def test_a_training_ends_with_the_cross_validation_that_is_stopped(line, tmp_pat
         ({"config_file": "configs/trian.yaml"}, r"configs/trian\.yaml"),
         ({"fold": 1}, "--fold "),
         ({"ckpt_dir": "x"}, "--ckpt_dir "),
+        ({"method": "paper"}, "method is 'paper', but config_file names all"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options, named, cohort_source, tmp_path, monkeypatch):
@@ -135,6 +136,14 @@ def test_a_folder_of_several_processes_is_continued(processes, changed, lines, c
     with pytest.raises(UserError, match=f"has {changed} ") if changed else pytest.raises(SystemExit):
         cross_validate(data, str(tmp_path), **options)
     assert len(lines) == (0 if changed else 6)
+
+
+def test_a_datalist_of_an_earlier_start_is_named(lines, cohort_source, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "collect", lambda out, folds: sys.exit())
+    (tmp_path / "datalist.json").write_bytes((cohort_source / "datalist.json").read_bytes())
+    with caplog.at_level("INFO"), pytest.raises(SystemExit):
+        cross_validate(str(cohort_source / "data"), str(tmp_path), config_file=ALONE)
+    assert "datalist.json of an earlier start is used. To list" in caplog.text and len(lines) == 6
 
 
 def test_an_overlay_that_changes_how_processes_train_is_named_before_they_do(tmp_path, monkeypatch):

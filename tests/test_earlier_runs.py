@@ -121,7 +121,10 @@ def test_an_evaluation_does_not_replace_label_maps_that_none_made(overwrite, tmp
     with pytest.raises(UserError, match="holds 1 label map"):  # never the truth itself
         check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), patients, True)
     elsewhere = [patients[0] | {"label": str(tmp_path / "model.pt")}]
-    check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), elsewhere, True)  # a map of an earlier fold
+    with pytest.raises(UserError, match="holds 1 label map"):  # of a patient whom the evaluation there did not have
+        check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), elsewhere, True)
+    write_json(tmp_path / "evaluation.json", other | {"cases": [{"case": "a"}]})
+    check_new_evaluation(str(tmp_path), str(tmp_path / "model.pt"), elsewhere, True)
     assert truth.read_text() == "truth"
 
 
@@ -160,13 +163,22 @@ def test_a_record_that_names_files_elsewhere_leaves_them_there(tmp_path):
     assert elsewhere.read_text() == "truth"
 
 
-@pytest.mark.parametrize("text, kept", [('{"calibration_error": null}', False), ("another program's", True)])
-def test_a_report_of_label_maps_that_are_made_again_goes_and_one_of_another_program_stays(text, kept, tmp_path):
+@pytest.mark.parametrize(
+    "page, text, kept",
+    [
+        ("report", '{"calibration_error": null}', False),
+        ("comparison", '{"runs": ["a", "b"], "cases": []}', False),
+        ("report", "another program's", True),
+        ("comparison", "another program's", True),
+    ],
+)
+def test_a_page_of_label_maps_that_are_made_again_goes_and_one_of_another_program_stays(page, text, kept, tmp_path):
     (tmp_path / "inference.json").touch()
-    (tmp_path / "report.json").write_text(text)
-    (tmp_path / "report.html").touch()
+    files = [tmp_path / f"{page}{ending}" for ending in (".json", ".html", ".csv")]
+    for file in files:
+        file.write_text(text)
     forget_scores(str(tmp_path))
-    assert (tmp_path / "report.html").exists() == (tmp_path / "report.json").exists() == kept
+    assert [file.exists() for file in files] == [kept] * 3
 
 
 HOLD = """

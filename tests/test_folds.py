@@ -25,9 +25,9 @@ def test_folds_are_balanced_seeded_and_stratified_by_size_and_source():
             assert sorted(folds[name] for name in chosen) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("form", ["P{:03d}", "HGG{:03d}", "sub-P{:03d}"])
-def test_names_of_which_each_would_be_a_source_are_stratified_by_size_alone(form):
-    names = [form.format(i) for i in range(20)]
+@pytest.mark.parametrize("form", ["P{:03d}", "HGG{:03d}", "sub-P{:03d}", "SITE{:02d}"])
+def test_names_of_which_most_would_be_of_a_small_source_are_stratified_by_size_alone(form):
+    names = [form.format(i) if form[0] != "S" else f"{form.format(i // 4)}_{i}" for i in range(20)]
     sizes = {name: float(i * 7 % 20) for i, name in enumerate(names)}
     folds = assign_folds(patients(*names), sizes, 5, seed=0)
     by_size = sorted(names, key=sizes.__getitem__)

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from scripts.data.volumes import count_pairs
+from scripts.errors import UserError
+from scripts.evaluation import pairs
 from scripts.evaluation.meaning import to_classes
 from scripts.evaluation.pairs import warn_of_meanings
 from scripts.faults import FileFault
@@ -23,6 +26,21 @@ def test_values_on_disk_become_network_classes_and_others_are_named(label_values
     with pytest.raises(FileFault, match=r"unknown label values \[7, 9\]") as error:
         to_classes(np.append(voxels, [9, 7, 7]), class_of)
     assert error.value.remedy.startswith("expected [0, 1, 2")
+
+
+def test_voxels_are_counted_by_class_in_both():
+    table = count_pairs(np.array([[[0, 1], [3, 3]]], np.uint8), np.array([[[0, 2], [3, 1]]], np.uint8))
+    assert {(int(row), int(column)) for row, column in np.argwhere(table)} == {(0, 0), (1, 2), (3, 3), (3, 1)}
+    assert table.shape == (4, 4) and table.sum() == 4
+
+
+def test_too_little_memory_ends_scoring_with_a_sentence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(pairs, "read_volume", fail)
+    with pytest.raises(UserError, match=r"a_seg\.nii needs more memory than is free: "):
+        pairs.read_label_map(tmp_path / "a_seg.nii")
 
 
 def counts(**voxels):

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from nibabel.orientations import axcodes2ornt
 from scipy.ndimage import gaussian_filter
 
 from conftest import BUNDLE, real_data
@@ -14,7 +15,7 @@ from scripts.data.checks import check_case
 from scripts.data.phantom import draw_patient
 from scripts.data.plausible import image_faults
 from scripts.data.transforms import SelectChannelsd
-from scripts.data.volumes import Volume, content_checksum, grid_faults, read_volume
+from scripts.data.volumes import Volume, content_checksum, grid_faults, open_whole, read_volume, reorient
 from scripts.inference.checked_images import CheckedImages
 
 SIZE = 32
@@ -116,7 +117,23 @@ def test_headers_that_contradict_a_head_are_faults_in_training_and_in_prediction
 @pytest.mark.parametrize("kind", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
 def test_voxels_that_are_no_real_numbers_are_a_fault_in_training_and_in_prediction(kind, brain, tmp_path):
     found, predicted = faults(save(tmp_path / "p.nii.gz", brain.astype(kind)))
-    assert "type" in found[0][0] and "type" in predicted[0]
+    assert "voxels of type" in found[0][0] and "one channel" in found[0][1] and "type" in predicted[0]
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_volume_with_further_axes_is_to_be_saved_without_them(axes, brain, tmp_path):
+    found, predicted = faults(save(tmp_path / "p.nii.gz", brain[(..., *[None] * axes)]))
+    assert found == [predicted] == [(f"shape {(*brain.shape, *[1] * axes)}, expected a 3-D volume (one of a series)",
+                                     "save it as a 3-D volume")]  # fmt: skip
+
+
+@pytest.mark.parametrize("length, error", [(SIZE, MemoryError), (30_000, ValueError)])
+def test_too_little_memory_is_no_fault_of_a_file_that_may_hold_its_voxels(length, error, brain, tmp_path):
+    data = bytearray(save(tmp_path / "p.nii", brain).read_bytes())
+    data[42:48] = np.full(3, length, "<i2").tobytes()  # of the axes, in the header
+    (tmp_path / "p.nii").write_bytes(data)
+    with pytest.raises(error, match=None if error is MemoryError else "^unreadable"), open_whole(tmp_path / "p.nii"):
+        raise MemoryError
 
 
 def qform(moved=0.0, degrees=0.0, code=1, flips=(1, 1, 1)):
@@ -204,6 +221,24 @@ def test_grids_of_tiny_voxels_are_not_equal_because_they_are_close(brain):
     moves = [np.array([[0, 0, 0, mm], *[[0] * 4] * 3]) for mm in (0.009, 0.08)]
     near, far = (small._replace(affine=small.affine + move) for move in moves)
     assert grid_faults(near, small, "a") == [] and "0.08 mm" in grid_faults(far, small, "a")[0][0]
+
+
+def test_another_orientation_of_the_same_grid_is_told_from_another_grid(brain, tmp_path):
+    """It stays a fault, because paper.yaml and stacked sequences do not turn volumes."""
+    label = ((brain > 0) & (brain[::-1, ::-1] == 0)).astype(np.uint8)
+    turned = nib.as_closest_canonical(nib.Nifti1Image(label, AFFINE))
+    (found,) = label_case(tmp_path, brain, np.asarray(turned.dataobj), turned.affine).faults
+    assert label.any() and found.fault == "its axes are RAS, those of p_t1ce.nii.gz LPS"
+    assert found.remedy.startswith("other orientation: reorder its axes to LPS")
+    flair = nib.as_closest_canonical(nib.Nifti1Image(brain + 1 * (brain > 0), AFFINE))
+    save(tmp_path / "p_flair.nii.gz", np.asarray(flair.dataobj), flair.affine)
+    entry = {"image": [str(tmp_path / f"p_{role}.nii.gz") for role in ("t1ce", "flair")], "case": "p"}
+    assert found.fault in CheckedImages([entry], Compose([LoadImaged("image")]))[0]["fault"]
+    first = Volume(np.zeros((4, 5, 6)), AFFINE)
+    lying = reorient(first, axcodes2ornt("SRA"))  # and so of another shape
+    assert grid_faults(lying, first, "a")[0][0] == "its axes are SRA, those of a LPS"
+    moved = lying._replace(affine=lying.affine + np.eye(4)[:, [3, 3, 3, 0]] * 9)
+    assert "shape" in grid_faults(moved, first, "a")[0][0]
 
 
 RIGHT = {

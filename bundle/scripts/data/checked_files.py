@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
 
 from scripts.data import plausible, skull, volumes
 from scripts.data.plausible import header_faults, image_faults, outside_faults, probability_faults, tumour_faults
-from scripts.data.volumes import Finding, Volume, content_checksum, read_volume
+from scripts.data.volumes import Finding, Volume, content_checksum, read_volume, reorient, unreadable
 from scripts.errors import UserError
 from scripts.files import sha256, write_text
 from scripts.labels import CLASSES, REGIONS, SEQUENCES, TARGETS
@@ -140,9 +141,10 @@ def read_label(files: Mapping[str, Path], channels: Mapping[str, int]) -> FileRe
     faults = header_faults(label) or tumour_faults(millilitres)
     if millilitres and not faults and (beside := image_beside(files)):
         with suppress(ValueError):  # which is a fault of the image
-            image = read_volume(beside, files, len(channels) or 1).voxels
-            image = image[..., channels[beside]] if channels else image
-            faults = outside_faults(label.voxels, image, files[beside].name)
+            image = read_volume(beside, files, len(channels) or 1)
+            voxels = image.voxels[..., channels[beside]] if channels else image.voxels
+            turned = reorient(label, io_orientation(image.affine))  # what a label in another orientation marks
+            faults = outside_faults(turned.voxels, voxels, files[beside].name)
     values = np.unique(label.voxels).tolist()
     checksum = content_checksum(label) if millilitres else 0
     return FileReport(list(label.voxels.shape), label.affine.tolist(), faults, values, millilitres, checksum)
@@ -158,7 +160,7 @@ def read_targets(files: Mapping[str, Path]) -> FileReport:
     try:
         shape = nib.load(files[TARGETS]).shape
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
-        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+        raise ValueError(unreadable(files[TARGETS], error)) from error
     if shape[3:] not in ((), (1,), (len(REGIONS),), (len(CLASSES),)):
         raise ValueError(f"shape {shape}, expected a label map, or 3 regions or 4 classes on the last axis")
     volume = read_volume(TARGETS, files, shape[3] if len(shape) > 3 else 1)

@@ -16,6 +16,7 @@ from scripts.data.checked_files import CheckedFiles
 from scripts.data.plausible import copy_faults, label_faults
 from scripts.data.volumes import Volume, grid_faults, unique_roles
 from scripts.environment import cores
+from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.labels import TARGETS
 
@@ -85,8 +86,13 @@ def check_case(
             remedy = f"add the file, named like the others{'' if role in (roles[0], 'label') else without}"
             report.faults.append(Fault(name, str(error), f"missing {role}", remedy))
             continue
+        except MemoryError as error:
+            raise UserError(
+                f"{files[role]} needs more memory than is free: end other programs, or take a computer with more."
+            ) from error
         except ValueError as error:
-            report.faults.append(Fault(name, str(files[role]), str(error), "export the file again"))
+            remedy = getattr(error, "remedy", "") or "export the file again"
+            report.faults.append(Fault(name, str(files[role]), str(error), remedy))
             continue
         values = {"label": labels, TARGETS: target_labels}.get(role)
         faults = [*file.faults, *(label_faults(np.array(file.values), values, role) if values is not None else [])]

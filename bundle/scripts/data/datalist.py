@@ -47,20 +47,26 @@ def read_datalist(datalist: str, folds: bool = True) -> dict[str, Any]:
     return document
 
 
+def listed(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every entry of a datalist with its place, such as training::0."""
+    parts = ((part, document.get(part, [])) for part in ("training", "testing"))
+    return [(f"{part}::{index}", entry) for part, entries in parts for index, entry in enumerate(entries)]
+
+
 def check_spelling(document: Mapping[str, Any], source: str) -> None:
     """Raises UserError for one of our keys in capitals, or a misspelt label: a patient would count as without it."""
     known = {key.removesuffix("?") for key in TRAINING}
-    for part, index, entry in [(p, i, e) for p in ("training", "testing") for i, e in enumerate(document.get(p, []))]:
+    for place, entry in listed(document):
         for key in entry.keys() - known:
             near = {key.lower()} & known or difflib.get_close_matches(key.lower(), {"label"} - entry.keys(), 1, 0.8)
             if meant := next(iter(near), ""):
-                raise UserError(f"{source}: {part}::{index} has a key {key!r}, expected {meant!r}: correct it.")
+                raise UserError(f"{source}: {place} has a key {key!r}, expected {meant!r}: correct it.")
 
 
 def check_uses(document: Mapping[str, Any], source: str) -> None:
     """Raises UserError if a file has two roles, or belongs to two cases."""
     uses: dict[PureWindowsPath, str] = {}
-    for entry in [*document.get("training", []), *document.get("testing", [])]:
+    for _, entry in listed(document):
         for key in [key for key in PATHS if key in entry]:
             use = f"{'4-D image' if 'channels' in entry and key != 'label' else key} of {entry['case']}"
             if (other := uses.setdefault(PureWindowsPath(entry[key]), use)) != use:
@@ -74,8 +80,8 @@ def check_names(document: Mapping[str, Any], source: str) -> None:
         UserError: names the entry, for such a path or name, a case that is listed twice, or channels that do not fit.
     """
     places: dict[str, str] = {}
-    for part, index, entry in [(p, i, e) for p in ("training", "testing") for i, e in enumerate(document.get(p, []))]:
-        case, place = entry["case"], f"{part}::{index}"
+    for place, entry in listed(document):
+        case = entry["case"]
         if case in (".", "..") or "\0" in case or not case or PureWindowsPath(case).name != case:
             raise UserError(
                 f"{source}: {place}::case is {case!r}, expected a name without slashes: files are named so."

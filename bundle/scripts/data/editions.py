@@ -11,7 +11,7 @@ from scripts.documents import some
 from scripts.errors import UserError
 from scripts.faults import Fault
 from scripts.folders.case import Case
-from scripts.labels import BRATS_2018, BRATS_2023, CLASSES, WHICH_IS_ET, class_of_value, unclear_meaning
+from scripts.labels import BRATS_2018, BRATS_2023, BRATS_VALUES, CLASSES, WHICH_IS_ET, class_of_value, unclear_meaning
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def values_of(label_values: str | Sequence[int] | None) -> tuple[int, ...]:
 
 def possible_labels(case: Case) -> set[int]:
     """Values that a case's label may hold. All labels together tell whether ET is 3 or 4: ``detect_label_values``."""
-    return set(case.label_values) or ({0, 1, 2, 4} if case.edition == "2015" else {0, 1, 2, 3, 4})
+    return set(case.label_values) or set(BRATS_2018 if case.edition == "2015" else BRATS_VALUES)
 
 
 def detect_label_values(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.datalist import read_datalist
+from scripts.data.datalist import listed, read_datalist
 from scripts.errors import UserError
 from scripts.faults import fault_of, report_lacking
 from scripts.folders.schemes import patient_of
@@ -41,8 +41,7 @@ def datalist_images(datalist: str, dataset_dir: str, sequences: Sequence[str] = 
     Raises:
         UserError: if the datalist cannot be read, no file of it is in the folder, or no case has these sequences.
     """
-    document = read_datalist(datalist, folds=False)
-    entries = [*document.get("training", []), *document.get("testing", [])]
+    entries = [entry for _, entry in listed(read_datalist(datalist, folds=False))]
     if not entries:
         raise UserError(f"datalist {datalist} lists no case: make it again (python -m scripts datalist).")
     check_files_are_there(entries, dataset_dir)

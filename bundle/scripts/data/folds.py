@@ -75,7 +75,7 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
     """Fold of each case, so that every fold has the same mix of sources and tumour sizes.
 
     Patients are sorted by source and tumour size. Each run of ``folds`` patients gets all folds in a random order. If
-    most patients are a source of their own, as by names such as HGG012, sources tell nothing and do not count.
+    most patients are of sources that are smaller than this, as by names such as HGG012, these count as one source.
 
     Raises:
         UserError: if there are fewer patients than folds, or folds < 1.
@@ -88,10 +88,11 @@ def assign_folds(cases: Sequence[Case], sizes: Mapping[str, float], folds: int, 
             f"folds is {folds}, expected 1 to {len(patients)} (the number of labelled patients): pass --folds."
         )
     sources = Counter(group[0].source for group in patients.values())
-    alone = 2 * list(sources.values()).count(1) > len(patients)
+    small = {source for source, number in sources.items() if number < folds}
+    joined = small if 2 * sum(sources[source] for source in small) > len(patients) else set()
     order = sorted(
         patients.values(),
-        key=lambda group: ("" if alone else group[0].source, sizes[group[0].name], group[0].name),
+        key=lambda group: ("" if group[0].source in joined else group[0].source, sizes[group[0].name], group[0].name),
     )
     random = np.random.default_rng(seed)
     rounds = [random.permutation(folds) for _ in range(0, len(order), folds)]

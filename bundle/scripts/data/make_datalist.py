@@ -103,10 +103,7 @@ def make_datalist(
     unite_copies(cases, reports)
     values, other_edition = detect_label_values(labelled or cases, reports)
     warn_of_absent_classes([reports[case.name].label_values for case in labelled], values)
-    faults = [
-        Fault(case_of_broken(path, choice, Path(dataset_dir), cases), str(path), fault, remedy)
-        for path, fault, remedy in files.broken
-    ]
+    faults = [Fault(case_of_broken(one[0], choice, Path(dataset_dir), cases), *map(str, one)) for one in files.broken]
     faults += [*(fault for report in reports.values() for fault in report.faults), *other_edition]
     if trained_on:
         faults += find_overlap(

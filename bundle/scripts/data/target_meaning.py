@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from scripts.data.volumes import whole_numbers
+from scripts.data.volumes import count_pairs, whole_numbers
 from scripts.errors import UserError
 from scripts.labels import CLASSES, LABEL_VALUES, REGION_NAMES, TARGETS
 from scripts.variants.regions import regions_to_classes
@@ -51,7 +51,7 @@ def check_meaning(
         first.setdefault(len(volumes), path)
         tables = counts.setdefault(len(volumes), {})
         for reading, found in readings(volumes, classes):
-            tables[reading] = tables.get(reading, 0) + confusion(truth, found)
+            tables[reading] = tables.get(reading, 0) + count_pairs(truth, found)
     for number, tables in counts.items():
         compare_readings(tables, first[number], "target_values" if number == 1 else "targets")
 
@@ -95,12 +95,6 @@ def read_as(values: np.ndarray, meaning: Mapping[int, int]) -> np.ndarray:
     for value, index in meaning.items():
         found[values == value] = index
     return found
-
-
-def confusion(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Voxels by true and predicted class: (N,), (N,) -> (C, C)."""
-    number = len(CLASSES)
-    return np.bincount(truth * number + found, minlength=number**2).reshape(number, number)
 
 
 def compare_readings(tables: Mapping[str, np.ndarray], path: str, key: str) -> None:

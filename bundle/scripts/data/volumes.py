@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from nibabel.quaternions import quat2mat
 from nibabel.volumeutils import shape_zoom_affine
 
-from scripts.labels import TARGETS
+from scripts.faults import FileFault
+from scripts.labels import CLASSES, TARGETS
 
 # Grids whose corners lie closer than this are equal: headers are rounded (float32, text, quaternions), and a tenth of a
 # millimetre moves no voxel into its neighbour, unless voxels are smaller than in any scanner.
@@ -25,6 +27,7 @@ ROUNDING = 1e-3  # values closer than this to a whole number are that number: ro
 ROUGHLY = 0.01  # voxel sizes that differ by a larger share are not the same
 MOST_TURNED = 5  # degrees between the axes of qform and sform: quaternions are rounded, and hold no shear
 CHUNK = 2**20  # bytes
+MOST_PACKED = 1032  # bytes that gzip can pack into one
 WRONG_END = "compressed and named .nii, or the reverse, so rename it"
 
 Finding = tuple[str, str]  # (fault, remedy)
@@ -70,6 +73,7 @@ def open_whole(path: str | Path) -> Iterator[Any]:
 
     Raises:
         ValueError: if the file cannot be read, or is damaged.
+        MemoryError: if memory is too small for it.
     """
     try:
         with ImageOpener(path) as stream:
@@ -77,9 +81,20 @@ def open_whole(path: str | Path) -> Iterator[Any]:
             while stream.read(CHUNK):
                 pass
     except Exception as error:  # nibabel, gzip and zlib fail in many ways
-        if misnamed(Path(path)):
-            raise ValueError(WRONG_END) from error
-        raise ValueError(f"unreadable or truncated ({type(error).__name__})") from error
+        if isinstance(error, MemoryError) and may_hold_its_voxels(Path(path)):
+            raise
+        raise ValueError(unreadable(path, error)) from error
+
+
+def may_hold_its_voxels(path: Path) -> bool:
+    """Whether a file is large enough for the voxels that its header promises. Damaged headers promise more."""
+    image: Any = nib.load(path)
+    return math.prod(image.shape) * image.get_data_dtype().itemsize <= MOST_PACKED * path.stat().st_size
+
+
+def unreadable(path: str | Path, error: Exception) -> str:
+    """What is wrong with a file that cannot be read."""
+    return WRONG_END if misnamed(Path(path)) else f"unreadable or truncated ({type(error).__name__})"
 
 
 def misnamed(path: Path) -> bool:
@@ -114,10 +129,10 @@ def header_facts(image: Any) -> tuple[np.ndarray, str, bool, str]:
 
 
 def check_type(path: str | Path) -> None:
-    """Raises ValueError for a volume of complex numbers or colours, of which MONAI would take a part."""
+    """Raises FileFault for a volume of complex numbers or colours, of which MONAI would take a part."""
     kind = nib.load(path).get_data_dtype()
     if kind.kind not in "biuf":
-        raise ValueError(f"voxels of type {kind}, expected real numbers: the magnitude, or one channel")
+        raise FileFault(f"voxels of type {kind}", "save the magnitude, or one channel, as real numbers")
 
 
 def find_conflict(header: Mapping[str, Any], affine: np.ndarray) -> str:
@@ -159,7 +174,8 @@ def check_shape(volume: Volume, channels: int) -> Volume:
         volume = volume._replace(voxels=volume.voxels[..., 0])
     if volume.voxels.ndim < 3 or volume.voxels.shape[3:] != ((channels,) if channels > 1 else ()):
         expected = "a 3-D volume (one of a series)" if channels == 1 else f"4-D with {channels} channels"
-        raise ValueError(f"shape {volume.voxels.shape}, expected {expected}")
+        remedy = "save it as a 3-D volume" if channels == 1 and {*volume.voxels.shape[3:]} == {1} else ""
+        raise FileFault(f"shape {volume.voxels.shape}, expected {expected}", remedy)
     if min(volume.voxels.shape[:3]) < 2:
         raise ValueError(f"shape {volume.voxels.shape}, a single slice or none, expected a volume")
     return volume
@@ -181,7 +197,14 @@ def shorten(values: Sequence[float]) -> str:
 
 
 def grid_faults(volume: Volume, first: Volume, name: str) -> list[Finding]:
-    """(fault, remedy) of a volume whose grid differs from the first volume of its case, which has this file name."""
+    """(fault, remedy) of a volume whose grid differs from the first volume of its case, which has this file name.
+
+    Another orientation of the same grid is a fault too: paper.yaml and stacked sequences do not turn volumes.
+    """
+    axes, wanted = ("".join(nib.aff2axcodes(one.affine)) for one in (volume, first))
+    if axes != wanted and not grid_faults(reorient(volume, io_orientation(first.affine)), first, name):
+        remedy = f"other orientation: reorder its axes to {wanted} (nibabel, fslswapdim)"
+        return [(f"its axes are {axes}, those of {name} {wanted}", remedy)]
     shape, first_shape = volume.voxels.shape[:3], first.voxels.shape[:3]
     if shape != first_shape:
         return [(f"shape {shape} differs from {first_shape} of {name}", "resample it to that file's grid")]
@@ -205,6 +228,12 @@ def reorient(volume: Volume, orientation: np.ndarray) -> Volume:
     turn = ornt_transform(io_orientation(volume.affine), orientation)
     back = inv_ornt_aff(turn, volume.voxels.shape[:3])
     return volume._replace(voxels=apply_orientation(volume.voxels, turn), affine=volume.affine @ back)
+
+
+def count_pairs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Voxels by class in one and in the other, (4, 4). Shapes: the same for both, in network classes."""
+    count = len(CLASSES)
+    return np.bincount(one.ravel() * count + other.ravel(), minlength=count**2).reshape(count, count)
 
 
 def content_checksum(volume: Volume) -> int:

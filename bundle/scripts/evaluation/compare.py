@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scripts.command import Positional
 from scripts.errors import UserError
-from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.metrics import COLUMNS, ERRORS
 from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients_text
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.same_rules import check_same_rules, shared_rule
@@ -25,7 +25,6 @@ from scripts.labels import SERIES_COLOURS, TABLE_ORDER
 
 logger = logging.getLogger(__name__)
 
-LESS_IS_BETTER = ("hd95", "lesion_hd95", "volume_error_ml")
 FEWEST = 6  # patients that all agree give the signed-rank test p = 2 / 2^6 = 0.03
 HEADER = "region,metric,mean_a,mean_b,difference"  # begins the CSV
 DECIMALS = 6  # of metrics.csv: what is equal there is a tie
@@ -161,7 +160,7 @@ def paired_columns(a: Scores, b: Scores, cases: Sequence[str], region: str, metr
 def difference_row(a: Scores, b: Scores, cases: Sequence[str], region: str, metric: str) -> dict[str, Any]:
     """One row of the table, over the patients whom both runs score: means, difference with its interval, p, counts."""
     of_a, of_b = paired_columns(a, b, cases, region, metric)
-    result = paired_difference(of_a, of_b, less_is_better=metric in LESS_IS_BETTER)
+    result = paired_difference(of_a, of_b, less_is_better=metric in ERRORS)
     interval = result.difference
     return {
         **{"region": region, "metric": metric, "mean_a": mean_of(of_a), "mean_b": mean_of(of_b)},

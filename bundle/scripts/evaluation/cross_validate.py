@@ -62,8 +62,13 @@ def cross_validate(
         overrides: any key of these configs or of evaluate.yaml.
 
     Raises:
-        UserError: if the folds do not fit the datalist, OUT holds another cross-validation, or a fold fails.
+        UserError: if the folds do not fit the datalist, OUT holds another cross-validation, a fold fails, or both
+            ``method`` and ``config_file`` are given.
     """
+    if method and config_file:
+        raise UserError(
+            f"method is {method!r}, but config_file names all config files of the training: give one of the two."
+        )
     overlays = f"{method},multi_gpu_train" if processes > 1 else method
     files = list(ensure_tuple(config_file)) if config_file else config_files("train", overlays)
     out = Path(output_dir)
@@ -71,6 +76,8 @@ def cross_validate(
     listed = datalist or str(out / "datalist.json")
     if not datalist and not Path(listed).is_file():
         make_datalist(dataset_dir, listed, folds=folds or 5, **datalist_options(files, overrides))
+    elif not datalist:
+        logger.info(f"{listed} of an earlier start is used. To list {dataset_dir} again, give another output_dir.")
     folds = count_folds(listed, folds)
     shared = {"dataset_dir": dataset_dir, "datalist": listed, **overrides}
     lock = FolderLock(output_dir)

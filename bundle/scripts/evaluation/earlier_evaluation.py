@@ -42,9 +42,10 @@ def check_new_evaluation(
     """
     path = Path(output_dir, "evaluation.json")
     record = read_json(path, "output_dir", EVALUATION) if path.is_file() else {}
+    made = {case["case"] for case in record.get("cases", [])}
     maps = {label_map(output_dir, case["image"], case["case"]): case for case in cases}
-    there = [file for file in maps if file.is_file()]
-    if foreign := [file for file in there if not record or same_file(file, maps[file].get("label", ""))]:
+    there = [(file, case) for file, case in maps.items() if file.is_file()]
+    if foreign := [file for file, case in there if case["case"] not in made or same_file(file, case.get("label", ""))]:
         raise UserError(
             f"output_dir {output_dir} holds {len(foreign)} label map(s) that no evaluation there made "
             f"({foreign[0].name}), such as the truth or a prediction's: give another output_dir."
@@ -54,7 +55,7 @@ def check_new_evaluation(
     then, now = record["configuration"], plain(merged_config())
     others = [key for key in SCORING if without_modules(str(then.get(key))) != without_modules(str(now.get(key)))]
     others += ["weights"] if sha256(ckpt_path) not in record["weights"].values() else []
-    others += ["patients"] if {case["case"] for case in record["cases"]} != {case["case"] for case in cases} else []
+    others += ["patients"] if made != {case["case"] for case in cases} else []
     if others:
         raise UserError(
             f"{path} is of an evaluation with other {', '.join(others)}, whose scores a new one would replace: give "

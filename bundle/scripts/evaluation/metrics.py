@@ -14,6 +14,7 @@ COLUMNS = (
     "dice", "hd95", "nsd", "sensitivity", "precision", "volume_error_ml", "lesion_dice", "lesion_hd95",
     "slice_mean_dice",
 )  # fmt: skip
+ERRORS = ("hd95", "lesion_hd95", "volume_error_ml")  # in mm or ml, less is better; of the others more is better
 OVERLAPS = ("dice", "nsd", "sensitivity", "precision")
 NSD_TOLERANCE_MM = 1.0
 

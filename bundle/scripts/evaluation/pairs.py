@@ -11,6 +11,7 @@ from nibabel.orientations import io_orientation
 
 from scripts.data.plausible import header_faults
 from scripts.data.volumes import Volume, grid_faults, read_volume, reorient
+from scripts.errors import UserError
 from scripts.evaluation.meaning import Meaning
 from scripts.faults import FileFault
 from scripts.labels import CLASSES, VALUE_NAMES
@@ -24,12 +25,6 @@ class Pair(NamedTuple):
     case: str
     predicted: Path
     truth: Path
-
-
-def count_pairs(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Voxels by predicted and true class, (4, 4). Shapes: both (H, W, D) in network classes."""
-    count = len(CLASSES)
-    return np.bincount(predicted.ravel() * count + truth.ravel(), minlength=count**2).reshape(count, count)
 
 
 def warn_of_meanings(voxels: np.ndarray) -> None:
@@ -84,8 +79,11 @@ def read_label_map(path: Path) -> Volume:
         volume = read_volume("label", {"label": path}, 1)
     except FileNotFoundError as error:
         raise FileFault("missing", "predict it, or leave the case out", path) from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than is free: run again, with fewer --workers.") from error
     except ValueError as error:
-        raise FileFault(str(error), "expected a 3-D label map: copy or export the file again", path) from error
+        remedy = getattr(error, "remedy", "") or "expected a 3-D label map: copy or export the file again"
+        raise FileFault(str(error), remedy, path) from error
     if faults := header_faults(volume):
         raise FileFault(*faults[0], path)
     return volume

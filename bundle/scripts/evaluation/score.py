@@ -13,14 +13,14 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from scripts.data.volumes import content_checksum
+from scripts.data.volumes import content_checksum, count_pairs
 from scripts.documents import SCORES, some
 from scripts.errors import UserError
 from scripts.evaluation.folder_values import folder_values
 from scripts.evaluation.lesions import SLACK
 from scripts.evaluation.meaning import Meaning
 from scripts.evaluation.metrics import bounding_box, region_metrics
-from scripts.evaluation.pairs import Pair, count_pairs, read_volumes, warn_of_meanings
+from scripts.evaluation.pairs import Pair, read_volumes, warn_of_meanings
 from scripts.evaluation.parallel import choose_workers, map_in_order
 from scripts.evaluation.patients import named_patients
 from scripts.evaluation.summary import CaseScore, check_same_patients, print_table, write_scores

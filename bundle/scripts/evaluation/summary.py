@@ -14,13 +14,12 @@ from tqdm import tqdm
 
 from scripts.documents import number_or_nan
 from scripts.errors import UserError
-from scripts.evaluation.metrics import COLUMNS
+from scripts.evaluation.metrics import COLUMNS, ERRORS
 from scripts.evaluation.patients import by_patient, count_patients, mean_of, patients_text
 from scripts.files import format_table, read_json, read_own_json, read_table, write_json, write_table
 from scripts.labels import EMPTY_RULES, TABLE_ORDER
 
 RESAMPLES = 10_000
-MILLIMETRES = ("hd95", "lesion_hd95")
 OPTIONAL: dict[str, Any] = {  # what ``Scores`` takes as it is from the JSON beside a metrics.csv, which may lack it
     "et_threshold_ml": (int, float),
     "smallest_part_ml": (int, float, NoneType),
@@ -221,7 +220,7 @@ def caption(scores: Scores) -> str:
 
 def number(metric: str, value: float) -> str:
     """A metric's value as text: one decimal in mm and ml, else three."""
-    return f"{value:.1f}" if metric in (*MILLIMETRES, "volume_error_ml") else f"{value:.3f}"
+    return f"{value:.1f}" if metric in ERRORS else f"{value:.3f}"
 
 
 def cell(metric: str, item: Estimate) -> str:

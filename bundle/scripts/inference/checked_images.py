@@ -39,6 +39,7 @@ from scripts.labels import SEQUENCES
 logger = logging.getLogger(__name__)
 
 REMEDY = "repair or replace the file"
+MEMORY = "end other programs, then run the command again"
 MOST_LOST = 0.1  # share of a stripped image that its brain mask may take away
 MOST_FAINT = 0.08  # share of what is not 0 that may lie around the brain
 READER = ThreadPoolExecutor(1)
@@ -69,7 +70,7 @@ class CheckedImages(Dataset):
         except Exception as error:  # also out of memory: the other images must still be predicted
             logger.debug("an image cannot be read", exc_info=True)
             fault = str(error) if isinstance(error, ValueError) else kind_and_reason(root_of(error))
-            remedy = getattr(error, "remedy", "") or REMEDY
+            remedy = getattr(error, "remedy", "") or (MEMORY if isinstance(root_of(error), MemoryError) else REMEDY)
             if "dicom" in self.data[index] and remedy == STRIP:
                 kept = has_map(entry)
                 remedy += f" (a mask of {'its volume in another output_dir' if kept else entry['image']})"
@@ -120,6 +121,8 @@ class CheckedImages(Dataset):
         try:
             loaded = self.transform(entry | {"image": path}, end=1)
         except Exception as error:  # nibabel, gzip and zlib fail in many ways
+            if isinstance(root_of(error), MemoryError):
+                raise
             raise ValueError(f"unreadable or truncated ({kind_and_reason(root_of(error))})") from error
         lay_by_header(loaded["image"], path)  # also where a preprocessing of the user's own reads the file
         if not isinstance(path, list):
