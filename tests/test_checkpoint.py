@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.optimizers import WarmupCosineSchedule
 
+from conftest import BUNDLE
 from scripts.errors import UserError
+from scripts.method.confidence import TeacherConfidence
+from scripts.method.terms import DistillationLoss, TeacherResponses, Term
 from scripts.training.checkpoint import RunCheckpoint
 from scripts.training.stopping import StopEvents
 
@@ -225,6 +229,61 @@ def test_a_run_that_goes_on_for_longer_has_the_learning_rates_of_the_whole(warm_
     whole = train(8, False)
     train(4, False)
     assert train(8, True) == pytest.approx(whole[4:])
+
+
+HANDLERS = ConfigParser.load_config_file(BUNDLE / "configs" / "train.yaml")["train"]["handlers"]
+(KEPT,) = (entry["objects"] for entry in HANDLERS if entry["_target_"].endswith(".RunCheckpoint"))
+
+
+def learn(folder, epochs, resume=False, kept=KEPT, terms=("bank",)):
+    """A run whose loss counts its steps in a buffer, as a memory bank does; ``kept`` are the objects of train.yaml."""
+
+    class Bank(Term):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+    confidence, banks = TeacherConfidence(["t2"]), {name: Bank() for name in terms}
+    loss = DistillationLoss(banks | {"distil": TeacherResponses(torch.nn.Identity(), confidence)})
+    evaluator = engine_of()
+    evaluator.state.best_metric = evaluator.state.best_metric_epoch = -1
+    engine = engine_of(lambda engine, batch: [bank.seen.add_(1) for bank in banks.values()])
+    engine.state.max_epochs = epochs
+    objects = {"net": torch.nn.Linear(1, 1), "confidence": confidence}
+    objects |= {name: loss for name, part in kept.items() if part == "@loss"}
+    RunCheckpoint(str(folder), objects["net"], objects, evaluator, {}, resume).attach(engine)
+    engine.run([0, 0], max_epochs=epochs)
+    return [bank.seen.item() for bank in banks.values()]
+
+
+def test_a_resumed_loss_goes_on_from_its_own_state(tmp_path, caplog):
+    learn(tmp_path, 2)
+    assert learn(tmp_path, 3, resume=True) == learn(tmp_path / "whole", 3) == [6.0]
+    assert not caplog.records
+
+
+def test_a_checkpoint_of_a_version_that_did_not_keep_the_loss_still_resumes(tmp_path, caplog):
+    learn(tmp_path, 2, kept={})
+    assert learn(tmp_path, 3, resume=True) == [2.0]
+    assert ["does not hold terms.bank.seen of the loss" in message for message in caplog.messages] == [True]
+    caplog.clear()
+    learn(tmp_path / "none", 2, kept={}, terms=())
+    learn(tmp_path / "none", 3, resume=True, terms=())
+    assert not caplog.records
+
+
+def later(folder, then, now):
+    checkpointed(folder, [0.3], **then)
+    checkpointed(folder, [0.3, 0.6], resume=True, **now)
+
+
+def test_settings_of_which_older_checkpoints_say_nothing_may_differ_from_them_alone(tmp_path):
+    window = {"window_size::0": 64, "mirror": False}
+    later(tmp_path / "older", {}, window | {"train::sampler::share": None})
+    later(tmp_path / "same", window, window)
+    for name, now in (("mirror", window | {"mirror": True}), ("window_size::1", window | {"window_size::1": 64})):
+        with pytest.raises(UserError, match=f"^{name} is"):
+            later(tmp_path / name, window, now)
 
 
 def test_a_checkpoint_that_does_not_fit_is_named(tmp_path):

@@ -21,6 +21,22 @@ def test_settings_by_any_way_are_fixed(tmp_path, monkeypatch):
     assert {key for key, value in settings(batch=4).items() if first[key] != value} == {"train::dataloader::batch_size"}
 
 
+def test_what_cuts_and_scores_patients_is_fixed(tmp_path, monkeypatch):
+    """Else Dice of other windows would choose model.pt."""
+    (tmp_path / "list.json").write_text("{}")
+
+    def settings(**changed):
+        config = {"pad": {"spatial_size": [64]}, "read_label": "a", "window_size": [64], "overlap": 0.25}
+        config |= {"mirror": False, "whole_volume": 0, "train": {"sampler": {"share": None}}}
+        monkeypatch.setattr(fixed_settings, "merged_config", lambda: config | changed)
+        return learning_settings(str(tmp_path / "list.json"), [])
+
+    first = settings()
+    changes = {"pad": {"spatial_size": [32]}, "window_size": [32], "train": {"sampler": {"share": 0.5}}}
+    for key, value in (changes | {"read_label": "b", "overlap": 0.5, "mirror": True, "whole_volume": 9}).items():
+        assert [name for name in first if first[name] != settings(**{key: value}).get(name)], key
+
+
 def test_training_cases_and_stored_targets_are_fixed_wherever_they_lie(tmp_path, monkeypatch):
     (tmp_path / "list.json").write_text("{}")
 

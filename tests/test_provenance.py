@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 import yaml
 
 from conftest import BUNDLE
+from scripts import environment
 from scripts.data.seen_patients import training_records
 from scripts.settings import provenance
 from scripts.settings.provenance import compare_with_training
@@ -59,3 +61,25 @@ def test_other_preprocessing_is_warned_of_but_not_a_class_that_moved(target, war
     monkeypatch.setattr(provenance, "merged_config", lambda: now)
     compare_with_training(str(tmp_path / "models" / "model.pt"))
     assert ("preprocessing is not that" in caplog.text) == warns
+
+
+def test_the_revision_is_that_of_the_bundle(tmp_path, monkeypatch):
+    """A bundle that lies in another repository, not added there, has none; changes elsewhere do not count."""
+
+    def git(*words):
+        line = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "bundle" / "configs").mkdir(parents=True)
+    for path in (other := tmp_path / "other.py", config := tmp_path / "bundle" / "configs" / "train.yaml"):
+        path.write_text("1")
+    monkeypatch.setattr(environment, "BUNDLE", tmp_path / "bundle")
+    assert environment.revision() is None
+    git("init", "-q")
+    for added, path, text, expected in [
+        ("other.py", other, "1", "none"), ("bundle", other, "2", "commit"), ("bundle", config, "2", "commit+"),
+    ]:  # fmt: skip
+        git("add", added)
+        git("commit", "-qm", "a", "--allow-empty")
+        path.write_text(text)
+        assert str(environment.revision()).lower() == expected.replace("commit", git("rev-parse", "HEAD"))

@@ -198,6 +198,47 @@ def test_a_training_that_was_stopped_does_not_run_in_mlflow(store, tmp_path, mon
     send_run(str(tmp_path))
 
 
+def test_a_run_that_is_sent_while_its_training_ends_is_not_said_to_run_again(store, tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    tracking = Tracking(str(tmp_path), store)
+    tracking(None)
+    meanwhile = MlflowRun(str(tmp_path), store, "mtcm_kd", None)
+    meanwhile.send()
+    tracking.finish(None)
+    meanwhile.finish()
+    assert run_of(tmp_path, store).info.status == "FINISHED"
+
+
+def test_a_run_that_an_older_version_sent_keeps_its_status(store, tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    run_id = send_run(str(tmp_path), store)
+    sent = json.loads((tmp_path / "mlflow.json").read_text())
+    (tmp_path / "mlflow.json").write_text(json.dumps({key: sent[key] for key in sent if key != "status"}))
+    mlflow.MlflowClient(store).set_terminated(run_id, "KILLED")
+    send_run(str(tmp_path))
+    assert run_of(tmp_path, store).info.status == "KILLED"
+
+
+def test_a_training_whose_start_mlflow_did_not_hear_of_does_not_run_after_its_end(store, tmp_path, monkeypatch):
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    tracking = Tracking(str(tmp_path), store)
+    with monkeypatch.context() as fault:  # a mock: the server is down for a moment
+        fault.delattr(mlflow.MlflowClient, "update_run")
+        tracking(None)
+    tracking.stop(None, KeyboardInterrupt())
+    assert run_of(tmp_path, store).info.status == "KILLED"
+
+
+def test_system_metrics_of_a_resumed_training_follow_the_earlier_ones(store, tmp_path):
+    (tmp_path / "training.json").write_text(json.dumps(ABOUT))
+    run_id = send_run(str(tmp_path), store)
+    mlflow.MlflowClient(store).log_metric(run_id, "system/cpu_utilization_percentage", 5.0, step=7)
+    tracking = Tracking(str(tmp_path), store)
+    tracking(None)
+    tracking.monitor.finish()
+    assert tracking.monitor._logging_step == 8
+
+
 def test_a_student_that_is_no_torchscript_leaves_its_run_finished(store, tmp_path, caplog):
     write_history(tmp_path, 1)
     (tmp_path / "models").mkdir()

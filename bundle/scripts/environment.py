@@ -54,14 +54,16 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str | None:
-    """The commit of the bundle's git checkout, with "+" if files differ from it; None outside of a checkout."""
-    git = ["git", "-C", str(BUNDLE)]
+    """The commit of the bundle's git checkout, with "+" if files of the bundle differ from it; None outside of one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=BUNDLE, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+        git("ls-files", "--error-unmatch", "configs/train.yaml")  # else the checkout is another project's
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changed else "")
 
 
 def machine() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scripts.documents import check_form
 from scripts.errors import UserError, reason_of
 from scripts.files import flatten, replacing, sha256
 from scripts.settings.provenance import without_modules
+from scripts.training.fixed_settings import compared_keys
 from scripts.training.stopping import StopEvents
 
 logger = logging.getLogger(__name__)
@@ -69,28 +70,31 @@ class RunCheckpoint:
         self.objects = {name: item for name, item in objects.items() if item is not None}
         self.evaluator = evaluator
         self.settings = dict(settings)
-        self.source, self.rest = self.find(needed=resume != "auto") if resume else (None, {})
+        self.resumed_from, self.rest = self.find(needed=resume != "auto") if resume else (None, {})
+        self.last_is_good = self.resumed_from != self.folder / NAMES[1]  # else it must not become the one before
 
     def attach(self, engine: Engine) -> None:
         engine.register_events(*StopEvents)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(StopEvents.STOPPED, self.save_in_epoch)
-        if self.source is None:
+        if self.resumed_from is None:
             engine.add_event_handler(Events.STARTED, self)
         else:  # objects now, before anything is written; the trainer when it starts, which resets it
             self.restore()
             trainer = self.rest["trainer"]
             done, wanted = trainer["iteration"] // trainer["epoch_length"], engine.state.max_epochs
             if wanted is not None and wanted < done:
-                raise UserError(f"epochs is {wanted}, but {self.source} has done {done}: give at least as many.")
+                raise UserError(f"epochs is {wanted}, but {self.resumed_from} has done {done}: give at least as many.")
             engine.add_event_handler(Events.STARTED, self.continue_from)
             engine.add_event_handler(Events.GET_BATCH_STARTED, self.continue_in_epoch)
 
     def find(self, needed: bool) -> tuple[Path | None, dict[str, Any]]:
-        """The newest checkpoint that can be read, and its content. All processes take the same, or fail together.
+        """The newest checkpoint that can be read, and its content; (None, {}) if there is none, or none with a step.
+
+        All processes take the same, or fail together.
 
         Args:
-            needed: whether it is an error that there is none.
+            needed: whether it is an error that there is none; then one without a step will do.
         """
         found: tuple[Path | None, dict[str, Any]] = (None, {})
         faults = []
@@ -120,6 +124,7 @@ class RunCheckpoint:
         return found
 
     def __call__(self, engine: Engine, **more: Any) -> None:
+        """Write checkpoint.pt, with ``more`` in it, and model.pt if this epoch's student is the best."""
         if idist.get_rank() > 0:
             return
         best = self.evaluator.state
@@ -133,8 +138,8 @@ class RunCheckpoint:
             "settings": self.settings,
         }
         path, before = (self.folder / name for name in NAMES)
-        save(states | run | more, path, None if self.source == before else before)  # then path is damaged
-        self.source = None
+        save(states | run | more, path, before if self.last_is_good else None)
+        self.last_is_good = True
 
     def save_in_epoch(self, engine: Engine) -> None:
         """Save with what the rest of the epoch needs besides: the networks' random state, and sums for history.csv."""
@@ -165,14 +170,18 @@ class RunCheckpoint:
     def restore(self) -> None:
         """Restore the objects; ``rest`` keeps what else the checkpoint holds."""
         checkpoint, self.rest = self.rest, {key: self.rest[key] for key in [*FORM, "in_epoch"] if key in self.rest}
-        for key in self.settings | checkpoint["settings"]:
+        for key in compared_keys(self.settings, checkpoint["settings"]):
             now, then = (str(part.get(key, "not set")) for part in (self.settings, checkpoint["settings"]))
             if without_modules(now) != without_modules(then):
                 way = "set it to that" if key in checkpoint["settings"] else "train again without --resume"
                 raise UserError(
-                    f"{key} is {now}, but {self.source} was trained with {then}: {way}. If you did not change it, use "
-                    "the program's version of then."
+                    f"{key} is {now}, but {self.resumed_from} was trained with {then}: {way}. If you did not change "
+                    "it, use the program's version of then."
                 )
+        if "loss" in self.objects and "loss" not in checkpoint:  # it is of a version that did not keep the loss
+            checkpoint["loss"] = self.objects["loss"].state_dict()
+            if lost := self.state_of_loss():
+                logger.warning(f"{self.resumed_from} does not hold {', '.join(lost)} of the loss: it begins again.")
         try:
             for name, item in self.objects.items():
                 lengths = {key: getattr(item, key) for key in LENGTHS if hasattr(item, key)}
@@ -180,8 +189,16 @@ class RunCheckpoint:
                 vars(item).update(lengths)
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"{self.source} is from another configuration: {reason_of(error, -1)}. Resume with the same config."
+                f"{self.resumed_from} is from another configuration: {reason_of(error, -1)}. Resume with the same "
+                "config."
             ) from error
+
+    def state_of_loss(self) -> list[str]:
+        """Names in the loss's state that no other object has; the confidence, say, is part of both."""
+        others = [item.state_dict() for name, item in self.objects.items() if name != "loss"]
+        held = {value.data_ptr() for state in others for value in state.values() if torch.is_tensor(value)}
+        own = self.objects["loss"].state_dict()
+        return [name for name, value in own.items() if not torch.is_tensor(value) or value.data_ptr() not in held]
 
     def continue_from(self, engine: Engine) -> None:
         engine.load_state_dict(self.rest["trainer"] | {"max_epochs": engine.state.max_epochs})
@@ -192,7 +209,7 @@ class RunCheckpoint:
         rest = f"epoch {done + 1}/{wanted} is next" if done < wanted else f"all {done} epochs are done"
         if step := engine.state.iteration % engine.state.epoch_length:
             rest = f"epoch {done + 1}/{wanted} goes on after step {step} of {engine.state.epoch_length}"
-        logger.info(f"Resumed {self.source}: {rest}.")
+        logger.info(f"Resumed {self.resumed_from}: {rest}.")
 
 
 def checkpoints_in(ckpt_dir: str) -> list[Path]:

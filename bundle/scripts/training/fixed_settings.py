@@ -25,10 +25,13 @@ LEARNING = (  # parts of the config that decide what is learnt, and how
     "confidence", "distillation", "segmentation", "soft_target", "loss", "optimizer", "clip_gradient", "learning_rate",
     "student_learning_rate", "lr_scheduler", "warm_up_epochs", "distillation_warm_up", "target_values", "read_targets",
 )  # fmt: skip
+LATER = (  # of which checkpoints of older versions say nothing; the last four choose model.pt
+    "train::sampler", "pad", "read_label", "window_size", "overlap", "mirror", "whole_volume",
+)  # fmt: skip
 
 
 def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By key: LEARNING and what it refers to, the data's checksum, training cases, stored targets, number of processes.
+    """By key: LEARNING and what it refers to, LATER, the data's checksum, cases and targets, number of processes.
 
     Args:
         datalist: the data's list.
@@ -38,8 +41,10 @@ def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict
     parts = {key: config[key] for key in LEARNING if key in config}
     while own := [key for key in referred_to(parts) if key in config.keys() - base.keys() - parts.keys()]:
         parts |= {key: config[key] for key in own}  # keys of the user's own
-    engine = {name: config.get("train", {}).get(name, {}) for name in ("dataloader", "trainer")}
-    parts["train"] = {name: {k: v for k, v in part.items() if k != "max_epochs"} for name, part in engine.items()}
+    parts |= {key: config[key] for key in LATER if key in config}
+    engine = {name: config.get("train", {}).get(name, {}) for name in ("dataloader", "trainer", "sampler")}
+    engine["trainer"] = {key: value for key, value in engine["trainer"].items() if key != "max_epochs"}
+    parts["train"] = engine
     stored = [(case["case"], os.path.getsize(case[TARGETS])) for case in cases if TARGETS in case]
     fixed = {
         "datalist": sha256(datalist),
@@ -48,6 +53,12 @@ def learning_settings(datalist: str, cases: Sequence[Mapping[str, Any]]) -> dict
         "number of processes": idist.get_world_size(),  # which share an epoch
     }
     return fixed | dict(flatten(parts))
+
+
+def compared_keys(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """Keys by which a resumed run is compared with its checkpoint: all but the parts of LATER that this lacks."""
+    lacking = tuple(f"{part}::" for part in LATER if not any(f"{key}::".startswith(f"{part}::") for key in then))
+    return [key for key in {**now, **then} if not f"{key}::".startswith(lacking)]
 
 
 def referred_to(parts: Any) -> list[str]:

@@ -51,7 +51,7 @@ class History:
     def __init__(self, output_dir: str, evaluator: Engine) -> None:
         self.path = Path(output_dir, "history.csv")
         self.evaluator = evaluator
-        self.rows: list[dict[str, Any]] | None = None
+        self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         from ignite.engine import Events
@@ -61,7 +61,7 @@ class History:
 
     def read_earlier(self, engine: Engine) -> None:
         """Read the rows before the first epoch of this process."""
-        if self.rows is not None:
+        if self.rows:  # a later epoch, or they are read
             return
         epoch = engine.state.epoch
         self.rows = [row for row in read_history(self.path) if int(row["epoch"]) < epoch]
@@ -71,12 +71,11 @@ class History:
             )
 
     def __call__(self, engine: Engine) -> None:
-        self.read_earlier(engine)
         row = {"epoch": engine.state.epoch}
         groups = enumerate(engine.optimizer.param_groups)
         row |= {f"lr/{group.get('name', number)}": group["lr"] for number, group in groups}
         row |= engine.state.metrics
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {f"validation/{name}": value for name, value in self.evaluator.state.metrics.items()}
-        self.rows = [*(self.rows or ()), row]
+        self.rows.append(row)
         write_table(self.path, self.rows)

@@ -1,8 +1,9 @@
-"""What MLflow shows of a run: the parameters that people compare, description, source and data set."""
+"""What MLflow shows of a run: the parameters that people compare, description, source, data set, epochs and scores."""
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from monai.utils import ensure_tuple
 
 from scripts.command import command_line_options
+from scripts.files import read_json, read_table
 
 DESCRIPTION = "mlflow.note.content"
 
@@ -164,3 +166,18 @@ def dataset_of(stage: str, about: Mapping[str, Any]) -> Any:
     source = json.dumps({"uri": str(Path(folder).resolve())})
     dataset = Dataset(Path(folder).resolve().name, data["sha256"][:8], "local", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", stage)])
+
+
+def epochs_after(path: Path, epoch: int) -> list[tuple[int, dict[str, float]]]:
+    """(epoch, values by name) of the rows of history.csv after an epoch."""
+    rows = [{name: float(value) for name, value in row.items() if value} for row in read_table(path)]
+    return [(int(row["epoch"]), row) for row in rows if row["epoch"] > epoch]
+
+
+def evaluation_scores(path: Path) -> dict[str, float]:
+    """Means over the patients of an evaluation, as test/METRIC/REGION."""
+    if not path.is_file():
+        return {}
+    summary = read_json(path, "run", {"summary": dict})["summary"]
+    means = {f"test/{name}/{region}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
+    return {name: mean for name, mean in means.items() if mean is not None and math.isfinite(mean)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import re
 import time
@@ -19,13 +18,15 @@ from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
 from scripts.errors import UserError, reason_of
-from scripts.files import read_json, read_table, sha256, write_json
+from scripts.files import read_json, sha256, write_json
 from scripts.method.weights import load_weights
 from scripts.training.mlflow_charts import layout_link, share_layout
 from scripts.training.mlflow_facts import (
     DESCRIPTION,
     dataset_of,
     description,
+    epochs_after,
+    evaluation_scores,
     parameters,
     resolve,
     source_tags,
@@ -91,7 +92,7 @@ class MlflowRun:
     def send(self) -> str:
         """The run's id in MLflow, after sending the parameters, epochs and scores that are not there yet."""
         if "run_id" not in self.sent:
-            self.remember(run_id=self.create_run())
+            self.remember(run_id=self.create_run(), status="FINISHED")  # unless Tracking says that it runs
         if self.parent:
             self.client.set_tag(self.sent["run_id"], "mlflow.parentRunId", self.parent)
         for stage in STAGES:
@@ -127,8 +128,9 @@ class MlflowRun:
         return (Path(path).resolve().parent / "mlruns").as_uri() if scheme == "sqlite" else None
 
     def remember(self, **changed: Any) -> None:
-        """Add to what was sent, in memory and in mlflow.json."""
-        self.sent |= changed
+        """Add to what was sent, in memory and in mlflow.json, to which another process may have added."""
+        there = remembered(str(self.folder))
+        self.sent |= (there if absolute_uri(there.get("uri", "")) == self.uri else {}) | changed
         write_json(self.path, self.sent)
 
     def send_settings(self, stage: str, about: Mapping[str, Any]) -> None:
@@ -213,14 +215,16 @@ class MlflowRun:
 
         Without one, a training that runs or was killed keeps that of then.
         """
-        self.remember(status=status or self.sent.get("status", "FINISHED"))
+        found = self.client.get_run(self.sent["run_id"]).info.status  # older files hold none
+        self.remember(**({"status": status} if status else {}))
         for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
             files, place = self.sent.get("files", {}), path.relative_to(self.folder)
             if files.get(str(place)) != (checksum := sha256(path)):
                 self.client.log_artifact(self.sent["run_id"], str(path), str(place.parent).removeprefix(".") or None)
                 self.remember(files=files | {str(place): checksum})
         self.send_model()
-        self.set_status(self.sent["status"])
+        self.remember()  # the training may have ended meanwhile
+        self.set_status(self.sent.get("status", found))
 
 
 def remembered(folder: str) -> dict[str, Any]:
@@ -233,18 +237,3 @@ def absolute_uri(uri: str) -> str:
     """A store in a file by its whole path, so that it is found from any folder; other addresses as they are."""
     scheme, _, path = uri.partition(":///")
     return f"sqlite:///{Path(path).resolve()}" if scheme == "sqlite" and path else uri
-
-
-def epochs_after(path: Path, epoch: int) -> list[tuple[int, dict[str, float]]]:
-    """(epoch, values by name) of the rows of history.csv after an epoch."""
-    rows = [{name: float(value) for name, value in row.items() if value} for row in read_table(path)]
-    return [(int(row["epoch"]), row) for row in rows if row["epoch"] > epoch]
-
-
-def evaluation_scores(path: Path) -> dict[str, float]:
-    """Means over the patients of an evaluation, as test/METRIC/REGION."""
-    if not path.is_file():
-        return {}
-    summary = read_json(path, "run", {"summary": dict})["summary"]
-    means = {f"test/{name}/{region}": row["mean"] for region, rows in summary.items() for name, row in rows.items()}
-    return {name: mean for name, mean in means.items() if mean is not None and math.isfinite(mean)}

@@ -45,7 +45,7 @@ class Tracking:
     ) -> None:
         self.run = MlflowRun(output_dir, mlflow_uri, mlflow_experiment, run_name)
         self.monitor: Any = None
-        self.running = False  # in MLflow
+        self.running = self.stopped = False  # as MLflow knows it
         self.warned = False
 
     def attach(self, engine: Engine) -> None:
@@ -83,9 +83,9 @@ class Tracking:
         status = "KILLED" if isinstance(error, (SystemExit, KeyboardInterrupt)) else "FAILED"
         if self.monitor is not None:
             self.attempt(self.monitor.finish)
-        if self.running:
+        if not self.stopped and "run_id" in self.run.sent:
             self.attempt(lambda: self.run.set_status(status))
-        self.monitor, self.running = None, False
+        self.monitor, self.stopped = None, True
 
     def attempt(self, action: Callable[[], object]) -> None:
         """Do something, or warn of its failure."""
