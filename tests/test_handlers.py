@@ -194,12 +194,14 @@ NAN, STEEP = float("nan"), 0.0  # labels that spoil a step: its loss, or its gra
 
 
 class Spoilt(DistillationLoss):
-    """Mean of squares times label, and mean of output, as two terms."""
+    """Mean of squares times label, and mean of output, as two terms. A buffer holds a running mean."""
 
     def __init__(self):
         super().__init__({})
+        self.register_buffer("running", torch.zeros(()))
 
     def of_batch(self, output, label):
+        self.running.lerp_((output.detach() * label).mean(), 0.1)
         at_zero = (output - output.detach()).sum().sqrt()  # 0, with a gradient that is not finite
         return {
             "first": (output.square() * label).mean() + (at_zero if (label == STEEP).any() else 0),
@@ -220,7 +222,7 @@ def small_network():
 
 
 def train(data, epochs=1, accumulation=1, handlers=(), optimizer=torch.optim.AdamW, scaler=None):
-    """Train a small network with batch normalisation: its state, the optimizer's, and each epoch's metrics."""
+    """Train a small network with batch normalisation: its and the loss's state, the optimizer's, each epoch's metrics."""
     network = small_network()
     groups = [{"params": list(network[:2].parameters())}, {"params": list(network[2].parameters())}]
     loss = Spoilt()
@@ -238,7 +240,7 @@ def train(data, epochs=1, accumulation=1, handlers=(), optimizer=torch.optim.Ada
         handler.attach(trainer)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(dict(engine.state.metrics)))
     trainer.run()
-    return network.state_dict(), trainer.optimizer.state_dict()["state"], seen
+    return network.state_dict() | loss.state_dict(), trainer.optimizer.state_dict()["state"], seen
 
 
 OPTIMIZERS = [
