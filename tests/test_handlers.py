@@ -222,7 +222,7 @@ def small_network():
 
 
 def train(data, epochs=1, accumulation=1, handlers=(), optimizer=torch.optim.AdamW, scaler=None):
-    """Train a small network with batch normalisation: its and the loss's state, the optimizer's, each epoch's metrics."""
+    """Train a small network with batch normalisation: its state, the optimizer's, and each epoch's metrics."""
     network = small_network()
     groups = [{"params": list(network[:2].parameters())}, {"params": list(network[2].parameters())}]
     loss = Spoilt()
@@ -238,9 +238,10 @@ def train(data, epochs=1, accumulation=1, handlers=(), optimizer=torch.optim.Ada
     seen = []
     for handler in [make(loss) for make in handlers] + [LossTerms(loss)]:
         handler.attach(trainer)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(dict(engine.state.metrics)))
+    kept = {"running": loss.running}
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(engine.state.metrics | kept))
     trainer.run()
-    return network.state_dict() | loss.state_dict(), trainer.optimizer.state_dict()["state"], seen
+    return network.state_dict(), trainer.optimizer.state_dict()["state"], seen
 
 
 OPTIMIZERS = [
