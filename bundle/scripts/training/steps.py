@@ -19,9 +19,9 @@ class FiniteSteps:
     """Skips each step whose loss or gradient is not finite, on all ranks together, and ends a run that cannot go on.
 
     The step's gradients are taken away, so torch's optimizers change neither weights nor their own state, and buffers
-    (running means of batch normalisation, or of a term) are set back. Of accumulated gradients the whole update is left out. A run
-    of finite steps is the same bit for bit with and without this handler. One number a step is shared by the ranks:
-    ignite's TerminateOnNan stops one rank, and the others wait for it forever. With a GradScaler, which looks at
+    (running means of batch normalisation, or of a term) are set back. Of accumulated gradients the whole update is left
+    out. A run of finite steps is the same bit for bit with and without this handler. One number a step is shared by the
+    ranks: ignite's TerminateOnNan stops one rank, and the others wait for it forever. With a GradScaler, which looks at
     gradients itself, the loss alone is judged.
 
     Sets ``engine.state.finite`` for the handlers at the end of an iteration, and skipped_steps in
