@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parent / "bundle"
 NAME = "brats_t1ce_kd_segmentation"  # by "segmentation" MONAI Label knows what kind of model it is
 ENDINGS = (".nii.gz", ".nii")
+LOCK = ".server.lock"  # MONAI Label takes .lock of the patients' folder itself, for a moment
 PARTS = ("LICENSE", "configs", "docs", "models", "scripts")  # of the bundle; runs and predictions may lie beside them
 
 sys.path.insert(0, str(BUNDLE))
 
 
-def claim(app: Path) -> None:
-    """Lock the app's folder until the server ends: a second one would replace its files.
+@cache  # once for each folder
+def claim(folder: Path, option: str) -> None:
+    """Lock a folder, which an option names, until the server ends: a second server would replace files in it.
 
     Ends with a sentence if a server has it.
     """
@@ -42,15 +45,15 @@ def claim(app: Path) -> None:
     from scripts.locking import locked
 
     try:
-        app.mkdir(parents=True, exist_ok=True)
-        file = locked(app / ".lock", latest=0)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = locked(folder / LOCK, latest=0)
     except BlockingIOError:
         sys.exit(
-            f"{app} is in use by another server: stop it, or give this one a folder of its own by APP=DIR, and another "
-            "PORT."
+            f"{folder} is in use by another server: stop it, or give this one a folder of its own by {option}=DIR, and "
+            "another PORT."
         )
     except OSError as error:
-        sys.exit(str(write_error(app, error)))
+        sys.exit(str(write_error(folder, error)))
     os.set_inheritable(os.dup(file.fileno()), True)  # stays open, also in the server that this process becomes
 
 
@@ -154,6 +157,7 @@ def view(studies: str, labels: str, t1ce: str = "") -> Path:
             f"LABELS has an uploaded volume {uploaded}, and {links[uploaded]} has the same name: rename one, or "
             "give another folder by LABELS=DIR."
         )
+    claim(folder, "LABELS")
     remember(folder, images)
     for link in [path for path in folder.iterdir() if path.is_symlink() and path.name.lower().endswith(ENDINGS)]:
         link.unlink()  # of an earlier start; labels, uploaded volumes and links to folders stay
@@ -210,7 +214,7 @@ def main() -> None:
     parser.add_argument("--app", default=str(HERE / "app"))
     options = parser.parse_args()
     web = options.studies.startswith(("http://", "https://"))
-    claim(Path(options.app).resolve())  # before the links of a running server would change
+    claim(Path(options.app).resolve(), "APP")  # before the links of a running server would change
     folder = None if web else view(options.studies, options.labels, options.t1ce)
     tell(options, folder)
     stage(Path(options.app).resolve())

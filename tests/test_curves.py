@@ -62,10 +62,23 @@ def test_runs_side_by_side_are_means_over_the_folders_that_match(tmp_path, drawn
     ]
     assert picture.is_file()
     (tmp_path / "alone_1" / "history.csv").write_text("epoch,loss/student\n1,0.5")
-    with pytest.raises(UserError, match=r"alone_.*\[1, 2\] epochs"):
+    with pytest.raises(UserError, match=r"alone_.* do not all have epoch 2 in"):
         draw_curves(str(picture), runs=f"alone={tmp_path}/alone_*")
     with pytest.raises(UserError, match="--run DIR"):
         draw_curves(str(picture))
+
+
+def test_histories_that_lack_an_epoch_are_drawn_in_order_and_not_averaged(tmp_path):
+    """A resumed run may have lost a row."""
+    lists = {"whole": (1, 2, 3, 4), "a_0": (1, 2, 4), "a_1": (1, 3, 4)}
+    for name, epochs in lists.items():
+        (tmp_path / name).mkdir()
+        rows = ["epoch,loss/student", *(f"{epoch},0.5" for epoch in epochs)]
+        (tmp_path / name / "history.csv").write_text("\n".join(rows))
+    rows = side_by_side({name: mean_history(str(tmp_path / name)) for name in ("a_0", "whole")})
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    with pytest.raises(UserError, match=r"a_\* do not all have epoch 2, 3 in"):
+        mean_history(str(tmp_path / "a_*"))
 
 
 def test_names_with_dollars_are_drawn_as_they_are(tmp_path):

@@ -12,6 +12,8 @@ from scripts.errors import UserError
 from scripts.evaluation.metrics import COLUMNS
 from scripts.labels import CLASS_COLOURS
 from scripts.report.overview import overview
+from scripts.report.run_folder import open_run
+from scripts.report.run_tables import pick_by_dice
 
 
 def evaluated(folder, cohort, dice, folds=()):
@@ -53,12 +55,14 @@ def test_the_command_prints_mean_dice_and_names_the_median_case(runs, tmp_path, 
 
 
 def test_truth_and_predictions_are_drawn_on_the_slice_with_most_tumour(runs, cohort_source, tmp_path, monkeypatch):
-    drawn = []
+    drawn, titles = [], []
     monkeypatch.setattr(Axes, "imshow", lambda axis, pixels: drawn.append(pixels))
+    monkeypatch.setattr(Axes, "set_title", lambda axis, title, **_: titles.append(title))
     empty = nib.Nifti1Image(np.zeros((32, 32, 32), np.uint8), np.eye(4))
     nib.save(empty, tmp_path / "b" / "phantom_0002_seg.nii.gz")
     overview(runs, str(tmp_path / "p.png"))
     scan, truth, same, nothing = drawn
+    assert titles == ["Input", "ground truth", "a: WT Dice 0.60", "b: WT Dice 0.60"]  # the input may be FLAIR
     assert np.array_equal(truth, same) and np.array_equal(scan, nothing)
     files = [cohort_source / "data" / "phantom_0002" / f"phantom_0002_{role}.nii.gz" for role in ("seg", "t1ce")]
     tumour, brain = (np.asarray(nib.as_closest_canonical(nib.load(file)).dataobj) > 0 for file in files)
@@ -98,8 +102,16 @@ def test_a_cross_validation_is_drawn_from_its_folds_and_regions_without_dice_do_
     run = evaluated(tmp_path / "cv", cohort_source, dice, folds=[0, 1, 0])
     overview(f"a={run}", str(tmp_path / "p.png"), case="phantom_0001")
     overview(f"a={run}", str(tmp_path / "median.png"))
-    overview(f"a={run}", str(tmp_path / "named.png"), case="phantom_0002")
+    overview(f"a={run}", str(tmp_path / "named.png"), case="phantom_0000")
     assert np.array_equal(plt.imread(tmp_path / "median.png"), plt.imread(tmp_path / "named.png"))
+
+
+def test_the_median_of_an_even_number_is_that_of_the_report(cohort_source, tmp_path, capsys):
+    dice = {"phantom_0000": 0.3, "phantom_0001": 0.9, "phantom_0002": 0.6, "phantom_0003": 0.7}
+    run = evaluated(tmp_path / "run", cohort_source, dice)
+    overview(f"a={run}", str(tmp_path / "p.png"))
+    (picked,) = (case for title, case in pick_by_dice(open_run(run)).items() if title.startswith("Median"))
+    assert f"{picked} is drawn in" in capsys.readouterr().out
 
 
 def test_runs_that_do_not_fit_together_are_named(cohort_source, tmp_path):

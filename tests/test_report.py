@@ -177,6 +177,23 @@ def test_what_a_report_needs_and_a_run_lacks_is_named(run, tmp_path):
         report(str(run), training=str(tmp_path))
 
 
+def test_a_training_beside_a_comparison_is_rejected_before_work_starts(run):
+    with pytest.raises(UserError, match="training is 'DIR'.* leave --training out"):
+        report(compare=f"{run},{run}", training="DIR")
+    assert not (run / "comparison.html").exists()
+
+
+@pytest.mark.parametrize("seed, shown", [(0, True), (None, False)])
+def test_a_seed_of_0_is_shown_and_none_is_not(run, seed, shown):
+    for stage in ("evaluation", "training"):
+        path = run / f"{stage}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": seed, "weights": {}, "data": None}))
+    report(str(run), volumes=False)
+    page = (run / "report.html").read_text()
+    assert ("<b>Seed</b>: <code>0</code>" in page) == ("<b>Seed</b>" in page) == shown
+    assert "<b>Weights</b>" not in page and "<b>Data</b>" not in page
+
+
 def test_patients_and_truth_that_are_not_there_are_named_on_the_page(run):
     cases = json.loads((run / "evaluation.json").read_text())["cases"]
     shutil.move(cases[0]["image"], cases[0]["image"] + ".away")

@@ -12,6 +12,7 @@ from scripts.errors import UserError
 from scripts.evaluation.score import score
 from scripts.evaluation.summary import write_scores
 from scripts.folders.case import stamp
+from scripts.inference.record import record_inference
 from scripts.report.alerts import Alerts
 from scripts.report.run_folder import open_run
 from test_score import save
@@ -41,6 +42,7 @@ def test_all_that_lay_in_a_moved_run_is_found_in_its_new_place(fold, opened, tmp
     home = out / fold
     inside = case_of(home, "case_0", home / "dicom")
     outside = case_of(home, "case_1", elsewhere)
+    inside["images"] = [inside["image"], outside["image"]]
     weights = home / "models" / "model.pt"
     record(out / opened, [inside, outside], weights={str(weights): "0", str(elsewhere / "b.pt"): "1"})
     (home / "training.json").write_text(json.dumps({"cases": [{"case": "case_1"}]}))
@@ -48,6 +50,7 @@ def test_all_that_lay_in_a_moved_run_is_found_in_its_new_place(fold, opened, tmp
     home = tmp_path / "new" / fold
     run = open_run(str(tmp_path / "new" / opened))
     assert run.cases["case_0"]["image"] == str(home / "dicom" / "case_0.nii.gz")
+    assert run.cases["case_0"]["images"] == [run.cases["case_0"]["image"], outside["image"]]
     assert run.cases["case_0"]["brain_mask"] == str(home / "dicom" / "case_0_mask.nii.gz")
     assert run.cases["case_1"] == outside | {"prediction": str(home / "case_1_seg.nii.gz")}
     assert list(run.record["weights"].values()) == ["0", "1"]
@@ -167,3 +170,26 @@ def test_a_record_whose_dicom_series_is_of_another_form_is_named(dicom, tmp_path
     record(tmp_path, [case_of(tmp_path, "case_0", tmp_path) | {"dicom": dicom}], "inference")
     with pytest.raises(UserError, match=r"inference\.json: cases::0::dicom"):
         open_run(str(tmp_path))
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_images_of_several_sequences_are_only_named_if_one_was_replaced(earlier, tmp_path):
+    """An earlier version recorded the first image alone."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    images = []
+    for case in CASES[:2]:
+        files = [str(data / f"{case}_{name}.nii.gz") for name in ("t1ce", "t2")]
+        for path in (*files, out / f"{case}_seg.nii.gz"):
+            save(Path(path).parent, Path(path).name, np.ones((4, 4, 4)))
+        images.append({"case": case, "image": files} | stamp({"image": files}))
+    for part in (images, images[:1]):  # the second prediction keeps what the first recorded of the other patient
+        record_inference(str(out), part, [], {"student_sequence": ["t1ce", "t2"]}, label_values=[0, 1, 2, 4])
+    if earlier:
+        document = json.loads((out / "inference.json").read_text())
+        for case in document["cases"]:
+            del case["images"]
+        (out / "inference.json").write_text(json.dumps(document))
+    assert open_run(str(out)).notes == []
+    save(data, "case_1_t2.nii.gz", np.arange(64).reshape(4, 4, 4))
+    notes = open_run(str(out)).notes
+    assert [note.partition(" may have")[0] for note in notes] == ([] if earlier else ["The images of 1 of 2 scans"])

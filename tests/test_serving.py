@@ -221,19 +221,20 @@ def test_the_copy_checks_images_and_numbers_classes_without_a_gap(serve, app, co
     assert parser.get_parsed_content(to_disk["target_labels"][1:]) == [0, 1, 2, 3]  # Slicer numbers its segments so
 
 
-SERVER = "import os, sys, serve; serve.claim(serve.Path(sys.argv[1])); os.execv(sys.executable, ['python', '-c', WAIT])"
+SERVER = "import os, sys, serve; serve.claim(serve.Path(sys.argv[1]), sys.argv[2]); "
+SERVER += "os.execv(sys.executable, ['python', '-c', WAIT])"
 WAIT = "print('serving', flush=True); input()"
 
 
 def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_path, monkeypatch):
     """Also after the process has become MONAI Label's server."""
-    program = [sys.executable, "-c", SERVER.replace("WAIT", repr(WAIT)), str(tmp_path / "app")]
+    program = [sys.executable, "-c", SERVER.replace("WAIT", repr(WAIT)), str(tmp_path / "app"), "APP"]
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     first = subprocess.Popen(program, cwd=ROOT / "serving", **options)
     try:
         assert first.stdout.readline() == "serving\n"
         with pytest.raises(SystemExit, match=f"{tmp_path}/app is in use by another server: .* APP=DIR"):
-            serve.claim(tmp_path / "app")
+            serve.claim(tmp_path / "app", "APP")
         studies, labels = tmp_path / "studies", tmp_path / "labels"
         save(studies / "P1_t1ce.nii.gz", [1])
         options_of_two = ["--studies", str(studies), "--labels", str(labels), "--app", str(tmp_path / "app")]
@@ -245,3 +246,18 @@ def test_a_second_server_does_not_take_the_folder_of_one_that_runs(serve, tmp_pa
         first.communicate("\n", timeout=60)
     second = subprocess.run(program, cwd=ROOT / "serving", input="\n", capture_output=True, text=True, timeout=60)
     assert second.stdout == "serving\n", second.stderr
+
+
+def test_a_second_server_with_its_own_app_does_not_take_the_labels_of_one_that_runs(serve, tmp_path):
+    volume, labels = save(tmp_path / "studies" / "P1_t1ce.nii.gz", [1]), tmp_path / "labels"
+    program = [sys.executable, "-c", SERVER.replace("WAIT", repr(WAIT)), str(labels), "LABELS"]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(program, cwd=ROOT / "serving", **options)
+    try:
+        assert first.stdout.readline() == "serving\n"
+        with pytest.raises(SystemExit, match=f"{labels} is in use by another server: .* LABELS=DIR"):
+            serve.view(str(volume.parent), str(labels))
+        assert links_of(labels) == {} and not (labels / ".lock").exists()  # this is MONAI Label's own
+    finally:
+        first.communicate("\n", timeout=60)
+    assert links_of(serve.view(str(volume.parent), str(labels))) == {"P1.nii.gz": volume}

@@ -16,6 +16,7 @@ from scripts.evaluation.patients import patients_text
 from scripts.evaluation.run_paths import run_paths
 from scripts.evaluation.same_rules import check_same_rules
 from scripts.evaluation.summary import Scores
+from scripts.folders.earlier_scores import COMPARISON_MARK
 from scripts.labels import REGION_COLOURS, TABLE_ORDER
 from scripts.report.alerts import Alerts
 from scripts.report.draft import Draft
@@ -26,7 +27,7 @@ from scripts.report.run_folder import Run, open_run
 from scripts.report.run_tables import middle_and_ends, score_cell
 from scripts.report.titles import METRICS, REGION_TITLES, RESEARCH, Column
 
-MARKS = {".csv": HEADER, ".json": '"runs"'}
+MARKS = {".csv": HEADER, ".json": COMPARISON_MARK}
 SIDES = ("A", "B")
 TITLES = METRICS | {
     "volume_error_ml": Column("Volume error (ml), without sign", "Predicted minus true volume, by size.")
@@ -67,14 +68,14 @@ def compare_runs(compare: str, output: str | None, volumes: bool) -> Path:
                 alerts[side].look_at(patient, f"Prediction of {side}")
             name = patient.name
             reasons = [f"{side}: {text}" for side in runs for text in alerts[side].reasons(name)]
-            draft.add(patient, region_table(tables, name), reasons, runs["A"].source(name))
+            draft.add(patient, paired_region_table(tables, name), reasons, runs["A"].source(name))
         page = Page(
             title=f"Comparison: {' and '.join(run.folder.resolve().name for run in runs.values())}",
             subtitle=f"A: {runs['A'].folder}, B: {runs['B'].folder}. {patients_text(cases, known)}. {RESEARCH}",
             alerts=doubts + [f"{side}: {text}" for side in runs for text in alerts[side].sentences()],
             picks={f"{title}: {case}, Dice {gains[case]:+.3f}": cases.index(case) for title, case in picks.items()},
-            summaries=[summary_table(rows)],
-            patients=patient_table(tables, cases),
+            summaries=[paired_summary_table(rows)],
+            patients=paired_patient_table(tables, cases),
             charts={"Dice of each patient": [scatter(tables, cases, region) for region in TABLE_ORDER]},
             shown=draft.shown,
             records={f"{side}: {run.folder.name}": run.record for side, run in runs.items()},
@@ -101,14 +102,14 @@ def read_pairs(runs: dict[str, Run], cases: Sequence[str]) -> Iterator[Patient]:
         yield read_patient(first.cases[case], predictions, first.truth(case))
 
 
-def summary_table(rows: Sequence[dict]) -> Table:
+def paired_summary_table(rows: Sequence[dict]) -> Table:
     """A line a region and metric: how many patients, both means, the difference with its interval, and p."""
     lines = [Row(TITLES[row["metric"]], [Cell(text) for text in row_cells(row)], region=row["region"]) for row in rows]
     titles = ("", "Patients", "A", "B", "A minus B", "p", "A better", "B better", "Equal")
     return Table([Column(title) for title in titles], lines, NOTES, REGION_TITLES)
 
 
-def patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
+def paired_patient_table(tables: Sequence[Scores], cases: Sequence[str]) -> Table:
     """A line a patient and region: Dice, surface distance and lesion-wise Dice of both, and their difference."""
     metrics = ("dice", "hd95", "lesion_dice")
     columns = [Column("Patient")]
@@ -146,7 +147,7 @@ def dice_difference(tables: Sequence[Scores], case: str, region: str) -> float:
     return 0.0 if a != a or b != b else a - b
 
 
-def region_table(tables: Sequence[Scores], case: str) -> Table:
+def paired_region_table(tables: Sequence[Scores], case: str) -> Table:
     """A line a region of one patient: Dice and surface distance of both runs."""
     metrics = ("dice", "hd95")
     rows = []

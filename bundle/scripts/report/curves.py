@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from scripts.documents import some
 from scripts.errors import UserError
 from scripts.evaluation.run_paths import named_runs
 from scripts.files import check_output, replacing
@@ -46,8 +47,7 @@ def draw_curves(picture: str, run: str | None = None, runs: str | None = None) -
 
     Raises:
         UserError: if neither or both of run and runs are given, a run has no history.csv or nothing in it to draw, the
-            runs of one pattern have different numbers of epochs, or picture is
-            not a PNG.
+            runs of one pattern have different epochs, or picture is not a PNG.
     """
     if (run is None) == (runs is None):
         raise UserError("give either --run DIR, or --runs NAME=DIR,NAME=DIR to see several side by side.")
@@ -88,18 +88,21 @@ def mean_history(pattern: str) -> list[dict[str, str]]:
     """The columns of COMPARED: in each epoch the mean of all runs that the pattern matches.
 
     Raises:
-        UserError: if a run has no history, or the runs have different numbers of epochs.
+        UserError: if a run has no history, or the runs have different epochs.
     """
     folders = [path for path in map(Path, sorted(glob.glob(pattern))) if path.is_dir()]
     histories = [history_of(folder) for folder in folders or [Path(pattern)]]
-    lengths = sorted({len(rows) for rows in histories})
-    if len(lengths) > 1:
-        raise UserError(f"the runs of {pattern} have {lengths} epochs: give runs of the same length.")
+    by_epoch = [{row["epoch"]: row for row in rows} for rows in histories]
+    epochs = set[str]().union(*by_epoch)
+    if lacking := sorted((epoch for epoch in epochs if not all(epoch in run for run in by_epoch)), key=int):
+        raise UserError(
+            f"the runs of {pattern} do not all have epoch {some(lacking)} in history.csv: give runs of the same epochs."
+        )
     rows = []
-    for epoch in zip(*histories):
-        row = {"epoch": epoch[0]["epoch"]}
+    for epoch in sorted(epochs, key=int):
+        row = {"epoch": epoch}
         for _, column in COMPARED:
-            values = [run.get(column, "") for run in epoch]
+            values = [run[epoch].get(column, "") for run in by_epoch]
             row[column] = str(np.mean([float(value) for value in values])) if all(values) else ""
         rows.append(row)
     return rows
@@ -112,7 +115,7 @@ def side_by_side(histories: Mapping[str, Sequence[Mapping[str, str]]]) -> list[d
         for row in history:
             values = {f"{column}/{name}": value for column, value in row.items() if column != "epoch"}
             rows.setdefault(row["epoch"], {"epoch": row["epoch"]}).update(values)
-    return list(rows.values())
+    return sorted(rows.values(), key=lambda row: int(row["epoch"]))
 
 
 def draw_panel(

@@ -25,6 +25,8 @@ def read_image(path: Path, channel: int | None = None) -> np.ndarray:
             voxels = np.asarray(nib.as_closest_canonical(image).dataobj)
     except ValueError as error:
         raise UserError(f"{path} is {error}: copy or predict it again.") from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than is free: end other programs.") from error
     return voxels[..., channel or 0] if voxels.ndim == 4 else voxels
 
 

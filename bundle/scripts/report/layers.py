@@ -80,8 +80,8 @@ class Patient:
     def centre(self) -> list[int]:
         """The voxel of the box where each plane shows most tumour of all label maps; without tumour, most brain."""
         maps = [layer.voxels > 0 for layer in self.layers if layer.kind == "classes"]
-        marked = np.sum(maps, axis=0) if np.any(maps) else self.image[self.box] != 0
-        return [int(marked.sum(tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)]
+        tumour = np.sum(maps, axis=0) if np.any(maps) else self.image[self.box] != 0
+        return [int(tumour.sum(tuple(other for other in range(3) if other != axis)).argmax()) for axis in range(3)]
 
     def volumes_ml(self, title: str) -> dict[str, float]:
         """Volume of each region in a layer of classes."""

@@ -19,6 +19,7 @@ from scripts.labels import CLASS_COLOURS, CLASSES, TABLE_ORDER
 from scripts.report.layers import Patient, read_patient
 from scripts.report.pictures import grey_rgb, overlay, plane
 from scripts.report.run_folder import open_run
+from scripts.report.run_tables import median_of, order_by_dice
 
 HEIGHT = 330  # pixels of a panel
 
@@ -45,9 +46,7 @@ def overview(runs: str, picture: str, case: str | None = None) -> None:
     if not common:
         raise UserError(f"the runs {list(folders)} have no case in common: evaluate them on the same fold.")
     first = next(iter(opened.values()))
-    dice = {name: first.tables[0].values[name, "WT"]["dice"] for name in common}
-    order = sorted((name for name in common if not np.isnan(dice[name])), key=dice.__getitem__) or common
-    chosen = case or order[len(order) // 2]
+    chosen = case or median_of(order_by_dice(first.tables[0], common) or common)
     if chosen not in common:
         raise UserError(f"case is {chosen!r}, expected one of {common}.")
     check_same_rules(list(scores.values()))
@@ -69,7 +68,7 @@ def dice_table(scores: Mapping[str, Scores], cases: Sequence[str]) -> str:
 
 
 def draw(patient: Patient, picture: str) -> None:
-    """Draw the axial slice with the most tumour of all label maps: T1ce, then truth and predictions on it.
+    """Draw the axial slice with the most tumour of all label maps: the input, then truth and predictions on it.
 
     As in the report, pixels are square in millimetres, and the patient's left is on the right.
     """
@@ -77,7 +76,7 @@ def draw(patient: Patient, picture: str) -> None:
     truth = {"ground truth": maps.pop("Truth")} if "Truth" in maps else {}
     thin = [patient.centre[2]]
     grey = patient.grey.take(thin, 2)
-    panels = {"T1ce": grey_rgb(grey)}
+    panels = {"Input": grey_rgb(grey)}
     panels |= {title: overlay(grey, label.take(thin, 2), CLASS_COLOURS) for title, label in (truth | maps).items()}
     figure = Figure(figsize=(3.2 * len(panels), 3.9), layout="constrained")
     for axis, (title, pixels) in zip(figure.subplots(1, len(panels)), panels.items()):

@@ -59,15 +59,22 @@ def replaced_maps(scores: Scores, now: Mapping[str, Mapping[str, int]]) -> list[
     return notes
 
 
-def replaced_images(cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def replaced_images(record: Mapping[str, Any], cases: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence on the images that have another size or time than when they were predicted, if there are any.
 
-    Of DICOM the volume is shown that the prediction wrote, which nobody replaces.
+    Of DICOM the volume is shown that the prediction wrote, which nobody replaces. An earlier version recorded the first
+    of several sequences, and size and time of all, which tell nothing.
     """
+    several = not isinstance(record.get("settings", {}).get("student_sequence", ""), str)
+    images = {
+        name: {**case, "image": case.get("images", case["image"])}
+        for name, case in cases.items()
+        if "dicom" not in case and ("images" in case or not several)
+    }
     other = [
         name
-        for name, case in cases.items()
-        if "dicom" not in case and any(case.get(key, value) != value for key, value in stamp(case).items())
+        for name, case in images.items()
+        if any(case.get(key, value) != value for key, value in stamp(case).items())
     ]
     if not other:
         return []

@@ -48,7 +48,7 @@ def report(
 
     Args:
         run: the output_dir of an evaluation, a cross-validation or an inference.
-        training: the output_dir of the training; by default the run's own.
+        training: the output_dir of the training; by default the run's own. Not with compare.
         output: the HTML file, by default report.html in the run's folder. Tables go beside it as CSV and JSON, and
             patients' volumes to the folder NAME_files, which belongs to the page.
         compare: instead of run, A,B: two runs of the same patients, side by side, with their paired differences. By
@@ -56,10 +56,16 @@ def report(
         volumes: False leaves NAME_files out, so that the viewer opens three patients only.
 
     Raises:
-        UserError: if a folder holds neither evaluation.json nor inference.json, or a file that they name is missing.
+        UserError: if a folder holds neither evaluation.json nor inference.json, or a file that they name is missing, or
+            options do not go together.
     """
     if (run is None) == (compare is None):
         raise UserError("give either --run DIR, or --compare DIR_A,DIR_B to see two runs side by side.")
+    if training and compare:
+        raise UserError(
+            f"training is {training!r}, but a page of two runs shows no training: leave --training out, or make a page "
+            "of one run with --run DIR."
+        )
     target = compare_runs(compare, output, volumes) if compare else report_run(str(run), training, output, volumes)
     print(f"Report: {target}")
 

@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 STAGES = ("evaluation", "inference")
 PATHS = ("prediction", "image", "label", "brain_mask")  # of a case
 CASE = {"case": str, "image": str, "prediction": str, "label?": str, "brain_mask?": str, "dicom?": SERIES}
-CASE |= {"patient?": str}
+CASE |= {"patient?": str, "images?": [str]}
 RUN: dict[str, Any] = {"cases": [CASE], "label_values?": (list, NoneType), "weights?": (dict, NoneType)}
-RUN |= {"earlier?": [{"cases?": [{"case?": str, "patient?": str}]}]}
+RUN |= {"settings?": dict, "earlier?": [{"cases?": [{"case?": str, "patient?": str}]}]}
 
 
 @dataclass
@@ -109,7 +109,8 @@ def open_run(run: str) -> Run:
     found = Run(Path(run), record, cases, tables_of(Path(run)), notes)
     checksums = leave_out_faulty(found)
     found.tables = tables_of_all(found.tables, cases, notes)
-    notes += [note for table in found.tables for note in replaced_maps(table, checksums)] + replaced_images(cases)
+    notes += [note for table in found.tables for note in replaced_maps(table, checksums)]
+    notes += replaced_images(record, cases)
     if found.tables and (lacking := [case for case in cases if found.truth(case) is None]):
         notes.append(
             f"Truth and errors of {len(lacking)} of {len(cases)} patients are not shown: the truth is not where it "
@@ -164,9 +165,12 @@ def moved(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             then = then.parent
         return str(folder / Path(path).relative_to(then)) if Path(path).is_relative_to(then) else path
 
-    cases = [
-        case | {key: now(case[key], case["prediction"]) for key in PATHS if key in case} for case in record["cases"]
-    ]
+    cases = []
+    for case in record["cases"]:
+        paths: dict[str, Any] = {key: now(case[key], case["prediction"]) for key in PATHS if key in case}
+        if "images" in case:
+            paths["images"] = [now(path, case["prediction"]) for path in case["images"]]
+        cases.append(case | paths)
     weights = record.get("weights") or {}
     if cases:
         weights = {now(path, record["cases"][0]["prediction"]): checksum for path, checksum in weights.items()}

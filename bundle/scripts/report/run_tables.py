@@ -88,11 +88,15 @@ def volume_rows(volumes_ml: Mapping[str, Mapping[str, float]]) -> list[dict[str,
 
 def pick_by_dice(run: Run) -> dict[str, str]:
     """Median, worst and best patient by whole-tumour Dice, by title."""
+    picked = middle_and_ends(order_by_dice(run.tables[0], list(run.cases)), ["Best", "Median", "Worst"])
     values = run.tables[0].values
-    dice = {case: values[case, "WT"]["dice"] for case in run.cases}
-    order = sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
-    picked = middle_and_ends(order, ["Best", "Median", "Worst"])
-    return {f"{title}: {case}, Dice {dice[case]:.3f}": case for title, case in picked.items()}
+    return {f"{title}: {case}, Dice {values[case, 'WT']['dice']:.3f}": case for title, case in picked.items()}
+
+
+def order_by_dice(scores: Scores, cases: Sequence[str]) -> list[str]:
+    """The cases from the best whole-tumour Dice to the worst, without those that have none."""
+    dice = {case: scores.values[case, "WT"]["dice"] for case in cases}
+    return sorted((case for case in dice if dice[case] == dice[case]), key=lambda case: -dice[case])
 
 
 def pick_by_volume(volumes_ml: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
@@ -105,5 +109,10 @@ def pick_by_volume(volumes_ml: Mapping[str, Mapping[str, float]]) -> dict[str, s
 def middle_and_ends(order: Sequence[str], titles: Sequence[str]) -> dict[str, str]:
     """Middle, last and first by title; with fewer than three none is chosen twice."""
     first, middle, last = titles
-    chosen = {len(order) // 2: middle, len(order) - 1: last, 0: first} if order else {}  # of equal places, the later
-    return {title: order[place] for title in (middle, last, first) for place in chosen if chosen[place] == title}
+    chosen = {median_of(order): middle, order[-1]: last, order[0]: first} if order else {}  # of equal ones, the later
+    return {title: case for title in (middle, last, first) for case in chosen if chosen[case] == title}
+
+
+def median_of(order: Sequence[str]) -> str:
+    """The case in the middle; of an even number, the later of the two."""
+    return order[len(order) // 2]

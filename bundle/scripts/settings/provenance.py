@@ -86,12 +86,17 @@ def compare_with_training(
 
 
 def absolute(case: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
-    """The case's name, image, label, brain mask and label map, with paths that hold from any folder."""
+    """The case's name, image, label, brain mask and label map, with paths that hold from any folder.
+
+    Of several sequences ``image`` is the first one, and ``images`` are all of them.
+    """
     own = ("image", "label", "brain_mask")
     paths = {key: case[key] if isinstance(case[key], str) else case[key][0] for key in own if key in case}
     prediction = case.get("prediction") or label_map(output_dir, case["image"], case.get("case"))
     resolved = {key: str(Path(path).resolve()) for key, path in {**paths, "prediction": prediction}.items()}
-    about = {key: case[key] for key in ("patient", "size", "time_ns", "channels", "dicom") if key in case}
+    about = {key: case[key] for key in ("patient", "size", "time_ns", "channels", "dicom", "images") if key in case}
+    if not isinstance(case["image"], str):
+        about["images"] = [str(Path(path).resolve()) for path in case["image"]]
     return {"case": case.get("case", Path(paths["image"]).name), **resolved, **about}
 
 
