@@ -215,8 +215,8 @@ class MlflowRun:
 
         Without one, a training that runs or was killed keeps that of then.
         """
+        self.remember(**({"status": status} if status else {}))  # first: the server may be down
         found = self.client.get_run(self.sent["run_id"]).info.status  # older files hold none
-        self.remember(**({"status": status} if status else {}))
         for path in sorted({path for pattern in ARTIFACTS for path in self.folder.glob(pattern)} - {self.path}):
             files, place = self.sent.get("files", {}), path.relative_to(self.folder)
             if files.get(str(place)) != (checksum := sha256(path)):
