@@ -43,7 +43,7 @@ def predict_all(
         raise UserError(f"{folder} holds predictions of another teacher: give another folder, or delete it.")
     images = datalist_images(datalist, dataset_dir, channels)
     own = images[idist.get_rank() :: idist.get_world_size()]
-    if left := [image for image in own if not is_of(path_of(folder, image["case"]), image)]:
+    if left := [image for image in own if not is_newer(path_of(folder, image["case"]), image)]:
         predict = load()
         for image in tqdm(left, "the teacher predicts"):
             try:
@@ -75,7 +75,7 @@ def single_files(image: Mapping[str, Any]) -> Iterator[list[str]]:
         yield files
 
 
-def is_of(prediction: Path, image: Mapping[str, Any]) -> bool:
+def is_newer(prediction: Path, image: Mapping[str, Any]) -> bool:
     """Whether a prediction is there, and newer than all files of its image."""
     return prediction.is_file() and all(
         prediction.stat().st_mtime_ns >= Path(file).stat().st_mtime_ns for file in ensure_tuple(image["image"])
